@@ -1,0 +1,1 @@
+//! Types that controller, node and command line share.

@@ -1,0 +1,1 @@
+//! The control plane: desired state and its application.

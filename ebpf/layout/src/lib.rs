@@ -1,0 +1,1 @@
+//! Layouts that the sidecar shares with user space.

@@ -1,0 +1,1 @@
+//! A node's gateway, agent and worker.

@@ -1,0 +1,1 @@
+//! Routes descriptors to ports: in the kernel, or in user space.

@@ -1,0 +1,1 @@
+//! The WASM host of aggregation functions.
