@@ -1,1 +1,40 @@
-//! Shared-memory segments, slots and rings.
+//! A job's shared memory on one node: the arena.
+//!
+//! ```text
+//!  +--------+-------------+----------------+-----------------+------------------------------+
+//!  | header | slot table  | contributors   | rings           | data: slot 0 | slot 1 | ...  |
+//!  | 1 page | 128 B a slot| a bitmap a slot| one per worker  | scalars page + vector, each  |
+//!  +--------+-------------+----------------+-----------------+------------------------------+
+//! ```
+//!
+//! * A **slot** holds one update, partial or model. Its whole life is one 64-bit word,
+//!   `state | owner | generation` ([`State`]); every change of hands is one atomic operation on
+//!   that word, so a process that dies at any instruction leaves the slot in one state or the
+//!   next, never between. What belongs to a dead process is found by its owner number and taken
+//!   back ([`Arena::recover`]).
+//! * A **ring** ([`ring::Ring`]) carries completion records from one worker to the agent. It lies
+//!   in the segment, so records of a worker that was killed are still read.
+//! * **Offsets, never pointers**, and no lock anywhere: the segment can be mapped at any address
+//!   by any number of processes.
+//!
+//! All metadata are atomics, so that no other process can cause undefined behaviour here by
+//! writing to them; the bytes of a slot are reached only through guards whose state word proves
+//! who may touch them.
+
+mod contributors;
+mod geometry;
+pub mod ring;
+mod segment;
+mod slot;
+mod sync;
+
+#[cfg(not(loom))]
+mod arena;
+
+#[cfg(not(loom))]
+pub use arena::{Arena, Claim, Filling, SlotInfo};
+pub use contributors::Contributors;
+pub use geometry::{Geometry, GeometryError, SCALARS_BYTES};
+#[cfg(not(loom))]
+pub use segment::{Error, remove_stale, shared_memory_bytes_free};
+pub use slot::{Generation, Kind, OWNER_AGENT, Owner, SlotIndex, State, StateWord};

@@ -1,0 +1,317 @@
+//! Slots over a segment: claim, fill, publish, release, recover.
+
+use crate::contributors::Contributors;
+use crate::geometry::Geometry;
+use crate::ring::{Entry, Ring, RingHeader};
+use crate::segment::{Error, Segment};
+use crate::slot::{AtomicState, Generation, Kind, Owner, SlotIndex, State, StateWord};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tributary_sidecar_layout::Destination;
+
+/// One entry of the slot table. The state word publishes the other fields: they are written while
+/// the slot is Filling, and read only after a state that follows has been seen.
+#[repr(C, align(128))]
+struct SlotHeader {
+    state: AtomicState,
+    aggregator: AtomicU64,
+    weight_bits: AtomicU64,
+    round: AtomicU32,
+    kind: AtomicU32,
+    client: AtomicU32,
+    sequence: AtomicU32,
+    /// 1 once the slot's pages are allocated.
+    reserved: AtomicU32,
+}
+
+const _: () = assert!(size_of::<SlotHeader>() as u64 == crate::geometry::SLOT_HEADER_BYTES);
+
+/// What a slot is published with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// What it holds.
+    pub kind: Kind,
+    /// Update: the aggregator that folds it. Partial: the aggregator that made it. Model: the top.
+    pub aggregator: Destination,
+    /// The round it belongs to.
+    pub round: u32,
+    /// An update's weight; 0 otherwise (a partial keeps its weight among its scalars).
+    pub weight: f64,
+    /// An update's client number in the round; 0 otherwise.
+    pub client: u32,
+    /// A partial's version: grows with each commit of its aggregator in this round.
+    pub sequence: u32,
+    /// The clients inside.
+    pub contributors: Contributors,
+}
+
+/// A slot as it was when it was looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlotInfo {
+    /// Its number.
+    pub slot: SlotIndex,
+    /// State, owner and generation.
+    pub word: StateWord,
+    /// The aggregator it belongs to (see [`Claim::aggregator`]).
+    pub aggregator: Destination,
+    /// The round it belongs to.
+    pub round: u32,
+    /// An update's weight.
+    pub weight: f64,
+    /// An update's client number.
+    pub client: u32,
+    /// A partial's version.
+    pub sequence: u32,
+}
+
+/// A job's arena on this node.
+pub struct Arena {
+    segment: Segment,
+}
+
+impl std::fmt::Debug for Arena {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arena").field("name", &self.name()).field("geometry", self.geometry()).finish()
+    }
+}
+
+impl Arena {
+    /// Creates the segment `/dev/shm/{name}`, mode 0600; it is unlinked when the value is dropped.
+    ///
+    /// # Errors
+    /// A geometry that cannot be laid out, a name in use, no room in /dev/shm.
+    pub fn create(name: &str, geometry: Geometry) -> Result<Self, Error> {
+        Ok(Self { segment: Segment::create(name, geometry)? })
+    }
+
+    /// Attaches to a segment that another process created.
+    ///
+    /// # Errors
+    /// No such segment, or one that is not an arena of this version.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        Ok(Self { segment: Segment::open(name)? })
+    }
+
+    /// The segment's name under /dev/shm.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.segment.name()
+    }
+
+    /// The sizes it was created with.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        self.segment.geometry()
+    }
+
+    /// A descriptor of the segment, for mapping the data region into a guest.
+    ///
+    /// # Errors
+    /// The system's, when no descriptor is left.
+    pub fn descriptor(&self) -> Result<OwnedFd, Error> {
+        self.segment.descriptor()
+    }
+
+    fn header(&self, slot: SlotIndex) -> &SlotHeader {
+        assert!(slot < self.geometry().slots, "slot {slot} is beyond the arena");
+        // SAFETY: the slot table starts 128-aligned and holds `slots` headers (geometry); a header
+        // consists of atomics for which any bytes are valid.
+        unsafe { self.segment.at(self.geometry().slot_header_offset(slot)) }
+    }
+
+    fn contributor_words(&self, slot: SlotIndex) -> &[AtomicU64] {
+        assert!(slot < self.geometry().slots, "slot {slot} is beyond the arena");
+        let words = self.geometry().contributor_words() as usize;
+        // SAFETY: the geometry places `words` 8-aligned atomics for each slot inside the segment.
+        unsafe { self.segment.slice_at(self.geometry().contributors_offset(slot), words) }
+    }
+
+    /// The completion ring of a worker.
+    ///
+    /// # Panics
+    /// If `ring` is not below the geometry's number of rings.
+    #[must_use]
+    pub fn ring(&self, ring: u32) -> Ring<'_> {
+        let geometry = self.geometry();
+        assert!(ring < geometry.rings, "ring {ring} is beyond the arena");
+        let offset = geometry.ring_offset(ring);
+        // SAFETY: ring offsets are 128-aligned and inside the segment; all fields are atomics.
+        let header: &RingHeader = unsafe { self.segment.at(offset) };
+        let entries = offset + crate::ring::RING_HEADER_BYTES;
+        // SAFETY: the geometry places `ring_records` entries of atomics right behind the header.
+        let entries: &[Entry] = unsafe { self.segment.slice_at(entries, geometry.ring_records as usize) };
+        Ring::new(header, entries)
+    }
+
+    /// Number of free slots right now.
+    #[must_use]
+    pub fn free_slots(&self) -> u32 {
+        let free = |slot: &SlotIndex| self.header(*slot).state.load().state == State::Free;
+        (0..self.geometry().slots).filter(free).count() as u32
+    }
+
+    /// Number of slots whose pages have ever been used: the arena's high-water mark.
+    #[must_use]
+    pub fn reserved_slots(&self) -> u32 {
+        let used = |slot: &SlotIndex| self.header(*slot).reserved.load(Ordering::Relaxed) == 1;
+        (0..self.geometry().slots).filter(used).count() as u32
+    }
+
+    /// Claims the lowest free slot (so that the pages in use stay few and warm) for `owner`.
+    ///
+    /// `Ok(None)` if no slot is free.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if the slot was never used and /dev/shm cannot hold its pages.
+    pub fn claim(self: &Arc<Self>, owner: Owner) -> Result<Option<Filling>, Error> {
+        for slot in 0..self.geometry().slots {
+            let header = self.header(slot);
+            if let Some(generation) = header.state.claim(owner) {
+                let filling = Filling { arena: self.clone(), slot, generation, owner, done: false };
+                if header.reserved.load(Ordering::Relaxed) == 0 {
+                    let stride = self.geometry().slot_stride();
+                    self.segment.reserve(self.geometry().slot_offset(slot), stride)?;
+                    header.reserved.store(1, Ordering::Relaxed);
+                }
+                return Ok(Some(filling));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a slot holds now.
+    #[must_use]
+    pub fn info(&self, slot: SlotIndex) -> SlotInfo {
+        let header = self.header(slot);
+        SlotInfo {
+            slot,
+            word: header.state.load(),
+            aggregator: Destination::from_raw(header.aggregator.load(Ordering::Relaxed)),
+            round: header.round.load(Ordering::Relaxed),
+            weight: f64::from_bits(header.weight_bits.load(Ordering::Relaxed)),
+            client: header.client.load(Ordering::Relaxed),
+            sequence: header.sequence.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Every slot that is not free.
+    pub fn in_use(&self) -> impl Iterator<Item = SlotInfo> + '_ {
+        (0..self.geometry().slots).map(|slot| self.info(slot)).filter(|info| info.word.state != State::Free)
+    }
+
+    /// The clients inside a slot.
+    #[must_use]
+    pub fn contributors(&self, slot: SlotIndex) -> Contributors {
+        let words = self.contributor_words(slot).iter().map(|w| w.load(Ordering::Relaxed)).collect();
+        Contributors::from_words(words)
+    }
+
+    /// Live -> Sent: the accumulator is complete and now its parent's input.
+    pub fn send_on(&self, slot: SlotIndex, generation: Generation) -> bool {
+        self.header(slot).state.send_on(generation)
+    }
+
+    /// Frees a slot of the given generation; false if that generation has ended already.
+    pub fn release(&self, slot: SlotIndex, generation: Generation) -> bool {
+        self.header(slot).state.release(generation)
+    }
+
+    /// Takes back every slot that a dead process was filling; gives their number.
+    pub fn recover(&self, owner: Owner) -> u32 {
+        (0..self.geometry().slots).filter(|slot| self.header(*slot).state.recover(owner)).count() as u32
+    }
+
+    /// Copies bytes of a published slot's vector out. `false` if the slot has been released since
+    /// (the bytes in `out` are then worthless).
+    ///
+    /// # Panics
+    /// If the range lies outside the vector.
+    #[must_use]
+    pub fn read(&self, slot: SlotIndex, generation: Generation, offset: u64, out: &mut [u8]) -> bool {
+        let end = offset.checked_add(out.len() as u64);
+        assert!(end.is_some_and(|end| end <= self.geometry().vector_bytes), "range beyond the vector");
+        let source = self.vector_pointer(slot).wrapping_add(offset as usize);
+        // SAFETY: the range lies inside the slot's vector, which is mapped as long as `self` lives;
+        // `out` is this process's own memory. The pages may be rewritten by another process while
+        // they are copied: then the generation has moved on, the check below says so, and the
+        // bytes (any bytes are valid u8) are not used.
+        unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
+        std::sync::atomic::fence(Ordering::Acquire);
+        let word = self.header(slot).state.load();
+        word.generation == generation && !matches!(word.state, State::Free | State::Filling)
+    }
+
+    fn vector_pointer(&self, slot: SlotIndex) -> *mut u8 {
+        self.segment.pointer(self.geometry().slot_offset(slot) + crate::SCALARS_BYTES)
+    }
+
+    fn write_claim(&self, slot: SlotIndex, claim: &Claim) {
+        let header = self.header(slot);
+        header.aggregator.store(claim.aggregator.raw(), Ordering::Relaxed);
+        header.weight_bits.store(claim.weight.to_bits(), Ordering::Relaxed);
+        header.round.store(claim.round, Ordering::Relaxed);
+        header.kind.store(claim.kind as u32, Ordering::Relaxed);
+        header.client.store(claim.client, Ordering::Relaxed);
+        header.sequence.store(claim.sequence, Ordering::Relaxed);
+        let words = self.contributor_words(slot);
+        for (i, word) in words.iter().enumerate() {
+            word.store(claim.contributors.words().get(i).copied().unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A slot that this process fills. Dropped without [`Filling::publish`], it is free again.
+#[derive(Debug)]
+pub struct Filling {
+    arena: Arc<Arena>,
+    slot: SlotIndex,
+    generation: Generation,
+    owner: Owner,
+    done: bool,
+}
+
+impl Filling {
+    /// The slot's number.
+    #[must_use]
+    pub fn slot(&self) -> SlotIndex {
+        self.slot
+    }
+
+    /// The slot's generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The slot's vector, to be written.
+    pub fn vector_mut(&mut self) -> &mut [u8] {
+        let len = self.arena.geometry().vector_bytes as usize;
+        // SAFETY: the state word says Filling with this process as owner, and this guard is the only
+        // one made by that claim: no other process reads or writes the range until `publish`. The
+        // range is inside the mapping, its pages are allocated, and any bytes are valid u8.
+        unsafe { std::slice::from_raw_parts_mut(self.arena.vector_pointer(self.slot), len) }
+    }
+
+    /// Publishes the content: one atomic store makes it visible together with everything in
+    /// `claim`. False if the slot was recovered from this process in the meantime.
+    #[must_use]
+    pub fn publish(mut self, to: State, claim: &Claim) -> bool {
+        self.arena.write_claim(self.slot, claim);
+        self.done = true;
+        self.arena.header(self.slot).state.publish(self.owner, self.generation, to)
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if !self.done {
+            self.arena.release(self.slot, self.generation);
+        }
+    }
+}
+
+
+#[cfg(test)]
+#[path = "arena_tests.rs"]
+mod tests;

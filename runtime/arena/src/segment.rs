@@ -1,0 +1,267 @@
+//! A POSIX shared-memory segment with a checked header.
+
+use crate::geometry::{Geometry, GeometryError, HEADER_BYTES};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use shared_memory::{Shmem, ShmemConf, ShmemError};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"TRIBARNA");
+const ABI: u32 = 1;
+
+/// What can go wrong with a segment.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sizes cannot be laid out.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The segment could not be created.
+    #[error("cannot create shared-memory segment {name} of {bytes} bytes: {source}")]
+    Create {
+        /// The segment's name under /dev/shm.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// What the system said.
+        source: ShmemError,
+    },
+    /// The segment could not be opened.
+    #[error("cannot open shared-memory segment {name}: {source}")]
+    Open {
+        /// The segment's name under /dev/shm.
+        name: String,
+        /// What the system said.
+        source: ShmemError,
+    },
+    /// The segment is not an arena of this version.
+    #[error("shared-memory segment {name} is not an arena of this version: {reason}")]
+    Foreign {
+        /// The segment's name under /dev/shm.
+        name: String,
+        /// Which check failed.
+        reason: &'static str,
+    },
+    /// /dev/shm has no room for another slot.
+    #[error(
+        "/dev/shm is full: no room for a slot of {bytes} bytes in segment {name}; \
+         enlarge /dev/shm (mount -o remount,size=...) or give the job fewer arena slots"
+    )]
+    Full {
+        /// The segment's name.
+        name: String,
+        /// Bytes that were asked for.
+        bytes: u64,
+    },
+    /// Another system call failed.
+    #[error("{what} of shared-memory segment {name}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The segment's name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The first page of a segment. `magic` is stored last, so that a half-made segment is never taken
+/// for a whole one.
+#[repr(C)]
+struct Header {
+    magic: AtomicU64,
+    layout_hash: AtomicU64,
+    abi: AtomicU32,
+    slots: AtomicU32,
+    clients: AtomicU32,
+    rings: AtomicU32,
+    ring_records: AtomicU32,
+    vector_bytes: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Header>() as u64 <= HEADER_BYTES);
+
+/// FNV-1a over the sizes that both sides must agree on.
+fn layout_hash(geometry: &Geometry) -> u64 {
+    let words = [
+        u64::from(ABI),
+        geometry.slot_header_offset(1),
+        geometry.contributors_offset(0),
+        geometry.ring_offset(0),
+        geometry.ring_offset(1),
+        geometry.data_offset(),
+        geometry.slot_stride(),
+        crate::geometry::SLOT_HEADER_BYTES,
+    ];
+    words.iter().flat_map(|w| w.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A mapped segment. The creator unlinks its name when it is dropped.
+pub(crate) struct Segment {
+    memory: Shmem,
+    file: File,
+    geometry: Geometry,
+    name: String,
+}
+
+// SAFETY: a `Shmem` is a pointer to a MAP_SHARED mapping, its length and an id. The mapping lives as
+// long as the value, and this module hands out only atomics inside it, or raw pointers whose users
+// state their own argument.
+unsafe impl Send for Segment {}
+// SAFETY: as above; no method changes the value itself through `&self`.
+unsafe impl Sync for Segment {}
+
+impl Segment {
+    pub(crate) fn create(name: &str, geometry: Geometry) -> Result<Self, Error> {
+        geometry.check()?;
+        let bytes = geometry.segment_bytes();
+        let memory = ShmemConf::new()
+            .os_id(format!("/{name}"))
+            .size(bytes as usize)
+            .create()
+            .map_err(|source| Error::Create { name: name.to_owned(), bytes, source })?;
+        let segment = Self { file: open_file(name)?, memory, geometry, name: name.to_owned() };
+        // Everything but the slots' data is touched often: get it now, while an error can be told.
+        segment.reserve(0, geometry.data_offset())?;
+        let header = segment.header();
+        header.layout_hash.store(layout_hash(&geometry), Ordering::Relaxed);
+        header.abi.store(ABI, Ordering::Relaxed);
+        header.slots.store(geometry.slots, Ordering::Relaxed);
+        header.clients.store(geometry.clients, Ordering::Relaxed);
+        header.rings.store(geometry.rings, Ordering::Relaxed);
+        header.ring_records.store(geometry.ring_records, Ordering::Relaxed);
+        header.vector_bytes.store(geometry.vector_bytes, Ordering::Relaxed);
+        // SYNC POINT: who sees the magic sees the whole header.
+        header.magic.store(MAGIC, Ordering::Release);
+        Ok(segment)
+    }
+
+    pub(crate) fn open(name: &str) -> Result<Self, Error> {
+        let foreign = |reason| Error::Foreign { name: name.to_owned(), reason };
+        let memory = ShmemConf::new()
+            .os_id(format!("/{name}"))
+            .open()
+            .map_err(|source| Error::Open { name: name.to_owned(), source })?;
+        if (memory.len() as u64) < HEADER_BYTES {
+            return Err(foreign("it is shorter than a header"));
+        }
+        let placeholder = Geometry { slots: 1, vector_bytes: 1, clients: 1, rings: 1, ring_records: 1 };
+        let mut segment = Self { file: open_file(name)?, memory, geometry: placeholder, name: name.to_owned() };
+        let header = segment.header();
+        // SYNC POINT: pairs with the creator's release.
+        if header.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(foreign("the magic number is missing"));
+        }
+        if header.abi.load(Ordering::Relaxed) != ABI {
+            return Err(foreign("its ABI version differs"));
+        }
+        let geometry = Geometry {
+            slots: header.slots.load(Ordering::Relaxed),
+            vector_bytes: header.vector_bytes.load(Ordering::Relaxed),
+            clients: header.clients.load(Ordering::Relaxed),
+            rings: header.rings.load(Ordering::Relaxed),
+            ring_records: header.ring_records.load(Ordering::Relaxed),
+        };
+        geometry.check()?;
+        if header.layout_hash.load(Ordering::Relaxed) != layout_hash(&geometry) {
+            return Err(foreign("its layout hash differs"));
+        }
+        if (segment.memory.len() as u64) < geometry.segment_bytes() {
+            return Err(foreign("it is shorter than its header says"));
+        }
+        segment.geometry = geometry;
+        Ok(segment)
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: offset 0 is page aligned and every segment is at least HEADER_BYTES long.
+        unsafe { self.at(0) }
+    }
+
+    /// # Safety
+    /// `T` consists of atomics only and any bytes are a valid `T`; `offset` is aligned for `T` and
+    /// `offset + size_of::<T>()` lies inside the segment.
+    pub(crate) unsafe fn at<T>(&self, offset: u64) -> &T {
+        // SAFETY: the caller's promise; the mapping outlives the borrow of `self`.
+        unsafe { &*self.memory.as_ptr().add(offset as usize).cast::<T>() }
+    }
+
+    /// # Safety
+    /// As for [`Self::at`], for `len` consecutive values.
+    pub(crate) unsafe fn slice_at<T>(&self, offset: u64, len: usize) -> &[T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(offset as usize).cast::<T>(), len) }
+    }
+
+    /// Address of an offset in this process's mapping.
+    pub(crate) fn pointer(&self, offset: u64) -> *mut u8 {
+        debug_assert!(offset <= self.geometry.segment_bytes());
+        self.memory.as_ptr().wrapping_add(offset as usize)
+    }
+
+    /// Allocates the pages of a range now, so that a full /dev/shm is an error here and not a
+    /// SIGBUS at the first store.
+    pub(crate) fn reserve(&self, offset: u64, bytes: u64) -> Result<(), Error> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match rustix::io::retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), offset, bytes)) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOSPC | Errno::NOMEM) => Err(Error::Full { name: self.name.clone(), bytes }),
+            Err(errno) => Err(self.io("reserving pages", errno.into())),
+        }
+    }
+
+    /// A descriptor of the segment, for mapping it elsewhere.
+    pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
+        self.file.try_clone().map(OwnedFd::from).map_err(|e| self.io("duplicating the descriptor", e))
+    }
+
+    fn io(&self, what: &'static str, source: io::Error) -> Error {
+        Error::Io { what, name: self.name.clone(), source }
+    }
+}
+
+fn open_file(name: &str) -> Result<File, Error> {
+    use rustix::shm::{Mode, OFlags};
+    rustix::shm::open(format!("/{name}"), OFlags::RDWR, Mode::empty())
+        .map(File::from)
+        .map_err(|errno| Error::Io { what: "opening", name: name.to_owned(), source: errno.into() })
+}
+
+/// Removes every segment whose name starts with `prefix`; gives their names.
+///
+/// For the start of a node: it holds its state directory's lock, so what carries its identity and
+/// still exists belongs to a life that has ended.
+///
+/// # Errors
+/// The system's, if /dev/shm cannot be listed or a segment cannot be removed.
+pub fn remove_stale(prefix: &str) -> io::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for entry in std::fs::read_dir("/dev/shm")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix) {
+            rustix::shm::unlink(format!("/{name}"))?;
+            removed.push(name);
+        }
+    }
+    Ok(removed)
+}
+
+/// Bytes that /dev/shm can still take.
+///
+/// # Errors
+/// The system's, if /dev/shm is not there.
+pub fn shared_memory_bytes_free() -> io::Result<u64> {
+    let stat = rustix::fs::statvfs("/dev/shm")?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
