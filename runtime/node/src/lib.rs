@@ -1,1 +1,31 @@
-//! A node's gateway, agent and worker.
+//! A node: gateway, agent and workers.
+//!
+//! # Layout
+//! Data moves one way, and so do the modules' imports:
+//! - [`gateway`] takes updates from sockets into slots and hands models out;
+//! - [`job`] is what gateway and agent share of a job: the round's book ([`round`]), the model, the
+//!   arena; [`plan`] and [`tree`] decide its shape before it runs;
+//! - [`agent`] starts workers, activates aggregators on a route miss, and turns a finished round into
+//!   the next;
+//! - [`worker`] is the other process: it folds, merges and finishes;
+//! - [`protocol`] is what agent and worker say to each other; [`outbox`] sends descriptors;
+//! - [`node`] puts the parts together and is what the controller drives.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod clock;
+pub mod events;
+mod gateway;
+pub mod identity;
+mod job;
+mod jobs;
+pub mod metrics;
+pub mod node;
+mod outbox;
+mod plan;
+mod protocol;
+mod round;
+mod tree;
+pub mod worker;
+
+pub use node::{Node, Options};

@@ -1,0 +1,143 @@
+//! How the controller drives a node, and how a node keeps its models.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Digest, Name,
+    event::EventKind,
+    manifest::{FunctionSpec, JobSpec},
+    model::ModelLayout,
+    status::{JobStatus, NodeStatus, RoundStatus},
+};
+
+/// An immutable revision of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionRevision {
+    /// The function's name.
+    pub name: Name,
+    /// The revision, from 1.
+    pub revision: u64,
+    /// The module's digest.
+    pub digest: Digest,
+    /// The manifest's spec.
+    pub spec: FunctionSpec,
+}
+
+/// What a module says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionDescription {
+    /// A partial's bytes per element of the model.
+    pub partial_bytes_per_element: u32,
+    /// The bytes of a partial beside its vector.
+    pub scalar_bytes: u32,
+    /// The inputs that one fold can take.
+    pub max_inputs: u32,
+}
+
+/// What a job shall be on a node.
+#[derive(Debug, Clone)]
+pub struct JobDesired {
+    /// The job's name.
+    pub name: Name,
+    /// The job's revision.
+    pub revision: u64,
+    /// The manifest's spec.
+    pub spec: JobSpec,
+    /// The revision of its function.
+    pub function: FunctionRevision,
+    /// The layout of its model.
+    pub layout: Arc<ModelLayout>,
+    /// The version of the model to start with, which is also the round to open.
+    pub version: u64,
+}
+
+/// Why a node does not do what it is told. The text is for the user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// What was asked for cannot be; asking again does not help.
+    #[error("{0}")]
+    Refused(String),
+    /// The node does not know the job.
+    #[error("the node does not run job {0}")]
+    UnknownJob(Name),
+    /// The node lacks something; asking again later may help.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// A node, as the controller drives it. Every method may be repeated.
+#[async_trait]
+pub trait NodeControl: Send + Sync {
+    /// Checks a module (shape, laws under an empty configuration) and compiles it ahead of use.
+    async fn deploy(
+        &self,
+        function: &FunctionRevision,
+        wasm: Bytes,
+    ) -> Result<FunctionDescription, NodeError>;
+
+    /// Checks that a job could be started: its function takes its configuration, its arena fits the machine.
+    /// Nothing is kept. Every function a job names was deployed before.
+    async fn check_job(&self, job: &JobDesired) -> Result<(), NodeError>;
+
+    /// Starts a job at `job.version` with `model`, a safetensors file. The job does not run yet.
+    async fn start_job(&self, job: JobDesired, model: Bytes) -> Result<(), NodeError>;
+
+    /// Changes a running job to a revision for which [`JobSpec::needs_restart`] says no.
+    /// `layout` and `version` do not matter.
+    async fn update_job(&self, job: JobDesired) -> Result<(), NodeError>;
+
+    /// Stops a job and frees all it holds; when it returns, no [`Checkpoints::save`] of the job is under way.
+    /// A job that does not run is no error.
+    async fn stop_job(&self, name: &Name) -> Result<(), NodeError>;
+
+    /// The status of a job that runs or has completed here.
+    async fn job_status(&self, name: &Name) -> Option<JobStatus>;
+
+    /// The status of all jobs here.
+    async fn jobs(&self) -> Vec<JobStatus>;
+
+    /// The rounds of a job that the node remembers, the newest first.
+    async fn rounds(&self, name: &Name) -> Vec<RoundStatus>;
+
+    /// Tells those who listen to the node's events what the controller did.
+    fn announce(&self, kind: EventKind, job: &Name, data: Value);
+
+    /// The node itself.
+    async fn node_status(&self) -> NodeStatus;
+}
+
+/// Why a model could not be kept or found.
+#[derive(Debug, thiserror::Error)]
+#[error("model {job} version {version}: {reason}")]
+pub struct CheckpointError {
+    /// The job's name.
+    pub job: Name,
+    /// The model's version.
+    pub version: u64,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// Where a node keeps the models that its rounds make.
+///
+/// The list of files is the only record of a job's version: whoever starts the job opens the round of the
+/// newest whole file.
+#[async_trait]
+pub trait Checkpoints: Send + Sync {
+    /// Keeps a version, whole or not at all, and forgets the oldest beyond the number that is kept.
+    /// `parts` are the consecutive pieces of a safetensors file.
+    async fn save(
+        &self,
+        job: &Name,
+        version: u64,
+        parts: Vec<Bytes>,
+    ) -> Result<(), CheckpointError>;
+
+    /// A version that is kept, as a safetensors file.
+    async fn load(&self, job: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError>;
+}

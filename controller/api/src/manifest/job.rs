@@ -1,0 +1,242 @@
+//! Manifests of kind `Job`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{ApiVersion, FileReference, Metadata};
+use crate::{Name, quantity::Interval};
+
+/// A federated-learning job: a model, the function that aggregates its updates, and when a round closes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(title = "Job")]
+pub struct JobManifest {
+    /// The version of the manifests' language.
+    pub api_version: ApiVersion,
+    /// `Job`.
+    pub kind: JobKind,
+    /// The job's name.
+    pub metadata: Metadata,
+    /// What the job is.
+    pub spec: JobSpec,
+}
+
+/// The kind of a job's manifest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum JobKind {
+    /// The only value.
+    #[default]
+    Job,
+}
+
+/// What a job is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobSpec {
+    /// The function that aggregates the job's updates, and its configuration.
+    pub function: FunctionReference,
+    /// A safetensors file of F32 tensors: the layout that every update must have, and version 1 of the model.
+    pub model: FileReference,
+    /// The clients of a round.
+    #[serde(default)]
+    pub clients: Clients,
+    /// When a round closes.
+    pub round: RoundSpec,
+    /// The job is completed after this many rounds; without it the job goes on until it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub rounds: Option<u32>,
+    /// The shape of the tree; what is left out the planner chooses.
+    #[serde(default, skip_serializing_if = "TreeSpec::is_empty")]
+    pub tree: TreeSpec,
+    /// The idle time after which the job's aggregators and workers go.
+    #[serde(default = "keep_alive")]
+    pub keep_alive: Interval,
+    /// The job's shared memory; what is left out the planner chooses.
+    #[serde(default, skip_serializing_if = "ArenaSpec::is_empty")]
+    pub arena: ArenaSpec,
+    /// How updates are taken in.
+    #[serde(default)]
+    pub ingest: IngestSpec,
+}
+
+/// A job's function.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FunctionReference {
+    /// The function's name; the job uses the newest revision.
+    pub name: Name,
+    /// The configuration, handed to the function as JSON. What it may hold the function's own page says.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub config: Map<String, Value>,
+}
+
+/// The clients of a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Clients {
+    /// The greatest number of distinct clients in a round.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max: u32,
+}
+
+/// When a round closes: at the first of the conditions that are given.
+///
+/// - `expected`: when so many updates are in.
+/// - `deadline`: so long after the round's first update, as soon as `quorum` (default 1) is met.
+/// - `quorum` without `deadline`: when so many updates are in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RoundSpec {
+    /// The updates with which a round is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub expected: Option<u32>,
+    /// The updates that are enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub quorum: Option<u32>,
+    /// The time from a round's first update after which the quorum is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Interval>,
+}
+
+/// The shape of a job's tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TreeSpec {
+    /// The children of an aggregator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 64))]
+    pub fan_in: Option<u32>,
+}
+
+/// A job's shared memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ArenaSpec {
+    /// The slots; each holds one update, partial or model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 4, max = 1_000_000))]
+    pub slots: Option<u32>,
+}
+
+/// How updates are taken in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct IngestSpec {
+    /// A client that sends nothing for so long in mid-body is given up.
+    pub idle_timeout: Interval,
+    /// What is done with an update that holds NaN or infinity.
+    pub non_finite: NonFinite,
+}
+
+/// What is done with an update that holds NaN or infinity.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum NonFinite {
+    /// It is refused, and the error names the coordinate.
+    #[default]
+    Reject,
+    /// It is folded like any other.
+    Allow,
+}
+
+/// A round's conditions with every default filled in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    /// The round closes at once when so many updates are in.
+    pub full: u32,
+    /// The round closes, so long after its first update, as soon as this many updates are in.
+    pub deadline: Option<(Interval, u32)>,
+}
+
+impl JobSpec {
+    /// The conditions under which a round closes.
+    #[must_use]
+    pub fn closing(&self) -> Closing {
+        let RoundSpec {
+            expected,
+            quorum,
+            deadline,
+        } = &self.round;
+        match deadline {
+            Some(deadline) => Closing {
+                full: expected.unwrap_or(self.clients.max),
+                deadline: Some((*deadline, quorum.unwrap_or(1))),
+            },
+            None => Closing {
+                full: quorum.or(*expected).unwrap_or(self.clients.max),
+                deadline: None,
+            },
+        }
+    }
+
+    /// The updates that a round of this job is planned for.
+    #[must_use]
+    pub fn expected(&self) -> u32 {
+        self.round.expected.unwrap_or_else(|| self.closing().full)
+    }
+
+    /// Whether a running job must be stopped and started to become `next`.
+    ///
+    /// When a round closes, how many rounds there are, how long idle workers stay and how updates are taken in
+    /// can change under a running job; function, model, tree and memory cannot.
+    #[must_use]
+    pub fn needs_restart(&self, next: &Self) -> bool {
+        self.function != next.function
+            || self.model != next.model
+            || self.clients != next.clients
+            || self.tree != next.tree
+            || self.arena != next.arena
+    }
+}
+
+impl TreeSpec {
+    /// Whether everything is left to the planner.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl ArenaSpec {
+    /// Whether everything is left to the planner.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { max: 1024 }
+    }
+}
+
+impl Default for IngestSpec {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Interval::from_secs(10),
+            non_finite: NonFinite::Reject,
+        }
+    }
+}
+
+const fn keep_alive() -> Interval {
+    Interval::from_secs(60)
+}

@@ -1,0 +1,232 @@
+//! What the HTTP interface says of jobs, rounds, functions and nodes.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Digest, Name,
+    control::FunctionDescription,
+    manifest::{Algebra, Limits},
+};
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobPhase {
+    /// A round is open.
+    Running,
+    /// All rounds of the manifest are done; the last model can be fetched.
+    Completed,
+    /// The job does not run; `last_error` says why.
+    Failed,
+}
+
+/// A job as the node and the controller see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// The job's name.
+    pub name: Name,
+    /// Where it stands.
+    pub phase: JobPhase,
+    /// The function's name.
+    pub function: Name,
+    /// The function's revision.
+    pub function_revision: u64,
+    /// The job's own revision.
+    pub revision: u64,
+    /// The version of the newest model, which is also the number of the open round.
+    pub version: u64,
+    /// The rounds after which the job is completed.
+    pub rounds: Option<u32>,
+    /// The updates that a round is planned for.
+    pub expected: u32,
+    /// The updates accepted into the open round.
+    pub accepted: u32,
+    /// The model's number of elements.
+    pub parameters: u64,
+    /// The model's data in bytes.
+    pub model_bytes: u64,
+    /// Why the job failed, or the last thing that went wrong in it.
+    pub last_error: Option<String>,
+    /// The node that runs it.
+    pub node: Option<String>,
+    /// Its shared memory on that node.
+    pub arena: Option<ArenaStatus>,
+    /// The workers that hold aggregators of it.
+    pub workers: u32,
+}
+
+/// A job's shared memory on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArenaStatus {
+    /// The segment's name in /dev/shm.
+    pub segment: String,
+    /// All slots.
+    pub slots: u32,
+    /// The free ones.
+    pub free: u32,
+    /// The size of one slot in bytes.
+    pub slot_bytes: u64,
+}
+
+/// Where a round stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoundPhase {
+    /// Updates are taken.
+    Open,
+    /// No more updates are taken; the tree is being emptied.
+    Closing,
+    /// Its model is published.
+    Completed,
+    /// It has no model; `error` says why.
+    Failed,
+}
+
+/// A round of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundStatus {
+    /// The job's name.
+    pub job: Name,
+    /// The round's number, from 1.
+    pub round: u64,
+    /// Where it stands.
+    pub phase: RoundPhase,
+    /// The updates it was planned for.
+    pub expected: u32,
+    /// The updates accepted.
+    pub accepted: u32,
+    /// The clients inside its model.
+    pub contributors: u32,
+    /// The updates refused.
+    pub rejected: u64,
+    /// The updates that came after it closed.
+    pub late: u64,
+    /// When it opened.
+    pub opened_at: Option<Timestamp>,
+    /// When it took its last update.
+    pub closed_at: Option<Timestamp>,
+    /// When its model was published.
+    pub completed_at: Option<Timestamp>,
+    /// Seconds from close to publication.
+    pub aggregation_seconds: Option<f64>,
+    /// Seconds from the first update to publication.
+    pub seconds: Option<f64>,
+    /// Bytes that were copied in memory.
+    pub bytes_copied: u64,
+    /// Bytes that functions read where they lay.
+    pub bytes_read_in_place: u64,
+    /// The aggregators that took part.
+    pub aggregators: AggregatorCounts,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// Aggregators by level.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AggregatorCounts {
+    /// Those that fold clients' updates.
+    pub leaf: u32,
+    /// Those that merge leaves' partials.
+    pub middle: u32,
+    /// The one that makes the model.
+    pub top: u32,
+}
+
+/// How descriptors are routed on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sidecar {
+    /// By the program in the kernel.
+    Ebpf,
+    /// By the agent.
+    Userspace,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// How it routes descriptors.
+    pub sidecar: Sidecar,
+    /// Why it does not route them in the kernel.
+    pub sidecar_reason: Option<String>,
+    /// The running workers.
+    pub workers: u32,
+    /// The jobs it runs.
+    pub jobs: u32,
+    /// The version of the program.
+    pub version: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The cores it may use.
+    pub cores: u32,
+    /// The free bytes of /dev/shm.
+    pub shm_free_bytes: u64,
+}
+
+/// A function's newest revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionStatus {
+    /// Its name.
+    pub name: Name,
+    /// The revision, from 1.
+    pub revision: u64,
+    /// The module's digest.
+    pub digest: Digest,
+    /// The class of aggregation rules.
+    pub algebra: Algebra,
+    /// What a call may use.
+    pub limits: Limits,
+    /// What the module says of itself without a configuration.
+    #[serde(flatten)]
+    pub description: FunctionDescription,
+    /// The jobs that use it.
+    pub jobs: Vec<Name>,
+}
+
+/// The answer to an accepted update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateReceipt {
+    /// The job's name.
+    pub job: Name,
+    /// The client's name.
+    pub client: crate::ClientName,
+    /// The round that took it.
+    pub round: u64,
+    /// The state of the update's slot.
+    pub slot_state: String,
+    /// The clients accepted into the round so far, this one included.
+    pub contributors: u32,
+}
+
+impl std::fmt::Display for JobPhase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Running => "Running",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+        })
+    }
+}
+
+impl std::fmt::Display for RoundPhase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Open => "Open",
+            Self::Closing => "Closing",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+        })
+    }
+}
+
+impl std::fmt::Display for Sidecar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Ebpf => "ebpf",
+            Self::Userspace => "userspace",
+        })
+    }
+}

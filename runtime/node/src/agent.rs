@@ -1,0 +1,380 @@
+//! The node's supervisor: it starts workers, activates aggregators, and turns a finished round into
+//! the next.
+//!
+//! One task owns everything here; whatever happens reaches it as a message, one at a time:
+//!
+//! * an [`Arrival`] from the sidecar: a descriptor without a route (activate its aggregator), or a
+//!   worker's doorbell (read its completion ring);
+//! * a worker's control message, or its end (take its slots back, send its inputs to another);
+//! * a command of the node (start, stop), a model that has been written, a moment that has come.
+//!
+//! **Nothing is parked.** A descriptor that finds no worker may be dropped: what it names lies in the
+//! arena, and [`Job::send_again`] sends all that is there once a worker hosts the job. That makes
+//! activation, a lost worker and scale to zero one mechanism.
+
+mod hosting;
+mod workers;
+
+use crate::events::Events;
+use crate::job::{Job, ModelSlot};
+use crate::jobs::Jobs;
+use crate::metrics::Metrics;
+use crate::protocol::{Completion, FromWorker, ToWorker};
+use crate::round::Epoch;
+use bytes::Bytes;
+use hosting::Hosting;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tracing::{debug, info, warn};
+use tributary_api::control::Checkpoints;
+use tributary_api::event::EventKind;
+use tributary_router::{Arrival, Router};
+use tributary_sidecar_layout::{Descriptor, Destination};
+pub(crate) use workers::Options as WorkerOptions;
+use workers::{WorkerEvent, Workers};
+
+/// Bytes of a model that are copied out of the arena at a time, for its checkpoint.
+const CHECKPOINT_PIECE_BYTES: u64 = 4 << 20;
+/// How long the agent sleeps when nothing is planned.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// What the node asks of the agent.
+pub(crate) enum Command {
+    /// Host a job that is already registered.
+    Started(u32),
+    /// Forget a job that is no longer registered.
+    Stopped(u32, oneshot::Sender<()>),
+    /// End all workers.
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// What the agent is made of.
+pub(crate) struct Parts {
+    pub jobs: Arc<Jobs>,
+    pub router: Arc<dyn Router>,
+    pub workers: WorkerOptions,
+    pub checkpoints: Arc<dyn Checkpoints>,
+    pub events: Events,
+    pub metrics: Arc<Metrics>,
+    pub wake: Arc<Notify>,
+}
+
+/// A model on its way to the object store.
+struct Written {
+    job: Arc<Job>,
+    model: ModelSlot,
+    checkpoint: Result<(), String>,
+}
+
+pub(crate) struct Agent {
+    jobs: Arc<Jobs>,
+    router: Arc<dyn Router>,
+    workers: Workers,
+    hosting: BTreeMap<u32, Hosting>,
+    checkpoints: Arc<dyn Checkpoints>,
+    metrics: Arc<Metrics>,
+    wake: Arc<Notify>,
+    written: mpsc::UnboundedSender<Written>,
+}
+
+/// Runs the agent until it is told to shut down.
+pub(crate) async fn run(
+    parts: Parts,
+    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let (written, mut models) = mpsc::unbounded_channel();
+    let (worker_events, mut workers) = mpsc::unbounded_channel();
+    let mut agent = Agent {
+        workers: Workers::new(
+            parts.workers,
+            parts.router.clone(),
+            worker_events,
+            parts.events,
+            parts.metrics.clone(),
+        ),
+        jobs: parts.jobs,
+        router: parts.router,
+        hosting: BTreeMap::new(),
+        checkpoints: parts.checkpoints,
+        metrics: parts.metrics,
+        wake: parts.wake,
+        written,
+    };
+    loop {
+        let next = tokio::time::Instant::from_std(agent.next_moment());
+        tokio::select! {
+            Some(arrival) = arrivals.recv() => agent.arrival(arrival),
+            Some((owner, event)) = workers.recv() => agent.worker_event(owner, event),
+            Some(model) = models.recv() => agent.publish(model),
+            Some(command) = commands.recv() => match command {
+                Command::Started(job) => { agent.hosting.insert(job, Hosting::default()); }
+                Command::Stopped(job, done) => { agent.forget(job); let _ = done.send(()); }
+                Command::Shutdown(done) => {
+                    agent.workers.shutdown(&mut workers).await;
+                    let _ = done.send(());
+                    return;
+                }
+            },
+            () = agent.wake.notified() => {}
+            () = tokio::time::sleep_until(next) => agent.moment(),
+        }
+        agent.count_workers();
+    }
+}
+
+impl Agent {
+    // === what the sidecar passes on ===
+
+    fn arrival(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Miss(_, descriptor) => self.activate(&descriptor),
+            Arrival::Doorbell(_, descriptor) => {
+                let job = Destination::from_raw(descriptor.destination).job();
+                if let Some(job) = self.jobs.by_number(job) {
+                    self.read_ring(&job, descriptor.slot);
+                }
+            }
+            // The worker's end is told by its process.
+            Arrival::Closed(port) => debug!(port, "a port was closed"),
+        }
+    }
+
+    /// A route miss = activation.
+    fn activate(&mut self, descriptor: &Descriptor) {
+        let started = Instant::now();
+        let destination = Destination::from_raw(descriptor.destination);
+        let Some(job) = self.jobs.by_number(destination.job()) else { return };
+        let Some(level) = destination.level() else { return };
+        self.host(&job);
+        let Some(hosting) = self.hosting.get_mut(&job.number) else { return };
+        let Some(owner) = hosting.place(destination) else {
+            // `attached` sends everything again.
+            self.metrics.activations.with_label_values(&[level.name(), "cold"]).inc();
+            return;
+        };
+        let Some(port) = self.workers.port(owner) else { return };
+        if let Err(error) = self.router.set_route(destination, port) {
+            warn!(%destination, %error, "no route could be set; delivering directly");
+        }
+        if let Err(error) = self.router.deliver(port, &[*descriptor]) {
+            warn!(%destination, %error, "descriptor not delivered; the worker's end will send it again");
+        }
+        self.metrics.activations.with_label_values(&[level.name(), "reused"]).inc();
+        self.metrics.activation.observe(started.elapsed().as_secs_f64());
+    }
+
+    fn read_ring(&mut self, job: &Arc<Job>, ring: u32) {
+        if ring >= job.plan.geometry.rings {
+            return;
+        }
+        let mut finished = false;
+        while let Some(record) = job.arena.ring(ring).pop() {
+            match Completion::from_record(record) {
+                Some(completion) => finished |= job.completed_step(&completion),
+                None => warn!(job = %job.name, ?record, "unknown completion record"),
+            }
+        }
+        if finished {
+            self.take_finished(job);
+        }
+    }
+
+    // === workers ===
+
+    /// Sees to it that as many workers host the job as its tree has lanes.
+    fn host(&mut self, job: &Arc<Job>) {
+        let Some(hosting) = self.hosting.get_mut(&job.number) else { return };
+        while (hosting.workers() as u32) < job.plan.tree.lanes {
+            let Some(owner) = self.workers.find(|owner| !hosting.has(owner)) else {
+                hosting.starved = hosting.workers() == 0;
+                return;
+            };
+            hosting.starved = false;
+            hosting.attaching(owner);
+            self.workers.send(owner, ToWorker::Attach(Box::new(hosting::attachment(job))));
+        }
+    }
+
+    fn worker_event(&mut self, owner: u32, event: WorkerEvent) {
+        match event {
+            WorkerEvent::Message(FromWorker::Attached { job }) => self.attached(owner, job),
+            WorkerEvent::Message(FromWorker::AttachFailed { job, error }) => {
+                self.attach_failed(owner, job, error);
+            }
+            WorkerEvent::Message(FromWorker::Refused { destination, round, client, error }) => {
+                if let Some(job) = self.jobs.by_number(Destination::from_raw(destination).job()) {
+                    job.refuse_update(Epoch::from_raw(round), client, error);
+                }
+            }
+            WorkerEvent::Message(FromWorker::Failed { destination, round, error }) => {
+                if let Some(job) = self.jobs.by_number(Destination::from_raw(destination).job()) {
+                    job.fail_round(Epoch::from_raw(round), error);
+                }
+            }
+            WorkerEvent::Ended(how) => self.lost(owner, &how),
+        }
+    }
+
+    fn attached(&mut self, owner: u32, number: u32) {
+        let (Some(hosting), Some(job)) = (self.hosting.get_mut(&number), self.jobs.by_number(number)) else {
+            return;
+        };
+        hosting.attached(owner);
+        self.workers.proved(owner);
+        job.send_again();
+    }
+
+    fn attach_failed(&mut self, owner: u32, number: u32, error: String) {
+        if let Some(hosting) = self.hosting.get_mut(&number) {
+            hosting.remove(owner);
+        }
+        if let Some(job) = self.jobs.by_number(number) {
+            job.fail_open_round(error);
+        }
+    }
+
+    /// A worker is gone: its half-written slots are taken back, what it has told is still read, and
+    /// its inputs go to another.
+    fn lost(&mut self, owner: u32, how: &str) {
+        let Some(ring) = self.workers.remove(owner, how) else { return };
+        for job in self.jobs.all() {
+            let Some(hosting) = self.hosting.get_mut(&job.number) else { continue };
+            let hosted = hosting.remove(owner);
+            let slots = job.arena.recover(owner);
+            self.read_ring(&job, ring);
+            if hosted {
+                info!(job = %job.name, slots, "recovered from the loss of a worker");
+                // The model may be made although the record of it was never written.
+                self.take_finished(&job);
+                job.send_again();
+            }
+        }
+        self.host_starved();
+    }
+
+    // === models ===
+
+    fn take_finished(&mut self, job: &Arc<Job>) {
+        let Some(model) = job.take_finished() else { return };
+        let (job, checkpoints, written) = (job.clone(), self.checkpoints.clone(), self.written.clone());
+        tokio::spawn(async move {
+            let checkpoint = checkpoint(&job, model, checkpoints.as_ref()).await;
+            // The agent ends only with the node.
+            let _ = written.send(Written { job, model, checkpoint });
+        });
+    }
+
+    fn publish(&mut self, Written { job, model, checkpoint }: Written) {
+        if let Err(error) = &checkpoint {
+            warn!(job = %job.name, %error, "the model is published but not kept");
+        }
+        job.publish(model, checkpoint);
+        if let Some(hosting) = self.hosting.get_mut(&job.number) {
+            for destination in hosting.rebalance() {
+                self.remove_route(destination);
+            }
+        }
+    }
+
+    // === time ===
+
+    fn next_moment(&self) -> Instant {
+        let now = Instant::now();
+        let jobs = self.jobs.all();
+        let deadlines = jobs.iter().filter_map(|job| job.next_deadline()).filter(|at| *at > now);
+        let idle = jobs.iter().filter_map(|job| {
+            let hosted = self.hosting.get(&job.number)?.workers() > 0;
+            let keep_alive = job.spec().keep_alive.duration();
+            let idle_for = job.idle_for(now).filter(|_| hosted)?;
+            Some(now + keep_alive.saturating_sub(idle_for))
+        });
+        let retry = self.workers.retry_at();
+        deadlines.chain(idle).chain(retry).min().unwrap_or(now + FOREVER)
+    }
+
+    fn moment(&mut self) {
+        let now = Instant::now();
+        self.workers.retried(now);
+        for job in self.jobs.all() {
+            job.close_if_due(now);
+            let idle = job.idle_for(now).is_some_and(|idle| idle >= job.spec().keep_alive.duration());
+            let hosted = self.hosting.get(&job.number).is_some_and(|h| h.workers() > 0);
+            if idle && hosted {
+                info!(job = %job.name, "idle: its aggregators go");
+                self.release(job.number);
+            }
+        }
+        self.host_starved();
+    }
+
+    /// Tries again for jobs that found no worker when they needed one.
+    fn host_starved(&mut self) {
+        for job in self.jobs.all() {
+            if self.hosting.get(&job.number).is_some_and(|hosting| hosting.starved) {
+                self.host(&job);
+            }
+        }
+    }
+
+    /// Keeps the number in each job's status right.
+    fn count_workers(&self) {
+        for job in self.jobs.all() {
+            let workers = self.hosting.get(&job.number).map_or(0, Hosting::workers) as u32;
+            job.workers.store(workers, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets a job's aggregators go. What they hold stays in the arena.
+    fn release(&mut self, number: u32) {
+        let Some(hosting) = self.hosting.get_mut(&number) else { return };
+        let (routes, owners) = hosting.clear();
+        for destination in routes {
+            self.remove_route(destination);
+        }
+        for owner in owners {
+            self.workers.send(owner, ToWorker::Detach { job: number });
+        }
+        let busy = |owner| self.hosting.values().any(|hosting| hosting.has(owner));
+        self.workers.stop_unless(busy);
+    }
+
+    fn forget(&mut self, number: u32) {
+        self.release(number);
+        self.hosting.remove(&number);
+    }
+
+    fn remove_route(&self, destination: Destination) {
+        if let Err(error) = self.router.remove_route(destination) {
+            warn!(%destination, %error, "route not removed");
+        }
+    }
+}
+
+/// Writes a model to the object store, piece by piece out of its slot.
+async fn checkpoint(job: &Arc<Job>, model: ModelSlot, checkpoints: &dyn Checkpoints) -> Result<(), String> {
+    let reader = job.clone();
+    let parts = tokio::task::spawn_blocking(move || {
+        let mut parts = vec![Bytes::from(reader.model_header(model.version))];
+        let end = reader.layout.data_bytes();
+        let mut offset = 0;
+        while offset < end {
+            let bytes = CHECKPOINT_PIECE_BYTES.min(end - offset);
+            let piece = reader.read_model(model, offset, bytes as usize);
+            parts.push(Bytes::from(piece.map_err(|e| e.to_string())?));
+            offset += bytes;
+        }
+        Ok::<_, String>(parts)
+    });
+    let parts = parts.await.map_err(|error| error.to_string())??;
+    checkpoints.save(&job.name, model.version, parts).await.map_err(|error| error.to_string())
+}
+
+/// Tells that a worker came or went.
+fn tell_worker(events: &Events, kind: EventKind, owner: u32, pid: Option<u32>, how: Option<&str>) {
+    events.tell(kind, None, json!({ "worker": owner, "pid": pid, "how": how }));
+}

@@ -1,0 +1,273 @@
+//! Worker processes: started when needed, watched by pidfd, started again with back-off.
+
+use super::tell_worker;
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::protocol::{FromWorker, Hello, ToWorker};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+use tributary_api::event::EventKind;
+use tributary_arena::OWNER_AGENT;
+use tributary_router::{PortId, Router};
+
+/// The first pause after a worker was lost; doubles with each further loss.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// The longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A worker that lived so long is no sign of a worker that cannot live.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+/// How long workers have to end by themselves at shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// How workers are started.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// The binary; it is run with the argument `worker`.
+    pub program: PathBuf,
+    /// The most workers at one time.
+    pub max: u32,
+    /// Where precompiled modules lie.
+    pub module_cache: PathBuf,
+}
+
+/// What a worker's watcher tells.
+#[derive(Debug)]
+pub(super) enum WorkerEvent {
+    Message(FromWorker),
+    /// The process has ended; how.
+    Ended(String),
+}
+
+struct Worker {
+    ring: u32,
+    port: PortId,
+    pid: Option<u32>,
+    started: Instant,
+    control: mpsc::UnboundedSender<ToWorker>,
+    /// It has been told to end.
+    stopping: bool,
+}
+
+pub(super) struct Workers {
+    options: Options,
+    router: Arc<dyn Router>,
+    events_to_agent: mpsc::UnboundedSender<(u32, WorkerEvent)>,
+    events: Events,
+    metrics: Arc<Metrics>,
+    workers: BTreeMap<u32, Worker>,
+    next_owner: u32,
+    losses: u32,
+    not_before: Option<Instant>,
+}
+
+impl Workers {
+    pub(super) fn new(
+        options: Options,
+        router: Arc<dyn Router>,
+        events_to_agent: mpsc::UnboundedSender<(u32, WorkerEvent)>,
+        events: Events,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            options,
+            router,
+            events_to_agent,
+            events,
+            metrics,
+            workers: BTreeMap::new(),
+            next_owner: OWNER_AGENT + 1,
+            losses: 0,
+            not_before: None,
+        }
+    }
+
+    /// A worker that `wanted` accepts: a running one if there is, else a new one. `None` if all are
+    /// taken, or if workers have just died and the pause is not over.
+    pub(super) fn find(&mut self, wanted: impl Fn(u32) -> bool) -> Option<u32> {
+        let running = self.workers.iter().find(|(owner, worker)| wanted(**owner) && !worker.stopping);
+        if let Some((owner, _)) = running {
+            return Some(*owner);
+        }
+        let paused = self.not_before.is_some_and(|at| Instant::now() < at);
+        if paused || self.workers.len() >= self.options.max as usize {
+            return None;
+        }
+        match self.start() {
+            Ok(owner) => Some(owner),
+            Err(error) => {
+                error!(%error, program = %self.options.program.display(), "no worker could be started");
+                self.pause();
+                None
+            }
+        }
+    }
+
+    fn start(&mut self) -> io::Result<u32> {
+        let owner = self.next_owner;
+        let ring = (0..self.options.max).find(|ring| self.workers.values().all(|w| w.ring != *ring));
+        let ring = ring.ok_or_else(|| io::Error::other("all rings are in use"))?;
+        let (port, socket) = self.router.open_port().map_err(io::Error::other)?;
+        let (control, childs_end) = std::os::unix::net::UnixStream::pair()?;
+        control.set_nonblocking(true)?;
+        let child = Command::new(&self.options.program)
+            .arg("worker")
+            .stdin(Stdio::from(OwnedFd::from(childs_end)))
+            .stdout(Stdio::from(OwnedFd::from(socket)))
+            .kill_on_drop(true)
+            .spawn();
+        let child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                self.router.close_port(port);
+                return Err(error);
+            }
+        };
+        let pid = child.id();
+        let control = watch(owner, child, UnixStream::from_std(control)?, self.events_to_agent.clone());
+        let hello = Hello { owner, ring, module_cache: self.options.module_cache.clone() };
+        // A worker that ends at once is told by its watcher.
+        let _ = control.send(ToWorker::Hello(hello));
+        self.next_owner += 1;
+        let worker = Worker { ring, port, pid, started: Instant::now(), control, stopping: false };
+        self.workers.insert(owner, worker);
+        self.metrics.worker_starts.inc();
+        self.metrics.workers.set(self.workers.len() as i64);
+        tell_worker(&self.events, EventKind::WorkerStarted, owner, pid, None);
+        Ok(owner)
+    }
+
+    pub(super) fn port(&self, owner: u32) -> Option<PortId> {
+        self.workers.get(&owner).map(|worker| worker.port)
+    }
+
+    pub(super) fn send(&self, owner: u32, message: ToWorker) {
+        if let Some(worker) = self.workers.get(&owner) {
+            // If the process is gone, its watcher says so.
+            let _ = worker.control.send(message);
+        }
+    }
+
+    /// The worker does its work: earlier losses were no sign that none can.
+    pub(super) fn proved(&mut self, owner: u32) {
+        if self.workers.get(&owner).is_some_and(|worker| worker.started.elapsed() > HEALTHY_AFTER) {
+            self.losses = 0;
+        }
+    }
+
+    /// Strikes a worker that has ended; gives its ring. Its routes go with its port.
+    pub(super) fn remove(&mut self, owner: u32, how: &str) -> Option<u32> {
+        let worker = self.workers.remove(&owner)?;
+        self.router.close_port(worker.port);
+        self.metrics.workers.set(self.workers.len() as i64);
+        if !worker.stopping {
+            warn!(worker = owner, pid = worker.pid, how, "a worker was lost");
+            self.metrics.worker_losses.inc();
+            tell_worker(&self.events, EventKind::WorkerLost, owner, worker.pid, Some(how));
+            if worker.started.elapsed() > HEALTHY_AFTER {
+                self.losses = 0;
+            }
+            self.pause();
+        }
+        Some(worker.ring)
+    }
+
+    fn pause(&mut self) {
+        // The first loss costs nothing: a killed worker is replaced at once.
+        if self.losses > 0 {
+            let factor = 1u32 << (self.losses - 1).min(16);
+            self.not_before = Some(Instant::now() + (BACKOFF_MIN * factor).min(BACKOFF_MAX));
+        }
+        self.losses += 1;
+    }
+
+    /// When a worker may be started again, if a pause is on.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    /// The pause is over.
+    pub(super) fn retried(&mut self, now: Instant) {
+        if self.not_before.is_some_and(|at| now >= at) {
+            self.not_before = None;
+        }
+    }
+
+    /// Ends every worker that is not `busy`: its control socket closes, and it goes.
+    pub(super) fn stop_unless(&mut self, busy: impl Fn(u32) -> bool) {
+        for (owner, worker) in &mut self.workers {
+            if !busy(*owner) && !worker.stopping {
+                worker.stopping = true;
+                worker.control = mpsc::unbounded_channel().0;
+            }
+        }
+    }
+
+    /// Ends all workers and waits until they are gone.
+    pub(super) async fn shutdown(&mut self, ended: &mut mpsc::UnboundedReceiver<(u32, WorkerEvent)>) {
+        self.stop_unless(|_| false);
+        let deadline = tokio::time::Instant::now() + SHUTDOWN;
+        while !self.workers.is_empty() {
+            match tokio::time::timeout_at(deadline, ended.recv()).await {
+                Ok(Some((owner, WorkerEvent::Ended(how)))) => {
+                    self.remove(owner, &how);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => {
+                    // Dropping the runtime kills what is left (kill_on_drop).
+                    warn!(workers = self.workers.len(), "workers did not end in time and are killed");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Watches a process and its control socket. The sender that is given ends the worker when dropped.
+fn watch(
+    owner: u32,
+    mut child: Child,
+    control: UnixStream,
+    agent: mpsc::UnboundedSender<(u32, WorkerEvent)>,
+) -> mpsc::UnboundedSender<ToWorker> {
+    let (sender, mut outgoing) = mpsc::unbounded_channel::<ToWorker>();
+    let (incoming, mut writer) = control.into_split();
+    tokio::spawn(async move {
+        while let Some(message) = outgoing.recv().await {
+            let Ok(mut line) = serde_json::to_vec(&message) else { continue };
+            line.push(b'\n');
+            if writer.write_all(&line).await.is_err() {
+                return;
+            }
+        }
+    });
+    let reader = agent.clone();
+    let messages = tokio::spawn(async move {
+        let mut lines = BufReader::new(incoming).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            match serde_json::from_str(&line) {
+                Ok(message) => drop(reader.send((owner, WorkerEvent::Message(message)))),
+                Err(error) => error!(worker = owner, %error, line, "a worker's message cannot be read"),
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let how = match child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // Its last words first.
+        let _ = messages.await;
+        let _ = agent.send((owner, WorkerEvent::Ended(how)));
+    });
+    sender
+}

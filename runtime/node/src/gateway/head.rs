@@ -1,0 +1,155 @@
+//! What the next request on a plaintext connection is: an update that this gateway reads itself, or
+//! anything else, which hyper serves.
+
+use super::ingest::Address;
+
+/// Headers that are looked at; a request with more is hyper's.
+const HEADERS_MAX: usize = 64;
+/// What an HTTP/2 connection begins with.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection's buffer begins with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Not enough bytes to tell.
+    Incomplete,
+    /// The HTTP/2 preface.
+    Http2,
+    /// An update with a length.
+    Update(UpdateHead),
+    /// Any other HTTP/1 request, well-formed or not.
+    Other {
+        /// The connection may serve another request afterwards.
+        keep_alive: bool,
+    },
+}
+
+/// The head of an update.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct UpdateHead {
+    pub address: Address,
+    /// Bytes of the head in the buffer.
+    pub head_bytes: usize,
+    pub content_length: u64,
+    /// The client waits for the word before it sends the body.
+    pub expects_continue: bool,
+    pub keep_alive: bool,
+}
+
+/// Looks at the beginning of a connection's unread bytes.
+pub(super) fn next(buffer: &[u8]) -> Next {
+    if !buffer.is_empty() && HTTP2_PREFACE.starts_with(&buffer[..buffer.len().min(HTTP2_PREFACE.len())]) {
+        return if buffer.len() >= HTTP2_PREFACE.len() { Next::Http2 } else { Next::Incomplete };
+    }
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(buffer) {
+        Ok(httparse::Status::Partial) => Next::Incomplete,
+        Ok(httparse::Status::Complete(head_bytes)) => classify(&request, head_bytes),
+        // hyper answers what cannot be parsed, and closes.
+        Err(_) => Next::Other { keep_alive: false },
+    }
+}
+
+fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
+    let keep_alive = request.version == Some(1) && !mentions(request, "connection", "close");
+    let address = request.path.filter(|_| request.method == Some("PUT")).and_then(address);
+    match (address, content_length(request)) {
+        (Some(address), Some(content_length)) if request.version == Some(1) => Next::Update(UpdateHead {
+            address,
+            head_bytes,
+            content_length,
+            expects_continue: mentions(request, "expect", "100-continue"),
+            keep_alive,
+        }),
+        _ => Next::Other { keep_alive },
+    }
+}
+
+/// The one length of a body that is not encoded; `None` for anything less plain.
+fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
+    let named = |name: &str| {
+        let name = name.to_owned();
+        request.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(&name))
+    };
+    if named("transfer-encoding").next().is_some() || named("content-encoding").next().is_some() {
+        return None;
+    }
+    let mut lengths = named("content-length");
+    let length = std::str::from_utf8(lengths.next()?.value).ok()?;
+    let plain = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    if lengths.next().is_some() || !plain { None } else { length.parse().ok() }
+}
+
+fn mentions(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bool {
+    let values = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    let mut tokens = values.flat_map(|header| header.value.split(|byte| *byte == b','));
+    tokens.any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// `/v1/jobs/{job}/updates/{client}[?query]`. Names need no percent-encoding; one that has it is left
+/// to axum, which tells what is wrong with it.
+fn address(target: &str) -> Option<Address> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (job, client) = path.strip_prefix("/v1/jobs/")?.split_once("/updates/")?;
+    let plain = |part: &str| !part.is_empty() && !part.contains(['/', '%']);
+    (plain(job) && plain(client)).then(|| Address { job: job.into(), client: client.into(), query: query.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn update(head: &str) -> Option<UpdateHead> {
+        match next(head.as_bytes()) {
+            Next::Update(head) => Some(head),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_update_is_recognised() {
+        let text = "PUT /v1/jobs/digits/updates/c-1?round=2 HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\nbody";
+        let head = update(text).unwrap();
+        assert_eq!((head.address.job.as_str(), head.address.client.as_str()), ("digits", "c-1"));
+        assert_eq!(head.address.query, "round=2");
+        assert_eq!((head.content_length, head.expects_continue, head.keep_alive), (12, true, true));
+        assert_eq!(&text[head.head_bytes..], "body");
+    }
+
+    #[test]
+    fn everything_else_is_hypers() {
+        let put = |headers: &str| format!("PUT /v1/jobs/a/updates/b HTTP/1.1\r\n{headers}\r\n");
+        for other in [
+            put("Transfer-Encoding: chunked\r\n"),
+            put("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
+            put("Content-Length: 3\r\nContent-Length: 4\r\n"),
+            put("Content-Length: +3\r\n"),
+            put(""),
+            "PUT /v1/jobs/a/updates/b HTTP/1.0\r\nContent-Length: 3\r\n\r\n".into(),
+            "PUT /v1/jobs/a/updates/b%2fc HTTP/1.1\r\nContent-Length: 3\r\n\r\n".into(),
+            "GET /v1/jobs/a/model HTTP/1.1\r\n\r\n".into(),
+        ] {
+            assert!(matches!(next(other.as_bytes()), Next::Other { .. }), "{other}");
+        }
+        assert_eq!(next(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"), Next::Other { keep_alive: false });
+        assert_eq!(next(b"\x16\x03\x01 not http"), Next::Other { keep_alive: false });
+    }
+
+    #[test]
+    fn http2_is_recognised_in_pieces() {
+        for end in 1..HTTP2_PREFACE.len() {
+            assert_eq!(next(&HTTP2_PREFACE[..end]), Next::Incomplete, "{end}");
+        }
+        assert_eq!(next(HTTP2_PREFACE), Next::Http2);
+        assert_eq!(next(b""), Next::Incomplete);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes: Vec<u8>) {
+            let _ = next(&bytes);
+        }
+    }
+}

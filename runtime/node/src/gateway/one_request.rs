@@ -1,0 +1,178 @@
+//! hyper on a borrowed socket.
+//!
+//! For anything but an update, hyper serves *one* request and gives the socket back, so that an
+//! update that follows on the same connection is again read straight into its slot. It works by
+//! hyper's own means: when the response's body has been handed over, the connection is told to shut
+//! down gracefully, which for an idle HTTP/1 connection means to be done; `into_parts` then returns
+//! the socket and what was read beyond the request.
+
+use axum::Router;
+use axum::body::Body;
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+
+type BoxedResponse = Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>;
+
+/// Serves one HTTP/1 request. Gives the socket back with the bytes behind the request, unless the
+/// request's body was not read to its end (then nobody can say where the next request begins).
+pub(super) async fn http1(
+    stream: TcpStream,
+    buffer: BytesMut,
+    routes: Router,
+) -> io::Result<Option<(TcpStream, BytesMut)>> {
+    let answered = Arc::new(AtomicBool::new(false));
+    let request_read = Arc::new(AtomicBool::new(false));
+    let (done, read) = (answered.clone(), request_read.clone());
+    let service = service_fn(move |request: Request<Incoming>| -> BoxedResponse {
+        let request = request.map(|body| Body::new(Watched::new(Body::new(body), read.clone(), Ends::Read)));
+        let (routes, done) = (routes.clone(), done.clone());
+        Box::pin(async move {
+            let response = routes.oneshot(request).await?;
+            Ok(response.map(|body| Watched::new(body, done, Ends::ReadOrDropped)))
+        })
+    });
+    let io = TokioIo::new(Rewound { ahead: buffer.freeze(), stream });
+    let mut connection = http1::Builder::new().serve_connection(io, service);
+    let running = &mut connection;
+    std::future::poll_fn(move |context| {
+        loop {
+            match running.poll_without_shutdown(context) {
+                Poll::Pending if answered.swap(false, Ordering::Relaxed) => {
+                    Pin::new(&mut *running).graceful_shutdown();
+                }
+                other => return other,
+            }
+        }
+    })
+    .await
+    .map_err(io::Error::other)?;
+    if !request_read.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let parts = connection.into_parts();
+    let Rewound { ahead, stream } = parts.io.into_inner();
+    let mut rest = BytesMut::from(&parts.read_buf[..]);
+    rest.extend_from_slice(&ahead);
+    Ok(Some((stream, rest)))
+}
+
+/// Serves an HTTP/2 connection to its end.
+pub(super) async fn http2(stream: TcpStream, buffer: BytesMut, routes: Router) -> io::Result<()> {
+    let service = service_fn(move |request: Request<Incoming>| routes.clone().oneshot(request.map(Body::new)));
+    let io = TokioIo::new(Rewound { ahead: buffer.freeze(), stream });
+    http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.map_err(io::Error::other)
+}
+
+/// When a [`Watched`] body counts as ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// A request's: when all of it has been read.
+    Read,
+    /// A response's: also when nobody wants it (the answer to HEAD has no body).
+    ReadOrDropped,
+}
+
+/// A body that says when it has ended.
+struct Watched {
+    body: Body,
+    ended: Arc<AtomicBool>,
+    ends: Ends,
+}
+
+impl Watched {
+    fn new(body: Body, ended: Arc<AtomicBool>, ends: Ends) -> Self {
+        ended.store(body.is_end_stream(), Ordering::Relaxed);
+        Self { body, ended, ends }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.ends == Ends::ReadOrDropped {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let last = matches!(frame, Poll::Ready(None)) || self.body.is_end_stream();
+        if last && self.ends == Ends::Read {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A socket of which some bytes have been read ahead.
+struct Rewound {
+    ahead: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, into);
+        }
+        let ready = self.ahead.len().min(into.remaining());
+        into.put_slice(&self.ahead[..ready]);
+        self.ahead.advance(ready);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,128 @@
+//! Why an update is turned away, as a problem document.
+
+use crate::job;
+use tributary_api::Name;
+use tributary_api::model::{HeaderError, LayoutMismatch};
+use tributary_api::problem::Problem;
+
+/// Every value of the `outcome` label: the two good ones, and each problem's slug.
+pub(crate) const OUTCOMES: [&str; 18] = [
+    "accepted",
+    "repeated",
+    "malformed-update",
+    "truncated-update",
+    "unknown-job",
+    "stalled-update",
+    "wrong-round",
+    "round-closing",
+    "job-completed",
+    "job-failed",
+    "other-bytes",
+    "update-too-large",
+    "layout-mismatch",
+    "non-finite",
+    "bad-weight",
+    "function-failed",
+    "no-slot",
+    "shared-memory-full",
+];
+
+/// Why an update is turned away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("the body ended after {received} of {expected} bytes")]
+    Truncated { received: u64, expected: u64 },
+    #[error("no job {0} runs on this node; `tributary get jobs` lists them")]
+    UnknownJob(String),
+    #[error("no byte of the body came for {seconds} s, after {received} bytes; the update was dropped")]
+    Stalled { seconds: f64, received: u64 },
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("{mismatch}; the layout of job {job} is that of its model (GET /v1/jobs/{job}/model)")]
+    Layout { job: Name, mismatch: LayoutMismatch },
+    #[error("{coordinate} is {value}; updates of job {job} must be finite (spec.ingest.nonFinite: reject)")]
+    NonFinite { job: Name, coordinate: String, value: f32 },
+    #[error("weight is {0}; it must be a finite number greater than 0")]
+    BadWeight(String),
+    #[error("all {slots} slots of job {job} are in use; send the update again in a second")]
+    NoSlot { job: Name, slots: u32 },
+    #[error(transparent)]
+    SharedMemory(#[from] tributary_arena::Error),
+    #[error("round {given} of job {job} is not open: {}", told(.refusal))]
+    Job { job: Name, given: u64, refusal: job::Refusal },
+}
+
+fn told(refusal: &job::Refusal) -> String {
+    match refusal {
+        job::Refusal::WrongRound { open } => format!("round {open} is; pull the newest model and train from it"),
+        job::Refusal::Closing { .. } => "its model is being made; pull the next one".into(),
+        job::Refusal::Completed { version } => {
+            format!("the job has done all its rounds; its last model is version {version}")
+        }
+        job::Refusal::OtherBytes => String::new(),
+        job::Refusal::Function(why) | job::Refusal::Failed(why) => why.clone(),
+        job::Refusal::Stopped => "the job is being deleted".into(),
+    }
+}
+
+impl Refusal {
+    /// Whether what the client did may have left the connection unusable.
+    pub(crate) fn spoils_connection(&self) -> bool {
+        matches!(self, Self::Truncated { .. } | Self::Stalled { .. })
+    }
+
+    /// Seconds after which trying again makes sense, for the `Retry-After` header.
+    pub(crate) fn retry_after(&self) -> Option<u32> {
+        let closing = matches!(self, Self::Job { refusal: job::Refusal::Closing { .. }, .. });
+        (closing || matches!(self, Self::NoSlot { .. } | Self::SharedMemory(_))).then_some(1)
+    }
+
+    /// The document that the client gets; its slug is the metrics' outcome.
+    pub(crate) fn problem(&self) -> Problem {
+        let (status, slug, title) = match self {
+            Self::Malformed(_) | Self::Header(_) => (400, "malformed-update", "Malformed update"),
+            Self::Truncated { .. } => (400, "truncated-update", "Truncated update"),
+            Self::UnknownJob(_) => (404, "unknown-job", "Unknown job"),
+            Self::Stalled { .. } => (408, "stalled-update", "Stalled update"),
+            Self::TooLarge(_) => (413, "update-too-large", "Update too large"),
+            Self::Layout { .. } => (422, "layout-mismatch", "The update does not match the model"),
+            Self::NonFinite { .. } => (422, "non-finite", "The update is not finite"),
+            Self::BadWeight(_) => (422, "bad-weight", "Bad weight"),
+            Self::NoSlot { .. } => (429, "no-slot", "No free slot"),
+            Self::SharedMemory(_) => (507, "shared-memory-full", "Shared memory is full"),
+            Self::Job { refusal, .. } => return self.job_problem(refusal),
+        };
+        Problem::new(status, slug, title, self.to_string())
+    }
+
+    fn job_problem(&self, refusal: &job::Refusal) -> Problem {
+        use job::Refusal as R;
+        let (status, slug, title) = match refusal {
+            R::WrongRound { .. } => (409, "wrong-round", "Wrong round"),
+            R::Closing { .. } => (409, "round-closing", "The round is closing"),
+            R::Completed { .. } => (409, "job-completed", "The job is completed"),
+            R::Failed(_) => (409, "job-failed", "The job has failed"),
+            R::OtherBytes => (409, "other-bytes", "The client has sent another update in this round"),
+            R::Function(_) => (422, "function-failed", "The function failed on this update"),
+            R::Stopped => (404, "unknown-job", "Unknown job"),
+        };
+        let detail = match (self, refusal) {
+            (Self::Job { job, given, .. }, R::OtherBytes) => format!(
+                "this client has sent other bytes for round {given} of job {job}; the first update counts"
+            ),
+            (_, R::Function(why)) => why.clone(),
+            _ => self.to_string(),
+        };
+        let problem = Problem::new(status, slug, title, detail);
+        match refusal {
+            R::WrongRound { open } => problem.with("round", *open),
+            R::Closing { round } => problem.with("round", *round),
+            R::Completed { version } => problem.with("version", *version),
+            _ => problem,
+        }
+    }
+}

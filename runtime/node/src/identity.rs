@@ -1,0 +1,99 @@
+//! Who a node is: its name, kept in its state directory, and the lock that makes it the only one.
+
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process uses it.
+    #[error("state directory {0} is in use by another tributary process; stop it, or give --state-dir")]
+    InUse(PathBuf),
+    /// It cannot be read or written.
+    #[error("state directory {directory}: {source}")]
+    Io {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A node's identity. The lock is held as long as this lives, and by the kernel's hand no longer than
+/// the process: whatever carries the node's name and is found while the lock is held is stale.
+#[derive(Debug)]
+pub struct Identity {
+    name: String,
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Identity {
+    /// Takes a state directory, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be written.
+    pub fn take(directory: &Path) -> Result<Self, Error> {
+        let io = |source| Error::Io { directory: directory.to_owned(), source };
+        std::fs::create_dir_all(directory).map_err(io)?;
+        let lock = File::create(directory.join("lock")).map_err(io)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::InUse(directory.to_owned())),
+            Err(errno) => return Err(io(errno.into())),
+        }
+        let name = name(&directory.join("node")).map_err(io)?;
+        Ok(Self { name, directory: directory.to_owned(), _lock: lock })
+    }
+
+    /// The node's name, the same in every life: eight hexadecimal digits.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What the names of all segments of this node begin with.
+    #[must_use]
+    pub fn segment_prefix(&self) -> String {
+        format!("tributary-{}-", self.name)
+    }
+}
+
+fn name(file: &Path) -> io::Result<String> {
+    match std::fs::read_to_string(file) {
+        Ok(name) if name.len() == 8 && name.bytes().all(|b| b.is_ascii_hexdigit()) => return Ok(name),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let name: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(file, &name)?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_its_name_and_is_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let first = Identity::take(&path).unwrap();
+        let name = first.name().to_owned();
+        let error = Identity::take(&path).unwrap_err();
+        assert!(matches!(error, Error::InUse(_)), "{error}");
+        drop(first);
+        assert_eq!(Identity::take(&path).unwrap().name(), name);
+    }
+}

@@ -1,0 +1,104 @@
+//! What a job says of itself.
+
+use super::{Inner, Job};
+use std::sync::atomic::Ordering;
+use tributary_api::status::{AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStatus};
+
+impl Inner {
+    fn phase(&self) -> JobPhase {
+        match (&self.failed, self.completed) {
+            (Some(_), _) => JobPhase::Failed,
+            (None, true) => JobPhase::Completed,
+            (None, false) => JobPhase::Running,
+        }
+    }
+}
+
+impl Job {
+    /// The job's status on the node of that name.
+    pub(crate) fn status(&self, node: &str) -> JobStatus {
+        let free = self.arena.free_slots();
+        let geometry = self.arena.geometry();
+        let state = self.lock();
+        JobStatus {
+            name: self.name.clone(),
+            phase: state.phase(),
+            function: self.function.name.clone(),
+            function_revision: self.function.revision,
+            revision: state.revision,
+            version: state.model.version,
+            rounds: state.spec.rounds,
+            expected: state.spec.expected(),
+            accepted: state.round.accepted(),
+            parameters: self.layout.elements(),
+            model_bytes: self.layout.data_bytes(),
+            last_error: state.failed.clone().or_else(|| state.last_error.clone()),
+            node: Some(node.to_owned()),
+            arena: Some(ArenaStatus {
+                segment: self.arena.name().to_owned(),
+                slots: geometry.slots,
+                free,
+                slot_bytes: geometry.slot_stride(),
+            }),
+            workers: self.workers.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A round that is open or remembered.
+    pub(crate) fn round_status(&self, round: u64) -> Option<RoundStatus> {
+        let state = self.lock();
+        if !state.completed && state.round.number() == round {
+            let open = self.describe_round(&state);
+            // A round that failed and opened again has both; the open one matters until it ends.
+            return Some(open);
+        }
+        state.history.iter().rev().find(|status| status.round == round).cloned()
+    }
+
+    /// The rounds that are open or remembered, newest first.
+    pub(crate) fn rounds(&self) -> Vec<RoundStatus> {
+        let state = self.lock();
+        let open = (!state.completed).then(|| self.describe_round(&state));
+        open.into_iter().chain(state.history.iter().rev().cloned()).collect()
+    }
+
+    pub(super) fn describe_round(&self, state: &Inner) -> RoundStatus {
+        let (round, tally) = (&state.round, &state.tally);
+        let failed = state.history.back().filter(|status| status.round == round.number());
+        RoundStatus {
+            job: self.name.clone(),
+            round: round.number(),
+            phase: if round.is_closed() { RoundPhase::Closing } else { RoundPhase::Open },
+            expected: state.spec.expected(),
+            accepted: round.accepted(),
+            contributors: round.contributors(),
+            rejected: tally.rejected,
+            late: 0,
+            opened_at: Some(tally.opened_at),
+            closed_at: tally.closed.map(|(at, _)| at),
+            completed_at: None,
+            aggregation_seconds: None,
+            seconds: None,
+            bytes_copied: tally.bytes_copied,
+            bytes_read_in_place: tally.bytes_in_place,
+            aggregators: AggregatorCounts {
+                leaf: round.leaves(),
+                middle: round.middles(),
+                top: u32::from(round.accepted() > 0),
+            },
+            error: failed.and_then(|status| status.error.clone()),
+        }
+    }
+
+    /// Brings the arena's gauges up to date.
+    pub(crate) fn observe_arena(&self) {
+        let geometry = self.arena.geometry();
+        let (free, touched) = (self.arena.free_slots(), self.arena.reserved_slots());
+        let name = self.name.as_str();
+        for (state, slots) in [("free", free), ("used", geometry.slots - free), ("touched", touched)] {
+            self.metrics.arena_slots.with_label_values(&[name, state]).set(i64::from(slots));
+        }
+        let bytes = u64::from(touched) * geometry.slot_stride();
+        self.metrics.arena_bytes.with_label_values(&[name]).set(bytes as i64);
+    }
+}

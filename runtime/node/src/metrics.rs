@@ -1,0 +1,143 @@
+//! The node's metrics, one family a line. Labels are bounded: jobs, levels and fixed words, never a
+//! client.
+
+mod sidecar;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+use crate::jobs::Jobs;
+use std::sync::Arc;
+use tributary_router::Router;
+
+/// All families of a node.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Updates by outcome.
+    pub(crate) updates: IntCounterVec,
+    /// Bytes of updates' bodies that were copied, each copy counted.
+    pub(crate) bytes_copied: IntCounterVec,
+    /// Bytes that functions read where they lay.
+    pub(crate) bytes_in_place: IntCounterVec,
+    /// Time of one function call and its commit.
+    pub(crate) step: HistogramVec,
+    /// First update to published model.
+    pub(crate) round: HistogramVec,
+    /// Close to published model.
+    pub(crate) aggregation: HistogramVec,
+    pub(crate) rounds: IntCounterVec,
+    pub(crate) model_version: IntGaugeVec,
+    pub(crate) arena_slots: IntGaugeVec,
+    pub(crate) arena_bytes: IntGaugeVec,
+    pub(crate) workers: IntGauge,
+    pub(crate) worker_starts: IntCounter,
+    pub(crate) worker_losses: IntCounter,
+    pub(crate) activations: IntCounterVec,
+    pub(crate) activation: Histogram,
+    pub(crate) checkpoint_failures: IntCounterVec,
+}
+
+/// Registers a family; the names and labels here are constants, so a clash is a programming error
+/// that the first start shows.
+macro_rules! family {
+    ($registry:expr, $family:expr) => {{
+        #[allow(clippy::expect_used, reason = "constant names and labels")]
+        let family = $family.expect("a valid family");
+        #[allow(clippy::expect_used, reason = "constant names and labels")]
+        $registry.register(Box::new(family.clone())).expect("a family registered once");
+        family
+    }};
+}
+
+fn seconds(name: &str, help: &str) -> HistogramOpts {
+    // 10 us to 84 s in factors of four.
+    let buckets = (0..12).map(|i| 1e-5 * 4f64.powi(i)).collect();
+    HistogramOpts::new(name, help).buckets(buckets)
+}
+
+impl Metrics {
+    /// Registers all families.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let gauge = |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
+        let timer = |name: &str, help: &str, labels: &[&str]| HistogramVec::new(seconds(name, help), labels);
+        Self {
+            updates: family!(r, counter("tributary_updates_total", "Updates that clients sent, by outcome.", &["job", "outcome"])),
+            bytes_copied: family!(r, counter("tributary_update_copied_bytes_total", "Bytes of update bodies copied in memory, each copy counted.", &["job"])),
+            bytes_in_place: family!(r, counter("tributary_read_in_place_bytes_total", "Bytes that functions read in the slot where they were written.", &["job"])),
+            step: family!(r, timer("tributary_aggregation_step_seconds", "One fold, merge or finish with its commit.", &["job", "level"])),
+            round: family!(r, timer("tributary_round_duration_seconds", "From a round's first update to its published model.", &["job"])),
+            aggregation: family!(r, timer("tributary_round_aggregation_seconds", "From a round's close to its published model.", &["job"])),
+            rounds: family!(r, counter("tributary_rounds_total", "Rounds by outcome.", &["job", "outcome"])),
+            model_version: family!(r, gauge("tributary_model_version", "Version of the model handed out, which is also the open round.", &["job"])),
+            arena_slots: family!(r, gauge("tributary_arena_slots", "Slots of a job's arena by state; touched slots have pages.", &["job", "state"])),
+            arena_bytes: family!(r, gauge("tributary_arena_touched_bytes", "Shared memory that a job's arena has pages for.", &["job"])),
+            workers: family!(r, IntGauge::new("tributary_workers", "Running worker processes.")),
+            worker_starts: family!(r, IntCounter::new("tributary_worker_starts_total", "Worker processes started.")),
+            worker_losses: family!(r, IntCounter::new("tributary_worker_losses_total", "Worker processes that ended without being told to.")),
+            activations: family!(r, counter("tributary_aggregator_activations_total", "Aggregators activated by a route miss, by level and start: reused (a worker hosts the job) or cold.", &["level", "start"])),
+            activation: family!(r, Histogram::with_opts(seconds("tributary_activation_seconds", "From the descriptor that missed its route to the route, on a worker that hosts the job."))),
+            checkpoint_failures: family!(r, counter("tributary_checkpoint_failures_total", "Models that could not be written to the object store.", &["job"])),
+            registry,
+        }
+    }
+
+    /// Adds the sidecar's families, read from the router at each scrape.
+    pub(crate) fn add_router(&self, router: Arc<dyn Router>, jobs: Arc<Jobs>) {
+        let added = sidecar::SidecarCollector::new(router, jobs)
+            .and_then(|collector| self.registry.register(Box::new(collector)));
+        if let Err(error) = added {
+            tracing::error!(%error, "the sidecar's metrics are not available");
+        }
+    }
+
+    /// The registry, for families of other parts of the process.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The Prometheus text format.
+    ///
+    /// # Errors
+    /// Never for valid families; the encoder's otherwise.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// Forgets a job's series.
+    pub(crate) fn forget_job(&self, job: &str) {
+        for outcome in crate::gateway::OUTCOMES {
+            let _ = self.updates.remove_label_values(&[job, outcome]);
+        }
+        for family in [&self.bytes_copied, &self.bytes_in_place, &self.checkpoint_failures] {
+            let _ = family.remove_label_values(&[job]);
+        }
+        for outcome in ["completed", "failed"] {
+            let _ = self.rounds.remove_label_values(&[job, outcome]);
+        }
+        for state in ["free", "used", "touched"] {
+            let _ = self.arena_slots.remove_label_values(&[job, state]);
+        }
+        for level in ["leaf", "middle", "top"] {
+            let _ = self.step.remove_label_values(&[job, level]);
+        }
+        let _ = self.arena_bytes.remove_label_values(&[job]);
+        let _ = self.model_version.remove_label_values(&[job]);
+        let _ = self.round.remove_label_values(&[job]);
+        let _ = self.aggregation.remove_label_values(&[job]);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

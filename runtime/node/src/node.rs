@@ -1,0 +1,317 @@
+//! A node put together: what the controller drives, and what the command line starts.
+
+use crate::agent::{self, Command};
+use crate::events::Events;
+use crate::gateway::{self, Gateway};
+use crate::identity::Identity;
+use crate::job::{Job, Parts};
+use crate::jobs::Jobs;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::plan::{Plan, plan};
+use async_trait::async_trait;
+use axum::Router as Routes;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tributary_api::Name;
+use tributary_api::control::{
+    Checkpoints, FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError,
+};
+use tributary_api::event::EventKind;
+use tributary_api::model::ModelLayout;
+use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
+use tributary_arena::{Arena, remove_stale, shared_memory_bytes_free};
+use tributary_router::{Choice, Router, RouterKind};
+use tributary_wasm::{Description, Engine, Limits, ModuleCache};
+
+/// How a node is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How descriptors are routed.
+    pub sidecar: Choice,
+    /// The most worker processes at one time.
+    pub workers: u32,
+    /// The binary that is run with the argument `worker`.
+    pub worker_program: PathBuf,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sidecar could not be started.
+    #[error("sidecar: {0}")]
+    Sidecar(#[from] tributary_router::Error),
+    /// The WASM engine or its cache could not be set up.
+    #[error("WASM host: {0}")]
+    Wasm(#[from] tributary_wasm::Error),
+    /// What an earlier life left in /dev/shm could not be removed.
+    #[error("cannot remove stale segments from /dev/shm: {0}")]
+    Stale(std::io::Error),
+    /// The agent's own port could not be used.
+    #[error("the agent's port: {0}")]
+    Port(std::io::Error),
+}
+
+/// A running node.
+pub struct Node {
+    identity: Identity,
+    options: Options,
+    engine: Engine,
+    cache: Arc<ModuleCache>,
+    jobs: Arc<Jobs>,
+    router: Arc<dyn Router>,
+    sidecar_reason: Option<String>,
+    outbox: Outbox,
+    events: Events,
+    metrics: Arc<Metrics>,
+    wake: Arc<Notify>,
+    commands: mpsc::UnboundedSender<Command>,
+    next_job: AtomicU32,
+}
+
+impl Node {
+    /// Removes what an earlier life has left, starts the sidecar and the agent.
+    ///
+    /// # Errors
+    /// What the machine lacks; see [`Error`].
+    pub fn start(
+        identity: Identity,
+        options: Options,
+        checkpoints: Arc<dyn Checkpoints>,
+        metrics: Arc<Metrics>,
+        events: Events,
+    ) -> Result<Self, Error> {
+        for segment in remove_stale(&identity.segment_prefix()).map_err(Error::Stale)? {
+            tracing::info!(segment, "removed a segment of an earlier life");
+        }
+        let engine = Engine::new()?;
+        let module_cache = identity.directory().join("modules");
+        let cache = Arc::new(ModuleCache::open(&module_cache)?);
+        let (arrivals, arriving) = mpsc::unbounded_channel();
+        let (router, sidecar_reason) = tributary_router::start(options.sidecar, arrivals)?;
+        let (_, port) = router.open_port()?;
+        let outbox = Outbox::start(port).map_err(Error::Port)?;
+        let jobs = Arc::new(Jobs::default());
+        metrics.add_router(router.clone(), jobs.clone());
+        let (commands, commanded) = mpsc::unbounded_channel();
+        let wake = Arc::new(Notify::new());
+        let parts = agent::Parts {
+            jobs: jobs.clone(),
+            router: router.clone(),
+            workers: agent::WorkerOptions {
+                program: options.worker_program.clone(),
+                max: options.workers,
+                module_cache,
+            },
+            checkpoints,
+            events: events.clone(),
+            metrics: metrics.clone(),
+            wake: wake.clone(),
+        };
+        tokio::spawn(agent::run(parts, arriving, commanded));
+        Ok(Self {
+            identity,
+            options,
+            engine,
+            cache,
+            jobs,
+            router,
+            sidecar_reason,
+            outbox,
+            events,
+            metrics,
+            wake,
+            commands,
+            next_job: AtomicU32::new(1),
+        })
+    }
+
+    /// How descriptors are routed, and why not in the kernel.
+    #[must_use]
+    pub fn sidecar(&self) -> (RouterKind, Option<&str>) {
+        (self.router.kind(), self.sidecar_reason.as_deref())
+    }
+
+    /// Opens the door: data-plane routes merged with `others`.
+    pub fn serve(self: &Arc<Self>, listener: TcpListener, others: Routes, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+        let gateway = Gateway {
+            jobs: self.jobs.clone(),
+            metrics: self.metrics.clone(),
+            events: self.events.clone(),
+            digest_seed: rand_seed(),
+        };
+        let node: Arc<dyn NodeControl> = self.clone();
+        let routes = gateway::routes(gateway.clone(), node).merge(others);
+        tokio::spawn(gateway::serve(listener, gateway, routes, stop))
+    }
+
+    /// Ends workers, lets all shared memory go. Rounds in progress are lost; models are kept.
+    pub async fn shutdown(&self) {
+        for job in self.jobs.all() {
+            self.remove(&job.name).await;
+        }
+        let (done, ended) = oneshot::channel();
+        if self.commands.send(Command::Shutdown(done)).is_ok() {
+            let _ = ended.await;
+        }
+    }
+
+    async fn remove(&self, name: &Name) {
+        let Some(job) = self.jobs.remove(name) else { return };
+        job.stop();
+        let (done, stopped) = oneshot::channel();
+        if self.commands.send(Command::Stopped(job.number, done)).is_ok() {
+            let _ = stopped.await;
+        }
+    }
+
+    /// Loads the function, proves it under the job's configuration, plans tree and arena.
+    async fn planned(&self, job: &JobDesired) -> Result<(Plan, Arc<ModelLayout>), NodeError> {
+        let description = self.prove(&job.function, &Value::Object(job.spec.function.config.clone())).await?;
+        let free = shared_memory_bytes_free().map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
+        let plan = plan(&job.spec, job.layout.elements(), &description, self.options.workers, free)
+            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
+        Ok((plan, job.layout.clone()))
+    }
+
+    /// The law tests of a deployed function under a configuration.
+    async fn prove(&self, function: &FunctionRevision, config: &Value) -> Result<Description, NodeError> {
+        let (engine, cache, digest) = (self.engine.clone(), self.cache.clone(), function.digest.hex());
+        let limits = Limits {
+            memory_bytes: function.spec.limits.memory.bytes(),
+            deadline: function.spec.limits.deadline.duration(),
+        };
+        let config = config.to_string();
+        let proof = tokio::task::spawn_blocking(move || {
+            let function = cache.load(&engine, &digest)?;
+            tributary_wasm::check(&engine, &function, limits, config.as_bytes())
+        });
+        let named = |error: String| {
+            NodeError::Refused(format!("function {} revision {}: {error}", function.name, function.revision))
+        };
+        match proof.await {
+            Ok(Ok(description)) => Ok(description),
+            Ok(Err(error)) => Err(named(error.to_string())),
+            Err(panic) => Err(named(format!("its check ended abnormally: {panic}"))),
+        }
+    }
+
+    fn segment(&self, name: &Name, number: u32) -> String {
+        format!("{}{name}-{number}", self.identity.segment_prefix())
+    }
+}
+
+/// A number that clients cannot guess.
+fn rand_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+#[async_trait]
+impl NodeControl for Node {
+    async fn deploy(&self, function: &FunctionRevision, wasm: Bytes) -> Result<FunctionDescription, NodeError> {
+        let (engine, cache) = (self.engine.clone(), self.cache.clone());
+        let deployed = tokio::task::spawn_blocking(move || cache.deploy(&engine, &wasm)).await;
+        let refused = |error: String| NodeError::Refused(format!("function {}: {error}", function.name));
+        match deployed {
+            Ok(Ok(digest)) if digest == function.digest.hex() => {}
+            Ok(Ok(digest)) => return Err(refused(format!("the module's digest is {digest}, not {}", function.digest))),
+            Ok(Err(error)) => return Err(refused(error.to_string())),
+            Err(panic) => return Err(refused(format!("compiling it ended abnormally: {panic}"))),
+        }
+        let description = self.prove(function, &json!({})).await?;
+        Ok(FunctionDescription {
+            partial_bytes_per_element: description.partial_bytes_per_element,
+            scalar_bytes: description.scalar_bytes,
+            max_inputs: description.max_inputs,
+        })
+    }
+
+    async fn check_job(&self, job: &JobDesired) -> Result<(), NodeError> {
+        self.planned(job).await.map(drop)
+    }
+
+    async fn start_job(&self, desired: JobDesired, model: Bytes) -> Result<(), NodeError> {
+        self.remove(&desired.name).await;
+        let (plan, layout) = self.planned(&desired).await?;
+        let refused = |error: String| NodeError::Refused(format!("job {}: {error}", desired.name));
+        let (found, data) = ModelLayout::from_file(&model).map_err(|e| refused(e.to_string()))?;
+        if found.data_bytes() != layout.data_bytes() {
+            return Err(refused("the model's file does not have the job's layout".into()));
+        }
+        let number = self.next_job.fetch_add(1, Ordering::Relaxed);
+        let arena = Arena::create(&self.segment(&desired.name, number), plan.geometry)
+            .map_err(|error| NodeError::Unavailable(format!("job {}: {error}", desired.name)))?;
+        let parts = Parts {
+            name: desired.name.clone(),
+            number,
+            revision: desired.revision,
+            spec: desired.spec,
+            function: desired.function,
+            layout,
+            plan,
+            arena: Arc::new(arena),
+            outbox: self.outbox.clone(),
+            events: self.events.clone(),
+            metrics: self.metrics.clone(),
+            wake: self.wake.clone(),
+        };
+        let job = Job::new(parts, desired.version, data)
+            .map_err(|error| NodeError::Unavailable(format!("job {}: {error}", desired.name)))?;
+        self.jobs.insert(Arc::new(job));
+        // The agent ends only with the node.
+        let _ = self.commands.send(Command::Started(number));
+        Ok(())
+    }
+
+    async fn update_job(&self, job: JobDesired) -> Result<(), NodeError> {
+        let running = self.jobs.get(job.name.as_str()).ok_or_else(|| NodeError::UnknownJob(job.name.clone()))?;
+        running.update(job.spec, job.revision);
+        Ok(())
+    }
+
+    async fn stop_job(&self, name: &Name) -> Result<(), NodeError> {
+        self.remove(name).await;
+        Ok(())
+    }
+
+    async fn job_status(&self, name: &Name) -> Option<JobStatus> {
+        let job = self.jobs.get(name.as_str())?;
+        Some(job.status(self.identity.name()))
+    }
+
+    async fn jobs(&self) -> Vec<JobStatus> {
+        self.jobs.all().iter().map(|job| job.status(self.identity.name())).collect()
+    }
+
+    async fn rounds(&self, name: &Name) -> Vec<RoundStatus> {
+        self.jobs.get(name.as_str()).map(|job| job.rounds()).unwrap_or_default()
+    }
+
+    fn announce(&self, kind: EventKind, job: &Name, data: Value) {
+        self.events.tell(kind, Some(job), data);
+    }
+
+    async fn node_status(&self) -> NodeStatus {
+        NodeStatus {
+            name: self.identity.name().to_owned(),
+            sidecar: match self.router.kind() {
+                RouterKind::Ebpf => Sidecar::Ebpf,
+                RouterKind::Userspace => Sidecar::Userspace,
+            },
+            sidecar_reason: self.sidecar_reason.clone(),
+            workers: self.metrics.workers.get().max(0) as u32,
+            jobs: self.jobs.all().len() as u32,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+            shm_free_bytes: shared_memory_bytes_free().unwrap_or(0),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What agent and worker say to each other beside descriptors.
+//!
+//! * Control messages, one JSON document a line, on a Unix socket pair: rare, and of any length.
+//! * Completion records, 32 bytes in a ring of the job's arena: one for every step of work, and
+//!   still there when the worker that wrote them has been killed.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use tributary_arena::ring::Record;
+use tributary_sidecar_layout::Destination;
+
+/// Agent to worker.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) enum ToWorker {
+    /// The first message: who the worker is.
+    Hello(Hello),
+    /// Host aggregators of a job from now on.
+    Attach(Box<Attach>),
+    /// Host no more aggregators of a job, and let its memory go.
+    Detach {
+        /// The job's number.
+        job: u32,
+    },
+}
+
+/// Who a worker is.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Hello {
+    /// Its owner number in slots; never used twice in an agent's life.
+    pub owner: u32,
+    /// Its completion ring in every arena.
+    pub ring: u32,
+    /// Where precompiled modules lie.
+    pub module_cache: PathBuf,
+}
+
+/// All a worker needs to host aggregators of a job, whatever their level.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Attach {
+    /// The job's number.
+    pub job: u32,
+    /// The job's name, for errors.
+    pub name: String,
+    /// The arena's segment.
+    pub segment: String,
+    /// The function's name and revision, for errors.
+    pub function: String,
+    /// The module's digest, hex.
+    pub digest: String,
+    /// The function's configuration, JSON.
+    pub config: String,
+    /// The module's own memory, bytes.
+    pub memory_bytes: u64,
+    /// Time for one call.
+    pub deadline_ms: u64,
+    /// Elements of the model.
+    pub elements: u32,
+    /// Children of an aggregator.
+    pub fan_in: u32,
+}
+
+/// Worker to agent.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) enum FromWorker {
+    /// A job's aggregators can be routed here.
+    Attached {
+        /// The job's number.
+        job: u32,
+    },
+    /// A job cannot be hosted here.
+    AttachFailed {
+        /// The job's number.
+        job: u32,
+        /// Why.
+        error: String,
+    },
+    /// The function failed on one input; the input's slot has been released.
+    Refused {
+        /// The aggregator.
+        destination: u64,
+        /// The round's epoch.
+        round: u32,
+        /// The client's number in the round.
+        client: u32,
+        /// What the function did.
+        error: String,
+    },
+    /// A merge or finish failed: the round has no result.
+    Failed {
+        /// The aggregator.
+        destination: u64,
+        /// The round's epoch.
+        round: u32,
+        /// What went wrong.
+        error: String,
+    },
+}
+
+/// One step of work that a worker has committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Completion {
+    pub work: Work,
+    pub destination: Destination,
+    pub round: u32,
+    /// Inputs that were read in place.
+    pub inputs: u32,
+    pub nanoseconds: u64,
+}
+
+/// What kind of step it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Fold = 1,
+    Merge = 2,
+    /// A model stands in an arena slot, in state Model.
+    Finish = 3,
+    /// A lone partial went on to the parent as it was.
+    Pass = 4,
+}
+
+impl Completion {
+    pub(crate) fn to_record(self) -> Record {
+        let head = self.work as u64 | u64::from(self.inputs) << 8 | u64::from(self.round) << 32;
+        [head, self.destination.raw(), self.nanoseconds, 0]
+    }
+
+    /// `None` for a record that no version of this protocol writes.
+    pub(crate) fn from_record(record: Record) -> Option<Self> {
+        let work = match record[0] & 0xff {
+            1 => Work::Fold,
+            2 => Work::Merge,
+            3 => Work::Finish,
+            4 => Work::Pass,
+            _ => return None,
+        };
+        Some(Self {
+            work,
+            inputs: (record[0] >> 8) as u32 & 0x00ff_ffff,
+            round: (record[0] >> 32) as u32,
+            destination: Destination::from_raw(record[1]),
+            nanoseconds: record[2],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tributary_sidecar_layout::Level;
+
+    #[test]
+    fn completions_survive_their_record() {
+        for work in [Work::Fold, Work::Merge, Work::Finish, Work::Pass] {
+            let completion = Completion {
+                work,
+                destination: Destination::new(7, Level::Middle, 3),
+                round: u32::MAX,
+                inputs: 64,
+                nanoseconds: 123_456,
+            };
+            assert_eq!(Completion::from_record(completion.to_record()), Some(completion));
+        }
+        assert_eq!(Completion::from_record([0; 4]), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! The worker process: one compute thread that hosts any number of aggregators of any level.
+//!
+//! It has two sockets, inherited from the agent as standard input and output: *control* (JSON
+//! lines, rare) and its *port* (descriptors, 32 bytes each). When either closes, the agent is gone
+//! and the worker ends: it never outlives its node.
+//!
+//! A worker keeps nothing that must not be lost. Inputs and accumulators are in the arena; what it
+//! has in memory ([`aggregator::Aggregator`]) is a list of slot numbers, which the agent sends
+//! again to whoever takes over.
+
+mod aggregator;
+mod channel;
+mod job;
+
+use crate::protocol::{Attach, FromWorker, Hello, ToWorker};
+use channel::{Control, Port, Wake};
+use job::{Job, StepError};
+use std::collections::BTreeMap;
+use std::path::Path;
+use tracing::{debug, warn};
+use tributary_sidecar_layout::{Descriptor, Destination};
+use tributary_wasm::{Engine, ModuleCache};
+
+/// Why a worker process ends with a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sockets it inherits are missing: it was started by hand.
+    #[error("a worker is started by the agent (tributary up), never by hand: {0}")]
+    NotInherited(std::io::Error),
+    /// The first control message was not a greeting.
+    #[error("the agent's first message is not a greeting")]
+    NoGreeting,
+    /// A socket failed.
+    #[error("worker socket: {0}")]
+    Socket(#[from] std::io::Error),
+    /// A control message could not be read.
+    #[error("control message: {0}")]
+    Message(#[from] serde_json::Error),
+    /// The WASM engine could not be made.
+    #[error(transparent)]
+    Engine(#[from] tributary_wasm::Error),
+    /// Another process took this worker's slot: the agent has declared it dead.
+    #[error("the agent has declared this worker dead")]
+    Disowned,
+}
+
+/// Runs a worker until its agent closes the sockets.
+///
+/// # Errors
+/// A broken socket or engine; what functions do wrong is reported to the agent instead.
+pub fn run() -> Result<(), Error> {
+    let (mut control, port) = channel::inherited().map_err(Error::NotInherited)?;
+    let Some(ToWorker::Hello(hello)) = control.next_blocking()? else {
+        return Err(Error::NoGreeting);
+    };
+    let engine = Engine::new()?;
+    let cache = ModuleCache::open(Path::new(&hello.module_cache))?;
+    let mut worker = Worker { hello, control, port, engine, cache, jobs: BTreeMap::new() };
+    worker.serve()
+}
+
+struct Worker {
+    hello: Hello,
+    control: Control,
+    port: Port,
+    engine: Engine,
+    cache: ModuleCache,
+    jobs: BTreeMap<u32, Job>,
+}
+
+impl Worker {
+    fn serve(&mut self) -> Result<(), Error> {
+        loop {
+            let next = self.next_work();
+            let wake = channel::wait(&self.control, &self.port, next.is_none())?;
+            if wake == Wake::Closed {
+                debug!("the agent closed a socket; the worker ends");
+                return Ok(());
+            }
+            self.read_control()?;
+            self.read_port()?;
+            if let Some(aggregator) = self.next_work() {
+                self.step(aggregator)?;
+            }
+        }
+    }
+
+    /// The aggregator to work for: the highest level first, because its work frees slots.
+    fn next_work(&self) -> Option<Destination> {
+        let ready = self.jobs.values().flat_map(Job::with_work);
+        ready.max_by_key(|aggregator| (aggregator.level().map(|l| l as u8), std::cmp::Reverse(aggregator.index())))
+    }
+
+    fn read_control(&mut self) -> Result<(), Error> {
+        while let Some(message) = self.control.next()? {
+            match message {
+                ToWorker::Hello(_) => {}
+                ToWorker::Attach(attach) => self.attach(*attach)?,
+                ToWorker::Detach { job } => {
+                    self.jobs.remove(&job);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, attach: Attach) -> Result<(), Error> {
+        let number = attach.job;
+        let answer = match Job::attach(attach, &self.engine, &self.cache, &self.hello) {
+            Ok(job) => {
+                self.jobs.insert(number, job);
+                FromWorker::Attached { job: number }
+            }
+            Err(error) => FromWorker::AttachFailed { job: number, error: error.to_string() },
+        };
+        self.control.send(&answer)
+    }
+
+    fn read_port(&mut self) -> Result<(), Error> {
+        for descriptor in self.port.receive()? {
+            let destination = Destination::from_raw(descriptor.destination);
+            match self.jobs.get_mut(&destination.job()) {
+                Some(job) => job.receive(destination, &descriptor),
+                // The job was detached while the descriptor was on its way: the agent sends it
+                // again when the job is attached next.
+                None => debug!(?descriptor, "descriptor for a job that is not attached"),
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, aggregator: Destination) -> Result<(), Error> {
+        let Some(job) = self.jobs.get_mut(&aggregator.job()) else { return Ok(()) };
+        let outcome = job.step(aggregator, &self.engine);
+        let outbound: Vec<Descriptor> = job.take_outbound();
+        if !outbound.is_empty() {
+            self.port.send(&outbound)?;
+        }
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(StepError::Disowned) => Err(Error::Disowned),
+            Err(StepError::Refused(message) | StepError::Failed(message)) => {
+                warn!(?message, "function failed");
+                self.control.send(&message)
+            }
+        }
+    }
+}

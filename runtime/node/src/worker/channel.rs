@@ -1,0 +1,136 @@
+//! The worker's two sockets.
+
+use super::Error;
+use crate::protocol::{FromWorker, ToWorker};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvFlags, SendFlags};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use tributary_sidecar_layout::Descriptor;
+
+/// Takes control socket and port from standard input and output, and puts /dev/null there, so that
+/// no stray print can ever write into them.
+pub(super) fn inherited() -> io::Result<(Control, Port)> {
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    let port = io::stdout().as_fd().try_clone_to_owned()?;
+    for socket in [&control, &port] {
+        rustix::net::sockopt::socket_type(socket)?;
+    }
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok((Control { socket: control, buffer: Vec::new() }, Port { socket: port, partial: Vec::new() }))
+}
+
+/// Why [`wait`] came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wake {
+    /// Something can be read, or there is work to do.
+    Work,
+    /// The agent has closed a socket.
+    Closed,
+}
+
+/// Waits until a socket can be read; looks only, if not `idle`.
+pub(super) fn wait(control: &Control, port: &Port, idle: bool) -> io::Result<Wake> {
+    let mut sockets =
+        [PollFd::new(&control.socket, PollFlags::IN), PollFd::new(&port.socket, PollFlags::IN)];
+    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::io::retry_on_intr(|| poll(&mut sockets, if idle { None } else { Some(&at_once) }))?;
+    let closed = sockets.iter().any(|s| s.revents().intersects(PollFlags::HUP | PollFlags::ERR));
+    Ok(if closed { Wake::Closed } else { Wake::Work })
+}
+
+/// JSON lines from and to the agent.
+pub(super) struct Control {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Control {
+    /// The next message, if a whole one has arrived.
+    pub(super) fn next(&mut self) -> Result<Option<ToWorker>, Error> {
+        while !self.buffer.contains(&b'\n') {
+            if !self.fill(RecvFlags::DONTWAIT)? {
+                return Ok(None);
+            }
+        }
+        self.pop()
+    }
+
+    /// The next message; waits for it. `None` if the agent closed the socket.
+    pub(super) fn next_blocking(&mut self) -> Result<Option<ToWorker>, Error> {
+        while !self.buffer.contains(&b'\n') {
+            if !self.fill(RecvFlags::empty())? {
+                return Ok(None);
+            }
+        }
+        self.pop()
+    }
+
+    fn pop(&mut self) -> Result<Option<ToWorker>, Error> {
+        let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+        let line: Vec<u8> = self.buffer.drain(..=end).collect();
+        Ok(Some(serde_json::from_slice(&line)?))
+    }
+
+    /// False if nothing more is there now.
+    fn fill(&mut self, flags: RecvFlags) -> io::Result<bool> {
+        let mut chunk = [0; 4096];
+        let received = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut chunk, flags));
+        match received {
+            Ok((bytes, _)) => {
+                self.buffer.extend_from_slice(&chunk[..bytes]);
+                Ok(bytes > 0)
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    pub(super) fn send(&self, message: &FromWorker) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        Ok(send_all(&self.socket, &line)?)
+    }
+}
+
+/// Descriptors from and to anywhere on the node.
+pub(super) struct Port {
+    socket: OwnedFd,
+    /// Bytes of a descriptor whose rest has not arrived yet.
+    partial: Vec<u8>,
+}
+
+impl Port {
+    /// All descriptors that have arrived; does not wait.
+    pub(super) fn receive(&mut self) -> io::Result<Vec<Descriptor>> {
+        let mut chunk = [0; 64 * Descriptor::BYTES];
+        loop {
+            let received =
+                rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut chunk, RecvFlags::DONTWAIT));
+            match received {
+                Ok((0, _)) | Err(rustix::io::Errno::AGAIN) => break,
+                Ok((bytes, _)) => self.partial.extend_from_slice(&chunk[..bytes]),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let (whole, rest) = self.partial.as_chunks::<{ Descriptor::BYTES }>();
+        let descriptors = whole.iter().map(Descriptor::from_bytes).collect();
+        self.partial = rest.to_vec();
+        Ok(descriptors)
+    }
+
+    pub(super) fn send(&self, descriptors: &[Descriptor]) -> io::Result<()> {
+        tributary_router::send(&self.socket, descriptors)
+    }
+}
+
+/// Sends everything; a peer that has gone is an error, never a signal.
+fn send_all(socket: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let sent = rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
+}
