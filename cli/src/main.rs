@@ -1,2 +1,55 @@
 //! The tributary binary.
-fn main() {}
+//!
+//! # Layout
+//! - `args`: the command line. `commands`: one file per command of a client. `up` and `worker`: the server.
+//! - `client`: the server's HTTP interface. `sources`: manifests in files.
+//! - `output`: data on stdout as table, JSON or YAML. `failure`: errors and exit codes.
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod commands;
+mod doctor;
+mod failure;
+mod output;
+mod sources;
+mod state_dir;
+mod up;
+mod worker;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser as _;
+use client::Client;
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    let output = Output::new(args.global.output);
+    let client = || Client::new(&args.global.server);
+    match args.command {
+        Command::Up(options) => Ok(up::run(options)?),
+        Command::Worker => Ok(worker::run()?),
+        Command::Apply { files, dry_run } => {
+            commands::apply::run(&client()?, &output, &files, dry_run)
+        }
+        Command::Validate { files } => commands::validate::run(&output, &files),
+        Command::Get(what) => commands::get::run(&client()?, &output, what),
+        Command::Describe(what) => commands::describe::run(&client()?, &output, what),
+        Command::Delete(what) => commands::delete::run(&client()?, &output, what),
+        Command::Push(push) => commands::push::run(&client()?, &output, &push),
+        Command::Pull(pull) => commands::pull::run(&client()?, &output, &pull),
+        Command::Doctor(options) => doctor::run(&output, &options),
+        Command::Schema { kind } => commands::schema::run(&output, kind),
+        Command::Completions { shell } => commands::completions::run(shell),
+    }
+}

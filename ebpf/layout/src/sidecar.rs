@@ -33,6 +33,10 @@ pub const ROUTES_MAX: u32 = 65_536;
 /// Set in a key of [`SOCKETS`]: the agent's end of the connection, not the port's.
 pub const AGENT_END: u32 = 1 << 31;
 
+/// Set in [`Descriptor::kind`](crate::Descriptor::kind) of what the agent sent to a port that is gone, when the
+/// program returns it to the agent.
+pub const UNDELIVERED: u32 = 1 << 31;
+
 /// The key of [`PORTS`] for a socket on the loopback address.
 #[must_use]
 pub const fn connection_key(local_port: u16, remote_port: u16) -> u64 {

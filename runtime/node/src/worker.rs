@@ -71,16 +71,17 @@ struct Worker {
 impl Worker {
     fn serve(&mut self) -> Result<(), Error> {
         loop {
-            let next = self.next_work();
-            let wake = channel::wait(&self.control, &self.port, next.is_none())?;
-            if wake == Wake::Closed {
-                debug!("the agent closed a socket; the worker ends");
-                return Ok(());
-            }
+            // Everything that has been received is read before the worker sleeps: bytes in its own
+            // buffer wake nobody.
             self.read_control()?;
             self.read_port()?;
-            if let Some(aggregator) = self.next_work() {
+            let next = self.next_work();
+            if let Some(aggregator) = next {
                 self.step(aggregator)?;
+            }
+            if channel::wait(&self.control, &self.port, next.is_none())? == Wake::Closed {
+                debug!("the agent closed a socket; the worker ends");
+                return Ok(());
             }
         }
     }
@@ -131,7 +132,7 @@ impl Worker {
 
     fn step(&mut self, aggregator: Destination) -> Result<(), Error> {
         let Some(job) = self.jobs.get_mut(&aggregator.job()) else { return Ok(()) };
-        let outcome = job.step(aggregator, &self.engine);
+        let outcome = job.step(aggregator);
         let outbound: Vec<Descriptor> = job.take_outbound();
         if !outbound.is_empty() {
             self.port.send(&outbound)?;

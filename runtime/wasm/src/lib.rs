@@ -1,1 +1,51 @@
 //! The WASM host of aggregation functions.
+//!
+//! A *function* is a core WASM module that speaks the function ABI (`docs/abi.md`): it folds updates
+//! into partials, merges partials and finishes a partial into a model. This crate compiles such
+//! modules at deploy ([`ModuleCache`]), proves them ([`check`]) and runs them over an arena's pages
+//! ([`Instance`]) without copying a vector.
+//!
+//! ```text
+//!   linear memory of an instance (at most 4 GiB)
+//!   0            own            +4 KiB                                    own + window
+//!   ├────────────┼──────────────┼───────────────────────────────────────┬──┼────────────┤
+//!   │ module's   │ call page    │ the arena's data region, MAP_SHARED    │▒▒│ module's   │
+//!   │ own memory │ (read only)  │ read only, but for the call's output   │▒▒│ own growth │
+//!   └────────────┴──────────────┴───────────────────────────────────────┴──┴────────────┘
+//! ```
+//!
+//! The modules, from the outside in:
+//! - [`engine`]: wasmtime's configuration, and the `watchdog` that ends calls at their deadline;
+//! - [`cache`]: precompiled modules on disk, authenticated by a key that stays on this machine;
+//! - `module`: what a module must export and may import; `bulk`: why its bulk memory operations are
+//!   rewritten before it is compiled;
+//! - [`instance`]: one module instance over one window; `window`: the mapping; `host`: the imports and
+//!   the memory limit; `abi`: the records that cross the border;
+//! - [`check`]: the law tests of the declared algebra.
+//!
+//! `unsafe` stands in `window` (mapping the arena), in `host` (reading the guest's memory beside pages
+//! that others may write) and in `cache` (loading code whose MAC has been verified).
+
+mod abi;
+mod bulk;
+pub mod cache;
+pub mod check;
+pub mod engine;
+pub mod error;
+mod function;
+mod host;
+pub mod instance;
+mod module;
+mod operands;
+mod watchdog;
+mod window;
+
+pub use abi::{Algebra, Description, INPUTS_MAX, PAGE_BYTES};
+pub use cache::ModuleCache;
+pub use check::check;
+pub use engine::Engine;
+pub use error::{CallError, Error, Export};
+pub use function::{Function, Limits};
+pub use instance::{Extent, Input, Instance, Operands, Window};
+pub use module::MODULE_BYTES_MAX;
+pub use window::WINDOW_BYTES_MAX;

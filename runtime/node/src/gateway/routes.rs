@@ -32,6 +32,8 @@ pub(super) fn routes(gateway: Gateway, node: Arc<dyn NodeControl>) -> Router {
         .route("/v1/events", get(events))
         .route("/metrics", get(metrics))
         .route("/live", get(async || "live\n"))
+        // The door opens when the controller has brought the node to its desired state.
+        .route("/ready", get(async || "ready\n"))
         .with_state(gateway)
         .merge(of_node)
 }

@@ -18,6 +18,14 @@ pub(super) struct Partial {
     pub sequence: u32,
 }
 
+/// An input that waits.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    at: SlotRef,
+    /// Number of clients in it, when it arrived.
+    contributors: u32,
+}
+
 /// An input that is about to be folded or merged.
 #[derive(Clone, Debug)]
 pub(super) struct Input {
@@ -34,7 +42,7 @@ pub(super) struct Aggregator {
     pub round: u32,
     /// The committed accumulator.
     pub live: Option<Partial>,
-    pending: Vec<SlotRef>,
+    pending: Vec<Pending>,
     /// Contributors it must hold before its partial goes on; known once its inputs are complete.
     expected: Option<u32>,
     /// The current model's slot, which the top's finish reads.
@@ -77,12 +85,12 @@ impl Aggregator {
         Self { place, round, live, pending: Vec::new(), expected: None, model: None, done: false, singly: 0 }
     }
 
-    pub(super) fn receive(&mut self, descriptor: &Descriptor) {
+    pub(super) fn receive(&mut self, descriptor: &Descriptor, arena: &Arena) {
         match Kind::from_raw(descriptor.kind) {
             Some(Kind::Update | Kind::Partial) => {
                 let at = SlotRef { slot: descriptor.slot, generation: descriptor.generation };
-                if !self.pending.contains(&at) {
-                    self.pending.push(at);
+                if !self.pending.iter().any(|pending| pending.at == at) {
+                    self.pending.push(Pending { at, contributors: arena.contributors(at.slot).len() });
                 }
             }
             Some(Kind::Close) => {
@@ -103,7 +111,11 @@ impl Aggregator {
             Some(live) => !self.pending.is_empty() || whole(live),
             None if self.place.level() == Some(Level::Leaf) => !self.pending.is_empty(),
             // A lone partial waits: for a second one, or for the word that it is all there is.
-            None => self.pending.len() > 1 || (self.pending.len() == 1 && self.expected.is_some()),
+            None => match self.pending[..] {
+                [] => false,
+                [lone] => self.expected == Some(lone.contributors),
+                _ => true,
+            },
         }
     }
 
@@ -132,7 +144,7 @@ impl Aggregator {
             if self.expected == Some(adopted.contributors.len()) {
                 return Task::Complete(adopted);
             }
-            self.pending.push(first.at);
+            self.pending.push(Pending { at: first.at, contributors: adopted.contributors.len() });
             return Task::Wait;
         }
         Task::Combine { previous: Some(adopted), inputs }
@@ -141,7 +153,8 @@ impl Aggregator {
     /// Puts inputs back, to be taken one at a time.
     pub(super) fn retry_singly(&mut self, inputs: &[Input]) {
         self.singly += inputs.len();
-        self.pending.splice(0..0, inputs.iter().map(|input| input.at));
+        let again = |input: &Input| Pending { at: input.at, contributors: input.contributors.len() };
+        self.pending.splice(0..0, inputs.iter().map(again));
     }
 
     /// Takes up to `limit` inputs that are disjoint from each other and from the accumulator.
@@ -150,7 +163,7 @@ impl Aggregator {
             self.live.as_ref().map_or_else(Contributors::default, |live| live.contributors.clone());
         let mut inputs: Vec<Input> = Vec::new();
         while inputs.len() < limit && !self.pending.is_empty() {
-            let at = self.pending.remove(0);
+            let at = self.pending.remove(0).at;
             let info = arena.info(at.slot);
             let current = info.word.generation == at.generation
                 && matches!(info.word.state, State::Ready | State::Sent)

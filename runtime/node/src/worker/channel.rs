@@ -19,7 +19,8 @@ pub(super) fn inherited() -> io::Result<(Control, Port)> {
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    Ok((Control { socket: control, buffer: Vec::new() }, Port { socket: port, partial: Vec::new() }))
+    let control = Control { socket: control, buffer: Vec::new(), ended: false };
+    Ok((control, Port { socket: port, partial: Vec::new(), ended: false }))
 }
 
 /// Why [`wait`] came back.
@@ -31,20 +32,26 @@ pub(super) enum Wake {
     Closed,
 }
 
-/// Waits until a socket can be read; looks only, if not `idle`.
+/// Waits until a socket can be read or has ended. Does not wait if the worker is not `idle`.
 pub(super) fn wait(control: &Control, port: &Port, idle: bool) -> io::Result<Wake> {
+    if control.ended || port.ended {
+        return Ok(Wake::Closed);
+    }
+    if !idle {
+        return Ok(Wake::Work);
+    }
     let mut sockets =
         [PollFd::new(&control.socket, PollFlags::IN), PollFd::new(&port.socket, PollFlags::IN)];
-    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::io::retry_on_intr(|| poll(&mut sockets, if idle { None } else { Some(&at_once) }))?;
-    let closed = sockets.iter().any(|s| s.revents().intersects(PollFlags::HUP | PollFlags::ERR));
-    Ok(if closed { Wake::Closed } else { Wake::Work })
+    rustix::io::retry_on_intr(|| poll(&mut sockets, None))?;
+    Ok(Wake::Work)
 }
 
 /// JSON lines from and to the agent.
 pub(super) struct Control {
     socket: OwnedFd,
     buffer: Vec<u8>,
+    /// The agent has closed it.
+    ended: bool,
 }
 
 impl Control {
@@ -81,6 +88,7 @@ impl Control {
         match received {
             Ok((bytes, _)) => {
                 self.buffer.extend_from_slice(&chunk[..bytes]);
+                self.ended = bytes == 0;
                 Ok(bytes > 0)
             }
             Err(rustix::io::Errno::AGAIN) => Ok(false),
@@ -100,6 +108,8 @@ pub(super) struct Port {
     socket: OwnedFd,
     /// Bytes of a descriptor whose rest has not arrived yet.
     partial: Vec<u8>,
+    /// The agent has closed it.
+    ended: bool,
 }
 
 impl Port {
@@ -110,7 +120,11 @@ impl Port {
             let received =
                 rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut chunk, RecvFlags::DONTWAIT));
             match received {
-                Ok((0, _)) | Err(rustix::io::Errno::AGAIN) => break,
+                Err(rustix::io::Errno::AGAIN) => break,
+                Ok((0, _)) => {
+                    self.ended = true;
+                    break;
+                }
                 Ok((bytes, _)) => self.partial.extend_from_slice(&chunk[..bytes]),
                 Err(errno) => return Err(errno.into()),
             }

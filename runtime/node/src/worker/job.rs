@@ -93,12 +93,12 @@ impl Job {
             self.aggregators.insert(place, fresh);
         }
         if let Some(aggregator) = self.aggregators.get_mut(&place) {
-            aggregator.receive(descriptor);
+            aggregator.receive(descriptor, &self.arena);
         }
     }
 
     /// Does one piece of work for an aggregator.
-    pub(super) fn step(&mut self, place: Destination, _engine: &Engine) -> Result<(), StepError> {
+    pub(super) fn step(&mut self, place: Destination) -> Result<(), StepError> {
         let limit = self.instance.description().max_inputs as usize;
         let Some(aggregator) = self.aggregators.get_mut(&place) else { return Ok(()) };
         match aggregator.task(limit, &self.arena) {

@@ -1,0 +1,281 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use tributary_api::{ClientName, Name, manifest::Kind, quantity::Interval};
+use tributary_router::Choice;
+
+/// The address of a server on the same machine.
+const LISTEN: &str = "127.0.0.1:7878";
+
+/// Where a client looks for a server.
+const SERVER: &str = "http://127.0.0.1:7878";
+
+const EXIT_CODES: &str = "\
+Data goes to stdout, everything else to stderr.
+
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage, or an invalid manifest
+  3  the server cannot be reached
+  4  not found
+  5  conflict: wrong round, other bytes than before, or in use";
+
+/// Aggregates the updates of federated-learning jobs.
+#[derive(Debug, Parser)]
+#[command(name = "tributary", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Global {
+    /// The server's address.
+    #[arg(long, global = true, env = "TRIBUTARY_SERVER", default_value = SERVER, value_name = "URL", help_heading = "Global options")]
+    pub(crate) server: String,
+    /// How data is written to stdout.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Format,
+}
+
+/// How data is written to stdout.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// As the server says it.
+    Json,
+    /// The same in YAML.
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a controller and a node in this process.
+    Up(UpOptions),
+    /// Host aggregators; started by the agent only.
+    #[command(hide = true)]
+    Worker,
+    /// Create or change functions and jobs from manifests, all or none.
+    ///
+    /// Files that the manifests name are uploaded under their digests.
+    Apply {
+        /// A file of manifests, a directory of such files (*.yaml, *.yml), or - for stdin.
+        #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Let the server check everything and say what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List jobs, functions, nodes, or the rounds of a job.
+    #[command(subcommand)]
+    Get(Get),
+    /// Show everything about one job, function or node.
+    #[command(subcommand)]
+    Describe(Describe),
+    /// Delete a job, or a function that no job uses.
+    #[command(subcommand)]
+    Delete(Delete),
+    /// Check manifests without a server.
+    Validate {
+        /// A file of manifests, a directory of such files (*.yaml, *.yml), or - for stdin.
+        #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Send a client's update to a job.
+    Push(Push),
+    /// Fetch a job's newest model.
+    Pull(Pull),
+    /// Say what this machine lacks, and what that costs.
+    Doctor(DoctorOptions),
+    /// Print the JSON Schema of a kind of manifest, or of all.
+    Schema {
+        /// The kind.
+        #[arg(value_parser = parse_kind)]
+        kind: Option<Kind>,
+    },
+    /// Print a script that completes this command line in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UpOptions {
+    /// The address to listen on.
+    #[arg(long, default_value = LISTEN, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// Where state is kept [default: $XDG_STATE_HOME/tributary or ~/.local/state/tributary].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How descriptors are routed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) sidecar: SidecarChoice,
+    /// The most worker processes [default: one per core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) workers: Option<u32>,
+}
+
+/// How descriptors are routed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SidecarChoice {
+    /// In the kernel if it can be, else in user space.
+    #[default]
+    Auto,
+    /// In the kernel, or do not start.
+    Ebpf,
+    /// In user space.
+    Userspace,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Get {
+    /// Jobs.
+    #[command(visible_alias = "job")]
+    Jobs {
+        /// Only this job.
+        name: Option<Name>,
+    },
+    /// Functions.
+    #[command(visible_alias = "function")]
+    Functions {
+        /// Only this function.
+        name: Option<Name>,
+    },
+    /// Nodes.
+    #[command(visible_alias = "node")]
+    Nodes,
+    /// The rounds of a job, the newest first.
+    #[command(visible_alias = "round")]
+    Rounds {
+        /// The job.
+        job: Name,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Describe {
+    /// A job.
+    Job {
+        /// Its name.
+        name: Name,
+    },
+    /// A function.
+    Function {
+        /// Its name.
+        name: Name,
+    },
+    /// A node.
+    Node {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Delete {
+    /// A job with all its models.
+    Job {
+        /// Its name.
+        name: Name,
+    },
+    /// A function that no job uses.
+    Function {
+        /// Its name.
+        name: Name,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Push {
+    /// The job.
+    pub(crate) job: Name,
+    /// The update: a safetensors file with the job's tensors, or - for stdin.
+    pub(crate) file: PathBuf,
+    /// The client's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: ClientName,
+    /// The round [default: `round` in the file's metadata].
+    #[arg(long)]
+    pub(crate) round: Option<u64>,
+    /// The update's weight, often its number of examples [default: `num_examples` in the file's metadata].
+    #[arg(long)]
+    pub(crate) weight: Option<f64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pull {
+    /// The job.
+    pub(crate) job: Name,
+    /// Where the model goes [default: stdout].
+    #[arg(short = 'o', long = "to", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Only a model newer than this version; without one the exit code is 1.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) after: Option<u64>,
+    /// How long to wait for a newer model.
+    #[arg(long, requires = "after", value_name = "TIME")]
+    pub(crate) wait: Option<Interval>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorOptions {
+    /// The state directory to check [default: $XDG_STATE_HOME/tributary or ~/.local/state/tributary].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+impl From<SidecarChoice> for Choice {
+    fn from(choice: SidecarChoice) -> Self {
+        match choice {
+            SidecarChoice::Auto => Self::Auto,
+            SidecarChoice::Ebpf => Self::Ebpf,
+            SidecarChoice::Userspace => Self::Userspace,
+        }
+    }
+}
+
+fn parse_kind(text: &str) -> Result<Kind, String> {
+    let known = Kind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str().eq_ignore_ascii_case(text));
+    known.ok_or_else(|| {
+        let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        format!("the kinds are {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn kinds_are_taken_in_any_case() {
+        assert_eq!(parse_kind("job"), Ok(Kind::Job));
+        assert_eq!(
+            parse_kind("jobs"),
+            Err("the kinds are Function, Job".into())
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! `tributary describe`.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use tributary_api::{
+    Name,
+    manifest::{Closing, JobManifest},
+    status::{FunctionStatus, JobPhase, JobStatus, NodeStatus, RoundStatus},
+};
+
+use super::get;
+use crate::{
+    args::Describe,
+    client::Client,
+    failure::Failure,
+    output::{Output, bytes},
+};
+
+/// The rounds that are shown of a job.
+const ROUNDS_SHOWN: usize = 5;
+
+/// Everything about a job.
+#[derive(Debug, Serialize)]
+struct JobDescription {
+    status: JobStatus,
+    manifest: JobManifest,
+    rounds: Vec<RoundStatus>,
+}
+
+/// Lines of a label and a value.
+#[derive(Debug, Default)]
+struct Lines(String);
+
+pub(crate) fn run(client: &Client, output: &Output, what: Describe) -> Result<(), Failure> {
+    match what {
+        Describe::Job { name } => output.write(&fetch_job(client, &name)?, job),
+        Describe::Function { name } => {
+            output.write(&client.get(&format!("/v1/functions/{name}"))?, function)
+        }
+        Describe::Node { name } => {
+            let nodes: Vec<NodeStatus> = client.get("/v1/nodes")?;
+            let found = nodes.into_iter().find(|node| node.name == name);
+            let found = found.ok_or_else(|| {
+                Failure::NotFound(format!(
+                    "there is no node {name}; `tributary get nodes` lists them"
+                ))
+            })?;
+            output.write(&found, node)
+        }
+    }
+}
+
+fn fetch_job(client: &Client, name: &Name) -> Result<JobDescription, Failure> {
+    let status = get::job(client, name)?;
+    let manifest = client.get(&format!("/v1/jobs/{name}/manifest"))?;
+    let mut rounds: Vec<RoundStatus> = match client.get(&format!("/v1/jobs/{name}/rounds")) {
+        Ok(rounds) => rounds,
+        // No node runs the job: there is nothing to tell of its rounds.
+        Err(Failure::Problem(problem)) if problem.status == 404 => Vec::new(),
+        Err(failure) => return Err(failure),
+    };
+    rounds.truncate(ROUNDS_SHOWN);
+    Ok(JobDescription {
+        status,
+        manifest,
+        rounds,
+    })
+}
+
+fn job(description: &JobDescription) -> String {
+    let JobDescription {
+        status,
+        manifest,
+        rounds,
+    } = description;
+    let (spec, mut lines) = (&manifest.spec, Lines::default());
+    lines.add("Job", &status.name);
+    lines.add("Phase", status.phase);
+    lines.add("Revision", status.revision);
+    lines.add(
+        "Function",
+        format!(
+            "{} (revision {})",
+            status.function, status.function_revision
+        ),
+    );
+    if !spec.function.config.is_empty() {
+        lines.add(
+            "  Config",
+            serde_json::Value::Object(spec.function.config.clone()),
+        );
+    }
+    let model = format!(
+        "{} parameters, {}",
+        status.parameters,
+        bytes(status.model_bytes)
+    );
+    lines.add("Model", format!("version {}, {model}", status.version));
+    if status.phase == JobPhase::Running {
+        lines.add(
+            "Round",
+            format!(
+                "{}: {} of {} updates",
+                get::round(status),
+                status.accepted,
+                status.expected
+            ),
+        );
+    }
+    lines.add("  Closes", closes(spec.closing()));
+    lines.add(
+        "Clients",
+        format!("at most {} in a round", spec.clients.max),
+    );
+    if let Some(fan_in) = spec.tree.fan_in {
+        lines.add("Fan-in", fan_in);
+    }
+    lines.add("Keep-alive", spec.keep_alive);
+    lines.add("Node", status.node.as_deref().unwrap_or("none"));
+    lines.add("Workers", status.workers);
+    if let Some(arena) = &status.arena {
+        let size = bytes(arena.slot_bytes);
+        lines.add(
+            "Arena",
+            format!(
+                "{}: {} of {} slots of {size} free",
+                arena.segment, arena.free, arena.slots
+            ),
+        );
+    }
+    if let Some(error) = &status.last_error {
+        lines.add("Last error", error);
+    }
+    if !rounds.is_empty() {
+        lines.0 += "\nNewest rounds:\n";
+        lines.0 += &get::rounds(rounds);
+    }
+    lines.0
+}
+
+fn closes(closing: Closing) -> String {
+    let Closing { full, deadline } = closing;
+    match deadline {
+        None => format!("with {full} updates"),
+        Some((after, quorum)) => {
+            format!("with {full} updates, or {after} after the first with at least {quorum}")
+        }
+    }
+}
+
+fn function(function: &FunctionStatus) -> String {
+    let mut lines = Lines::default();
+    let description = &function.description;
+    lines.add("Function", &function.name);
+    lines.add("Revision", function.revision);
+    lines.add("Module", function.digest);
+    lines.add("Algebra", function.algebra.as_str());
+    lines.add(
+        "Limits",
+        format!(
+            "{} of memory, {} for a call",
+            function.limits.memory, function.limits.deadline
+        ),
+    );
+    let partial = format!(
+        "{} bytes per element",
+        description.partial_bytes_per_element
+    );
+    lines.add(
+        "Partial",
+        format!("{partial} and {} beside", description.scalar_bytes),
+    );
+    lines.add(
+        "Inputs",
+        format!("up to {} in a call", description.max_inputs),
+    );
+    let jobs: Vec<_> = function.jobs.iter().map(Name::as_str).collect();
+    lines.add(
+        "Jobs",
+        if jobs.is_empty() {
+            "none".into()
+        } else {
+            jobs.join(", ")
+        },
+    );
+    lines.0
+}
+
+fn node(node: &NodeStatus) -> String {
+    let mut lines = Lines::default();
+    lines.add("Node", &node.name);
+    lines.add("Sidecar", node.sidecar);
+    if let Some(reason) = &node.sidecar_reason {
+        lines.add("  Because", reason);
+    }
+    lines.add("Workers", node.workers);
+    lines.add("Jobs", node.jobs);
+    lines.add("Cores", node.cores);
+    lines.add("/dev/shm", format!("{} free", bytes(node.shm_free_bytes)));
+    lines.add("Kernel", &node.kernel);
+    lines.add("Version", &node.version);
+    lines.0
+}
+
+impl Lines {
+    fn add(&mut self, label: &str, value: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{:<14}{value}", format!("{label}:"));
+    }
+}

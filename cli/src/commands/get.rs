@@ -1,0 +1,151 @@
+//! `tributary get`.
+
+use tributary_api::{
+    Name,
+    status::{FunctionStatus, JobStatus, NodeStatus, RoundStatus},
+};
+
+use crate::{
+    args::Get,
+    client::Client,
+    failure::Failure,
+    output::{Output, Table, bytes, seconds},
+};
+
+pub(crate) fn run(client: &Client, output: &Output, what: Get) -> Result<(), Failure> {
+    match what {
+        Get::Jobs { name: None } => output.write(&client.get("/v1/jobs")?, jobs),
+        Get::Jobs { name: Some(name) } => output.write(&vec![job(client, &name)?], jobs),
+        Get::Functions { name: None } => output.write(&client.get("/v1/functions")?, functions),
+        Get::Functions { name: Some(name) } => output.write(
+            &vec![client.get(&format!("/v1/functions/{name}"))?],
+            functions,
+        ),
+        Get::Nodes => output.write(&client.get("/v1/nodes")?, nodes),
+        Get::Rounds { job } => {
+            output.write(&client.get(&format!("/v1/jobs/{job}/rounds"))?, rounds)
+        }
+    }
+}
+
+/// A job, even if no node runs it.
+pub(super) fn job(client: &Client, name: &Name) -> Result<JobStatus, Failure> {
+    let jobs: Vec<JobStatus> = client.get("/v1/jobs")?;
+    let found = jobs.into_iter().find(|job| job.name == *name);
+    found.ok_or_else(|| {
+        Failure::NotFound(format!(
+            "there is no job {name}; `tributary get jobs` lists them"
+        ))
+    })
+}
+
+fn jobs(jobs: &Vec<JobStatus>) -> String {
+    let mut table = Table::new(&[
+        "NAME",
+        "PHASE",
+        "FUNCTION",
+        "ROUND",
+        "UPDATES",
+        "PARAMETERS",
+        "WORKERS",
+        "REVISION",
+        "ERROR",
+    ]);
+    for job in jobs {
+        table.row(vec![
+            job.name.to_string(),
+            job.phase.to_string(),
+            job.function.to_string(),
+            round(job),
+            format!("{}/{}", job.accepted, job.expected),
+            job.parameters.to_string(),
+            job.workers.to_string(),
+            job.revision.to_string(),
+            job.last_error
+                .as_deref()
+                .and_then(|error| error.lines().next())
+                .unwrap_or_default()
+                .into(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// The open round, or the last one of a job that is completed.
+pub(super) fn round(job: &JobStatus) -> String {
+    match job.rounds {
+        Some(rounds) => format!("{}/{rounds}", job.version.min(rounds.into())),
+        None => job.version.to_string(),
+    }
+}
+
+fn functions(functions: &Vec<FunctionStatus>) -> String {
+    let mut table = Table::new(&[
+        "NAME", "REVISION", "ALGEBRA", "MEMORY", "DEADLINE", "DIGEST", "JOBS",
+    ]);
+    for function in functions {
+        let jobs: Vec<_> = function.jobs.iter().map(Name::as_str).collect();
+        table.row(vec![
+            function.name.to_string(),
+            function.revision.to_string(),
+            function.algebra.as_str().into(),
+            function.limits.memory.to_string(),
+            function.limits.deadline.to_string(),
+            function.digest.short(),
+            jobs.join(","),
+        ]);
+    }
+    table.to_string()
+}
+
+fn nodes(nodes: &Vec<NodeStatus>) -> String {
+    let mut table = Table::new(&[
+        "NAME", "SIDECAR", "WORKERS", "JOBS", "CORES", "SHM FREE", "KERNEL", "VERSION",
+    ]);
+    for node in nodes {
+        table.row(vec![
+            node.name.clone(),
+            node.sidecar.to_string(),
+            node.workers.to_string(),
+            node.jobs.to_string(),
+            node.cores.to_string(),
+            bytes(node.shm_free_bytes),
+            node.kernel.clone(),
+            node.version.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(super) fn rounds(rounds: &Vec<RoundStatus>) -> String {
+    let mut table = Table::new(&[
+        "ROUND",
+        "PHASE",
+        "UPDATES",
+        "CONTRIBUTORS",
+        "REJECTED",
+        "LATE",
+        "AGGREGATION",
+        "TOTAL",
+        "COPIED",
+        "READ IN PLACE",
+        "TREE",
+    ]);
+    for round in rounds {
+        let tree = round.aggregators;
+        table.row(vec![
+            round.round.to_string(),
+            round.phase.to_string(),
+            format!("{}/{}", round.accepted, round.expected),
+            round.contributors.to_string(),
+            round.rejected.to_string(),
+            round.late.to_string(),
+            seconds(round.aggregation_seconds),
+            seconds(round.seconds),
+            bytes(round.bytes_copied),
+            bytes(round.bytes_read_in_place),
+            format!("{}+{}+{}", tree.leaf, tree.middle, tree.top),
+        ]);
+    }
+    table.to_string()
+}

@@ -1,0 +1,85 @@
+//! `tributary validate`: what can be checked without a server.
+
+use std::{fs::File, io::Read as _, path::PathBuf};
+
+use serde_json::json;
+use tributary_api::{
+    manifest::{Kind, source::SourceError},
+    model::{HEADER_BYTES_MAX, Header, HeaderError, ModelLayout, PREFIX_BYTES, header_length},
+};
+
+use crate::{
+    failure::Failure,
+    output::{self, Output},
+    sources::{self, Source},
+};
+
+/// What every WASM module begins with.
+const WASM_MAGIC: &[u8] = b"\0asm";
+
+pub(crate) fn run(output: &Output, files: &[PathBuf]) -> Result<(), Failure> {
+    let sources = sources::read(files)?;
+    let errors: Vec<_> = sources.iter().filter_map(broken_file).collect();
+    if !errors.is_empty() {
+        return Err(Failure::Manifests(errors));
+    }
+    let valid: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let manifest = &source.document.manifest;
+            json!({ "kind": manifest.kind(), "name": manifest.name(), "valid": true })
+        })
+        .collect();
+    output.write(&valid, |_| {
+        let line = |source: &Source| {
+            let manifest = &source.document.manifest;
+            format!(
+                "{}/{} is valid\n",
+                manifest.kind().as_str().to_lowercase(),
+                manifest.name()
+            )
+        };
+        sources.iter().map(line).collect()
+    })
+}
+
+/// What is wrong with the file that a manifest names. One that is not there may yet be built.
+fn broken_file(source: &Source) -> Option<SourceError> {
+    let (path, field) = source.file()?;
+    let Ok(file) = File::open(&path) else {
+        output::say(&format!(
+            "warning: {}",
+            source.error(field, format!("{} cannot be read", path.display()))
+        ));
+        return None;
+    };
+    let checked = match source.document.manifest.kind() {
+        Kind::Function => module(file),
+        Kind::Job => model(file),
+    };
+    checked
+        .err()
+        .map(|error| source.error(field, format!("{}: {error:#}", path.display())))
+}
+
+fn module(mut file: File) -> anyhow::Result<()> {
+    let mut magic = [0; 4];
+    let whole = file.read_exact(&mut magic).is_ok();
+    anyhow::ensure!(whole && magic == WASM_MAGIC, "the file is no WASM module");
+    Ok(())
+}
+
+fn model(mut file: File) -> anyhow::Result<()> {
+    let actual = file.metadata()?.len();
+    let mut prefix = [0; PREFIX_BYTES];
+    let truncated = |needed| HeaderError::Truncated { actual, needed };
+    file.read_exact(&mut prefix)
+        .map_err(|_| truncated(PREFIX_BYTES as u64))?;
+    let mut json = vec![0; header_length(prefix, HEADER_BYTES_MAX)?];
+    let data = (PREFIX_BYTES + json.len()) as u64;
+    file.read_exact(&mut json).map_err(|_| truncated(data))?;
+    let header = Header::parse(&json)?;
+    header.check_data_bytes(actual.saturating_sub(data))?;
+    ModelLayout::from_header(&header)?;
+    Ok(())
+}

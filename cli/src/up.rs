@@ -1,0 +1,72 @@
+//! `tributary up`: controller and node in one process.
+
+use std::{env, sync::Arc, thread};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing_subscriber::EnvFilter;
+use tributary_controller::{Controller, State, routes};
+use tributary_node::{Node, Options, events::Events, identity::Identity, metrics::Metrics};
+
+use crate::{args::UpOptions, state_dir::state_dir};
+
+pub(crate) fn run(options: UpOptions) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    tokio::runtime::Runtime::new()?.block_on(up(options))
+}
+
+async fn up(options: UpOptions) -> anyhow::Result<()> {
+    let directory = state_dir(options.state_dir)?;
+    let identity = Identity::take(&directory)?;
+    let listener = TcpListener::bind(options.listen).await;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {}; give --listen", options.listen))?;
+    let state = State::open(&directory)?;
+    let events = Events::new(identity.name());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let node_options = Options {
+        sidecar: options.sidecar.into(),
+        workers: options
+            .workers
+            .unwrap_or(u32::try_from(cores).unwrap_or(u32::MAX)),
+        worker_program: env::current_exe().context("cannot find this program's own file")?,
+    };
+    let node = Node::start(
+        identity,
+        node_options,
+        state.checkpoints(),
+        Arc::new(Metrics::new()),
+        events,
+    )?;
+    let node = Arc::new(node);
+    let (kind, reason) = node.sidecar();
+    tracing::info!(sidecar = %kind, reason, "descriptors are routed");
+
+    let controller = Controller::start(state, node.clone()).await?;
+    let (stop, stopped) = watch::channel(false);
+    let server = node.serve(listener, routes(controller.clone()), stopped);
+    tracing::info!("listening on http://{}", options.listen);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        () = controller.run() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    // Nobody listens any more if the server has ended by itself.
+    let _ = stop.send(true);
+    server.await.context("the gateway ended abnormally")?;
+    node.shutdown().await;
+    Ok(())
+}

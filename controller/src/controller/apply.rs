@@ -1,0 +1,243 @@
+//! Applying manifests: everything is checked, then everything is committed in one transaction.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Value, json};
+use tributary_api::{
+    Digest, Name,
+    apply::{Action, ApplyResult},
+    control::{FunctionDescription, FunctionRevision, JobDesired, NodeError},
+    event::EventKind,
+    manifest::Kind,
+    model::ModelLayout,
+    problem::FieldError,
+};
+
+use super::{Controller, lock};
+use crate::{
+    Error,
+    plan::{self, Plan, PlannedFunction, PlannedJob, at},
+    store::{Commit, FunctionRecord, JobRecord},
+};
+
+impl Controller {
+    /// Applies manifests, all or none. With `dry_run` everything is checked and nothing is changed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every wrong field; otherwise as the store and the file system fail.
+    pub async fn apply(
+        &self,
+        manifests: &[Value],
+        dry_run: bool,
+    ) -> Result<Vec<ApplyResult>, Error> {
+        let manifests = plan::parse(manifests)?;
+        let _turn = self.turn.lock().await;
+        let plan = plan::plan(&self.desired(), &manifests)?;
+        let commit = self.check(&plan).await?;
+        let mut results = plan.results();
+        let changes = !commit.functions.is_empty() || !commit.jobs.is_empty();
+        if changes && !dry_run {
+            self.commit(commit).await?;
+            self.announce(&plan);
+            self.drive().await;
+            self.note(&plan, &mut results);
+        }
+        Ok(results)
+    }
+
+    /// Lets the node check what is new.
+    async fn check(&self, plan: &Plan) -> Result<Commit, Error> {
+        let (mut commit, mut errors) = (Commit::default(), Vec::new());
+        for function in plan
+            .functions
+            .iter()
+            .filter(|function| function.action != Action::Unchanged)
+        {
+            match self.check_function(function).await? {
+                Ok(description) => {
+                    let revision = function.revision.clone();
+                    commit.functions.push(FunctionRecord {
+                        revision,
+                        description,
+                    });
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        // A job of a function that was refused can only be refused for the same reason.
+        if errors.is_empty() {
+            for job in plan
+                .jobs
+                .iter()
+                .filter(|job| job.action != Action::Unchanged)
+            {
+                match self.check_job(job).await? {
+                    Ok(record) => commit.jobs.push((job.name.clone(), record)),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        if errors.is_empty() {
+            Ok(commit)
+        } else {
+            Err(Error::Invalid(errors))
+        }
+    }
+
+    async fn check_function(
+        &self,
+        function: &PlannedFunction,
+    ) -> Result<Result<FunctionDescription, FieldError>, Error> {
+        let refused = |message| Ok(Err(at(function.manifest, "spec.module", message)));
+        let wasm = match self.state.blobs.get(function.revision.digest).await {
+            Ok(wasm) => wasm,
+            Err(Error::UnknownBlob(digest)) => return refused(not_uploaded(digest)),
+            Err(error) => return Err(error),
+        };
+        match self.node.deploy(&function.revision, wasm).await {
+            Ok(description) => Ok(Ok(description)),
+            Err(error) => refused(error.to_string()),
+        }
+    }
+
+    async fn check_job(&self, job: &PlannedJob) -> Result<Result<JobRecord, FieldError>, Error> {
+        let refused = |path: &str, message: String| {
+            let message = if job.follows_function {
+                format!("job {}, which uses this function: {message}", job.name)
+            } else {
+                message
+            };
+            let path = if job.follows_function {
+                "metadata.name"
+            } else {
+                path
+            };
+            Ok(Err(at(job.manifest, path, message)))
+        };
+        let layout = match self.state.blobs.layout(job.model).await {
+            Ok(Ok(layout)) => layout,
+            Ok(Err(error)) => return refused("spec.model", error.to_string()),
+            Err(Error::UnknownBlob(digest)) => return refused("spec.model", not_uploaded(digest)),
+            Err(error) => return Err(error),
+        };
+        if let Some(difference) = self.difference(job, &layout).await? {
+            return refused("spec.model", difference);
+        }
+        let elements = layout.elements();
+        let desired = JobDesired {
+            name: job.name.clone(),
+            revision: job.revision,
+            spec: job.spec.clone(),
+            function: job.function.clone(),
+            layout: Arc::new(layout),
+            version: 1,
+        };
+        match self.node.check_job(&desired).await {
+            Ok(()) => Ok(Ok(JobRecord {
+                revision: job.revision,
+                spec: job.spec.clone(),
+                function_revision: job.function.revision,
+                elements,
+            })),
+            Err(NodeError::Refused(message) | NodeError::Unavailable(message)) => {
+                refused("spec", message)
+            }
+            Err(error) => refused("spec", error.to_string()),
+        }
+    }
+
+    /// How a job's new layout differs from the one that its kept models have.
+    async fn difference(
+        &self,
+        job: &PlannedJob,
+        layout: &ModelLayout,
+    ) -> Result<Option<String>, Error> {
+        let Some(digest) = job
+            .previous
+            .as_ref()
+            .and_then(|previous| previous.spec.model.digest)
+        else {
+            return Ok(None);
+        };
+        if digest == job.model {
+            return Ok(None);
+        }
+        let Ok(before) = self.state.blobs.layout(digest).await? else {
+            return Ok(None);
+        };
+        let how = match before.match_model(layout) {
+            _ if before == *layout => return Ok(None),
+            Err(mismatch) => mismatch.to_string(),
+            Ok(_) => "the tensors' data are in another order".into(),
+        };
+        Ok(Some(format!(
+            "a job keeps the layout of its model, and this one differs: {how}; \
+             delete job {} first, or give the new job another name",
+            job.name
+        )))
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), Error> {
+        let new: Vec<(Name, u64)> = commit
+            .functions
+            .iter()
+            .map(|record| (record.revision.name.clone(), record.revision.revision))
+            .collect();
+        // Models under the name of a new job are what a deleted one left.
+        for (name, _) in commit
+            .jobs
+            .iter()
+            .filter(|(name, _)| self.find_job(name.as_str()).is_none())
+        {
+            self.state.models.remove(name).await?;
+        }
+        let store = Arc::clone(&self.state.store);
+        tokio::task::spawn_blocking(move || store.commit(&commit)).await??;
+        lock(&self.deployed).extend(new);
+        self.reload().await
+    }
+
+    fn announce(&self, plan: &Plan) {
+        for job in plan
+            .jobs
+            .iter()
+            .filter(|job| job.action != Action::Unchanged)
+        {
+            let data = json!({ "action": job.action, "revision": job.revision });
+            self.node.announce(EventKind::JobApplied, &job.name, data);
+        }
+    }
+
+    /// Adds what became of the jobs.
+    fn note(&self, plan: &Plan, results: &mut [ApplyResult]) {
+        let failures = lock(&self.failures);
+        let planned: BTreeMap<&Name, &PlannedJob> =
+            plan.jobs.iter().map(|job| (&job.name, job)).collect();
+        for result in results.iter_mut().filter(|result| result.kind == Kind::Job) {
+            let Some(job) = planned.get(&result.name) else {
+                continue;
+            };
+            if let Some(failure) = failures.get(&job.name) {
+                result
+                    .notes
+                    .push(format!("the job does not run: {}", failure.message));
+            } else if restarted(job) {
+                result.notes.push(
+                    "the job was restarted at its newest model; its open round began anew".into(),
+                );
+            }
+        }
+    }
+}
+
+fn restarted(job: &PlannedJob) -> bool {
+    job.action == Action::Configured
+        && job.previous.as_ref().is_some_and(|previous| {
+            let FunctionRevision { revision, .. } = job.function;
+            previous.function_revision != revision || previous.spec.needs_restart(&job.spec)
+        })
+}
+
+fn not_uploaded(digest: Digest) -> String {
+    format!("the server does not have {digest}; upload it with PUT /v1/blobs/{digest}")
+}

@@ -1,0 +1,159 @@
+//! What can go wrong, and how HTTP says it.
+
+use axum::{
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use tributary_api::{
+    Digest, Name,
+    manifest::Kind,
+    problem::{self, FieldError, Problem},
+};
+
+/// Why the control plane does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Manifests are wrong; nothing was applied.
+    #[error("{}", summary(.0))]
+    Invalid(Vec<FieldError>),
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Malformed(String),
+    /// There is no such thing.
+    #[error("there is no {} {name:?}", kind.as_str().to_lowercase())]
+    Unknown {
+        /// What kind of thing.
+        kind: Kind,
+        /// Its name, which may be no possible name.
+        name: String,
+    },
+    /// There is no such blob.
+    #[error("there is no blob {0}")]
+    UnknownBlob(Digest),
+    /// A function cannot be deleted while jobs use it.
+    #[error(
+        "function {function} is used by {}; delete the jobs first",
+        listed(jobs)
+    )]
+    InUse {
+        /// The function.
+        function: Name,
+        /// The jobs that use it.
+        jobs: Vec<Name>,
+    },
+    /// The bytes of a blob are not those that its name promises.
+    #[error("the body's digest is {actual}, not {promised}; nothing was stored")]
+    DigestMismatch {
+        /// The digest in the URL.
+        promised: Digest,
+        /// The digest of the bytes.
+        actual: Digest,
+    },
+    /// A blob has more bytes than are taken.
+    #[error("the body has more than {max} bytes")]
+    TooLarge {
+        /// The greatest number of bytes.
+        max: u64,
+    },
+    /// The state directory cannot be used by two processes.
+    #[error("{0} is in use by another process; stop that one or give another --state-dir")]
+    Locked(String),
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(#[from] redb::Error),
+    /// A stored record cannot be read.
+    #[error("the store holds a damaged record: {0}")]
+    Record(#[from] serde_json::Error),
+    /// Files could not be read or written.
+    #[error("files of the state directory failed: {0}")]
+    Files(#[from] object_store::Error),
+    /// The state directory could not be made.
+    #[error("the state directory {path}: {error}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A task of this process died.
+    #[error("an internal task failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// The same as a problem document.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let (status, slug, title) = match self {
+            Self::Invalid(_) => (422, "invalid-manifest", "Invalid manifest"),
+            Self::Malformed(_) => (400, "malformed-request", "Malformed request"),
+            Self::Unknown { .. } | Self::UnknownBlob(_) => (404, "not-found", "Not found"),
+            Self::InUse { .. } => (409, "in-use", "In use"),
+            Self::DigestMismatch { .. } => (422, "digest-mismatch", "Digest mismatch"),
+            Self::TooLarge { .. } => (413, "too-large", "Too large"),
+            Self::Locked(_)
+            | Self::Store(_)
+            | Self::Record(_)
+            | Self::Files(_)
+            | Self::Directory { .. }
+            | Self::Task(_) => (500, "internal", "Internal error"),
+        };
+        let mut problem = Problem::new(status, slug, title, self.to_string());
+        if let Self::Invalid(errors) = self {
+            problem.errors.clone_from(errors);
+        }
+        problem
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
+        if problem.status >= 500 {
+            tracing::error!(error = %self, "request failed");
+        }
+        problem_response(&problem)
+    }
+}
+
+/// An HTTP response that carries a problem.
+#[must_use]
+pub fn problem_response(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    (
+        status,
+        [(header::CONTENT_TYPE, problem::CONTENT_TYPE)],
+        body,
+    )
+        .into_response()
+}
+
+macro_rules! store_errors {
+    ($($error:ident),*) => {$(
+        impl From<redb::$error> for Error {
+            fn from(error: redb::$error) -> Self {
+                Self::Store(error.into())
+            }
+        }
+    )*};
+}
+
+store_errors!(CommitError, StorageError, TableError, TransactionError);
+
+fn summary(errors: &[FieldError]) -> String {
+    match errors {
+        [one] => one.to_string(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+        [] => "the manifests are wrong".into(),
+    }
+}
+
+fn listed(jobs: &[Name]) -> String {
+    let names: Vec<_> = jobs.iter().map(Name::as_str).collect();
+    format!(
+        "{} {}",
+        if names.len() == 1 { "job" } else { "jobs" },
+        names.join(", ")
+    )
+}

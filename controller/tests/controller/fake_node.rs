@@ -1,0 +1,162 @@
+//! A node that remembers what it is told and refuses on demand.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
+use tributary_api::{
+    Name,
+    control::{FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError},
+    event::EventKind,
+    status::{JobPhase, JobStatus, NodeStatus, RoundStatus, Sidecar},
+};
+
+#[derive(Default)]
+pub(crate) struct FakeNode {
+    pub(crate) jobs: Mutex<BTreeMap<Name, (JobDesired, Bytes)>>,
+    /// What was done, in order: `deploy f@1`, `start j@1 v1`.
+    pub(crate) log: Mutex<Vec<String>>,
+    /// Whether jobs can be started now.
+    pub(crate) busy: AtomicBool,
+}
+
+impl FakeNode {
+    pub(crate) fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock().unwrap())
+    }
+
+    fn write(&self, line: String) {
+        self.log.lock().unwrap().push(line);
+    }
+}
+
+#[async_trait]
+impl NodeControl for FakeNode {
+    async fn deploy(
+        &self,
+        function: &FunctionRevision,
+        wasm: Bytes,
+    ) -> Result<FunctionDescription, NodeError> {
+        self.write(format!("deploy {}@{}", function.name, function.revision));
+        if !wasm.starts_with(b"\0asm") {
+            return Err(NodeError::Refused("the module is not WASM".into()));
+        }
+        Ok(FunctionDescription {
+            partial_bytes_per_element: 8,
+            scalar_bytes: 16,
+            max_inputs: 8,
+        })
+    }
+
+    async fn check_job(&self, job: &JobDesired) -> Result<(), NodeError> {
+        match job.spec.function.config.get("refuse") {
+            Some(reason) => Err(NodeError::Refused(format!(
+                "the function refuses its configuration: {reason}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    async fn start_job(&self, job: JobDesired, model: Bytes) -> Result<(), NodeError> {
+        if self.busy.load(Ordering::Relaxed) {
+            return Err(NodeError::Unavailable("/dev/shm is full".into()));
+        }
+        self.write(format!(
+            "start {}@{} v{} with {}@{}",
+            job.name, job.revision, job.version, job.function.name, job.function.revision
+        ));
+        let before = self
+            .jobs
+            .lock()
+            .unwrap()
+            .insert(job.name.clone(), (job, model));
+        assert!(before.is_none(), "a job was started twice");
+        Ok(())
+    }
+
+    async fn update_job(&self, job: JobDesired) -> Result<(), NodeError> {
+        self.write(format!("update {}@{}", job.name, job.revision));
+        let mut jobs = self.jobs.lock().unwrap();
+        let running = jobs
+            .get_mut(&job.name)
+            .ok_or(NodeError::UnknownJob(job.name.clone()))?;
+        assert!(
+            !running.0.spec.needs_restart(&job.spec),
+            "an update that needs a restart"
+        );
+        running.0 = job;
+        Ok(())
+    }
+
+    async fn stop_job(&self, name: &Name) -> Result<(), NodeError> {
+        self.write(format!("stop {name}"));
+        self.jobs.lock().unwrap().remove(name);
+        Ok(())
+    }
+
+    async fn job_status(&self, name: &Name) -> Option<JobStatus> {
+        self.jobs
+            .lock()
+            .unwrap()
+            .get(name)
+            .map(|(job, _)| status(job))
+    }
+
+    async fn jobs(&self) -> Vec<JobStatus> {
+        self.jobs
+            .lock()
+            .unwrap()
+            .values()
+            .map(|(job, _)| status(job))
+            .collect()
+    }
+
+    async fn rounds(&self, _: &Name) -> Vec<RoundStatus> {
+        Vec::new()
+    }
+
+    fn announce(&self, kind: EventKind, job: &Name, _: Value) {
+        self.write(format!("{} {job}", kind.as_str()));
+    }
+
+    async fn node_status(&self) -> NodeStatus {
+        NodeStatus {
+            name: "fake".into(),
+            sidecar: Sidecar::Userspace,
+            sidecar_reason: None,
+            workers: 0,
+            jobs: 0,
+            version: String::new(),
+            kernel: String::new(),
+            cores: 1,
+            shm_free_bytes: 0,
+        }
+    }
+}
+
+fn status(job: &JobDesired) -> JobStatus {
+    JobStatus {
+        name: job.name.clone(),
+        phase: JobPhase::Running,
+        function: job.function.name.clone(),
+        function_revision: job.function.revision,
+        revision: job.revision,
+        version: job.version,
+        rounds: job.spec.rounds,
+        expected: job.spec.expected(),
+        accepted: 0,
+        parameters: job.layout.elements(),
+        model_bytes: job.layout.data_bytes(),
+        last_error: None,
+        node: Some("fake".into()),
+        arena: None,
+        workers: 0,
+    }
+}

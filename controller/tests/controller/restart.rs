@@ -1,0 +1,140 @@
+use std::fs;
+
+use tributary_api::Name;
+use tributary_controller::{Error, State};
+
+use crate::world::{World, job, model};
+
+fn weights(fill: u8) -> Vec<u8> {
+    let mut file = model(&[("w", 4), ("b", 2)]);
+    let data = file.len() - 24;
+    file[data..].fill(fill);
+    file
+}
+
+async fn running() -> (World, Name) {
+    let world = World::new().await;
+    let [f, j] = world.example().await;
+    world.apply(&[f, j]).await;
+    (world, "j".parse().unwrap())
+}
+
+#[tokio::test]
+async fn desired_state_survives_the_process() {
+    let (world, name) = running().await;
+    for version in 2..=4 {
+        world
+            .checkpoints
+            .save(
+                &name,
+                version,
+                vec![weights(u8::try_from(version).unwrap()).into()],
+            )
+            .await
+            .unwrap();
+    }
+    let world = world.restarted().await;
+    assert_eq!(
+        world.node.take_log(),
+        ["deploy f@1", "start j@1 v4 with f@1"]
+    );
+    assert_eq!(world.node.jobs.lock().unwrap()[&name].1, weights(4));
+}
+
+#[tokio::test]
+async fn the_last_five_versions_are_kept() {
+    let (world, name) = running().await;
+    for version in 2..=20 {
+        // In parts, as a node has them.
+        let file = weights(u8::try_from(version).unwrap());
+        let (head, data) = file.split_at(file.len() - 24);
+        world
+            .checkpoints
+            .save(
+                &name,
+                version,
+                vec![head.to_vec().into(), data.to_vec().into()],
+            )
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        fs::read_dir(world.path().join("models/j")).unwrap().count(),
+        5
+    );
+    assert_eq!(world.checkpoints.load(&name, 15).await.unwrap(), None);
+    assert_eq!(
+        world.checkpoints.load(&name, 16).await.unwrap().unwrap(),
+        weights(16)
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_model_is_passed_over() {
+    let (world, name) = running().await;
+    world
+        .checkpoints
+        .save(&name, 2, vec![weights(2).into()])
+        .await
+        .unwrap();
+    world
+        .checkpoints
+        .save(&name, 3, vec![weights(3).into()])
+        .await
+        .unwrap();
+    let newest = world.path().join(format!("models/j/{:020}.safetensors", 3));
+    let torn = &weights(3)[..60];
+    fs::write(newest, torn).unwrap();
+    let world = world.restarted().await;
+    assert_eq!(world.node.take_log()[1], "start j@1 v2 with f@1");
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_is_removed() {
+    let (world, _) = running().await;
+    let stale = world.upload("nobody refers to this").await;
+    let staged = world
+        .path()
+        .join("models/j/00000000000000000009.safetensors#1");
+    fs::create_dir_all(staged.parent().unwrap()).unwrap();
+    fs::write(&staged, "half a model").unwrap();
+    // A job was deleted, and the process died before its models were.
+    fs::create_dir_all(world.path().join("models/gone")).unwrap();
+    let orphan = world
+        .path()
+        .join(format!("models/gone/{:020}.safetensors", 2));
+    fs::write(&orphan, weights(1)).unwrap();
+
+    let hex = stale.hex();
+    let blob = world
+        .path()
+        .join(format!("blobs/sha256/{}/{hex}", &hex[..2]));
+    assert!(blob.exists());
+    let world = world.restarted().await;
+    assert!(!staged.exists() && !orphan.exists() && !blob.exists());
+    assert_eq!(
+        world.node.take_log()[1],
+        "start j@1 v1 with f@1",
+        "the live job's blobs must stay"
+    );
+}
+
+#[tokio::test]
+async fn two_processes_do_not_share_a_directory() {
+    let world = World::new().await;
+    let Err(Error::Locked(path)) = State::open(world.path()) else {
+        panic!("opened twice")
+    };
+    assert!(path.ends_with("store.redb"));
+}
+
+#[tokio::test]
+async fn revisions_are_numbered_on_after_a_restart() {
+    let (world, _) = running().await;
+    let world = world.restarted().await;
+    let other = world.upload(model(&[("w", 4), ("b", 2)])).await;
+    let mut changed = job("j", "f", other);
+    changed["spec"]["rounds"] = 9.into();
+    let results = world.apply(&[changed]).await;
+    assert_eq!(results[0].revision, 2);
+}

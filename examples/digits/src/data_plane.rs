@@ -1,0 +1,434 @@
+//! A client's side of the HTTP interface: fetch the global model, send an update.
+//!
+//! The whole protocol of a client is these two calls. An update may be sent again at will: the server takes
+//! identical bytes once. So everything that may be a passing trouble is answered with patience here: a lost
+//! connection, and 429, with which the server says that all its slots are taken for the moment.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, Body};
+
+use crate::model::Model;
+use crate::tensors;
+
+/// Largest answer that is read, in bytes; the model is about 10 kB.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// Pause after a lost connection, and after a 429 that does not say how long to wait.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause that a server may ask for.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The data plane of one job on one server. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct DataPlane {
+    agent: Agent,
+    job: String,
+    patience: Duration,
+}
+
+/// A global model as the server published it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// The model's version, which is also the round that is open for updates to it.
+    pub version: u64,
+    /// The model.
+    pub model: Model,
+}
+
+/// The server's answer to an update.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Accepted {
+    /// The round that the update counts in.
+    pub round: u64,
+    /// Clients in the round so far, this one included.
+    pub contributors: u64,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server could not be reached, or hung up, for longer than the client's patience.
+    #[error("{url}: {source}")]
+    Unreachable {
+        /// What was called.
+        url: String,
+        /// What the last attempt met.
+        source: Box<ureq::Error>,
+    },
+    /// The server had no free slot for longer than the client's patience.
+    #[error("{url}: the server had no free slot for {} s", waited.as_secs())]
+    Busy {
+        /// What was called.
+        url: String,
+        /// How long the client tried.
+        waited: Duration,
+    },
+    /// The server refused.
+    #[error("{url}: {status}: {problem}")]
+    Refused {
+        /// What was called.
+        url: String,
+        /// HTTP status code.
+        status: u16,
+        /// Title and detail of the server's problem report.
+        problem: String,
+    },
+    /// The server's answer makes no sense.
+    #[error("{url}: {problem}")]
+    Answer {
+        /// What was called.
+        url: String,
+        /// What is wrong with the answer.
+        problem: String,
+    },
+}
+
+impl DataPlane {
+    /// The data plane of `job` on `server`, for example `http://127.0.0.1:7878`. Each call is tried for as
+    /// long as `patience`.
+    pub fn new(server: &str, job: &str, patience: Duration) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_connect(Some(Duration::from_secs(5)))
+            .max_idle_connections_per_host(crate::CLIENTS)
+            .build();
+        let job = format!("{}/v1/jobs/{job}", server.trim_end_matches('/'));
+        Self {
+            agent: config.new_agent(),
+            job,
+            patience,
+        }
+    }
+
+    /// Fetches the current global model.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn model(&self) -> Result<Published, Error> {
+        let url = format!("{}/model", self.job);
+        self.fetch(&url, PAUSE_MAX)?.ok_or_else(|| Error::Answer {
+            url,
+            problem: "no model".to_owned(),
+        })
+    }
+
+    /// Waits up to `wait` for a model newer than `version`; `None` when none came.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn model_after(&self, version: u64, wait: Duration) -> Result<Option<Published>, Error> {
+        self.fetch(
+            &format!(
+                "{}/model?after={version}&wait={}s",
+                self.job,
+                wait.as_secs()
+            ),
+            wait + PAUSE_MAX,
+        )
+    }
+
+    /// Sends an update, a safetensors file; `weight` is usually the number of examples behind it.
+    ///
+    /// # Errors
+    /// See [`Error`]. A refusal with status 409 means that the round has closed.
+    pub fn push(
+        &self,
+        client: &str,
+        round: u64,
+        weight: f64,
+        update: &[u8],
+    ) -> Result<Accepted, Error> {
+        let url = format!(
+            "{}/updates/{client}?round={round}&weight={weight}",
+            self.job
+        );
+        let send = || {
+            let request = self
+                .agent
+                .put(&url)
+                .config()
+                .timeout_global(Some(self.patience))
+                .build();
+            request
+                .content_type("application/octet-stream")
+                .send(update)
+        };
+        let mut response = self.patiently(&url, send)?;
+        match response.status() {
+            StatusCode::OK | StatusCode::ACCEPTED => response
+                .body_mut()
+                .read_json()
+                .map_err(|error| answer(&url, &error)),
+            _ => Err(refused(&url, &mut response)),
+        }
+    }
+
+    fn fetch(&self, url: &str, timeout: Duration) -> Result<Option<Published>, Error> {
+        let get = || {
+            self.agent
+                .get(url)
+                .config()
+                .timeout_global(Some(timeout))
+                .build()
+                .call()
+        };
+        let mut response = self.patiently(url, get)?;
+        match response.status() {
+            StatusCode::OK => {
+                let version = version(&response)
+                    .ok_or_else(|| answer(url, &"no tributary-version header"))?;
+                let body = response
+                    .body_mut()
+                    .with_config()
+                    .limit(ANSWER_BYTES_MAX)
+                    .read_to_vec();
+                let body = body.map_err(|error| answer(url, &error))?;
+                let model = tensors::decode(&body).map_err(|error| answer(url, &error))?;
+                Ok(Some(Published { version, model }))
+            }
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Ok(None),
+            _ => Err(refused(url, &mut response)),
+        }
+    }
+
+    /// Calls until there is an answer other than 429, or the patience is at its end.
+    fn patiently(
+        &self,
+        url: &str,
+        call: impl Fn() -> Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, Error> {
+        let started = Instant::now();
+        loop {
+            let (pause, error) = match call() {
+                Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS => {
+                    let waited = started.elapsed();
+                    (
+                        retry_after(&response),
+                        Error::Busy {
+                            url: url.to_owned(),
+                            waited,
+                        },
+                    )
+                }
+                Ok(response) => return Ok(response),
+                Err(source) => {
+                    let source = Box::new(source);
+                    (
+                        PAUSE,
+                        Error::Unreachable {
+                            url: url.to_owned(),
+                            source,
+                        },
+                    )
+                }
+            };
+            if started.elapsed() + pause > self.patience {
+                return Err(error);
+            }
+            thread::sleep(pause);
+        }
+    }
+}
+
+fn version(response: &Response<Body>) -> Option<u64> {
+    response
+        .headers()
+        .get("tributary-version")?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// The pause that a 429 asks for. Only the form in seconds is understood; the server sends no other.
+fn retry_after(response: &Response<Body>) -> Duration {
+    let header = response
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok());
+    let seconds = header.and_then(|value| value.parse().ok());
+    seconds.map_or(PAUSE, Duration::from_secs).min(PAUSE_MAX)
+}
+
+fn answer(url: &str, problem: &impl ToString) -> Error {
+    Error::Answer {
+        url: url.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
+fn refused(url: &str, response: &mut Response<Body>) -> Error {
+    #[derive(Deserialize)]
+    struct Problem {
+        title: String,
+        #[serde(default)]
+        detail: String,
+    }
+    let status = response.status().as_u16();
+    let text = response
+        .body_mut()
+        .with_config()
+        .limit(ANSWER_BYTES_MAX)
+        .read_to_string();
+    let text = text.unwrap_or_else(|error| error.to_string());
+    let problem = match serde_json::from_str::<Problem>(&text) {
+        Ok(Problem { title, detail }) if detail.is_empty() => title,
+        Ok(Problem { title, detail }) => format!("{title}: {detail}"),
+        Err(_) => text,
+    };
+    Error::Refused {
+        url: url.to_owned(),
+        status,
+        problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SEED;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// Gives `answers` to one request each, on a connection each, and returns the requests as text.
+    fn serve(answers: Vec<Vec<u8>>) -> (String, thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let one = |answer: Vec<u8>| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                let mut part = [0; 4096];
+                while !complete(&request) {
+                    let count = stream.read(&mut part).unwrap();
+                    request.extend_from_slice(&part[..count]);
+                }
+                stream.write_all(&answer).unwrap();
+                String::from_utf8_lossy(&request).into_owned()
+            };
+            answers.into_iter().map(one).collect()
+        });
+        (url, server)
+    }
+
+    /// Whether the head and as many bytes of body as it announces are there.
+    fn complete(request: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(request).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            return false;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        body.len() >= length.map_or(0, |length| length.parse().unwrap())
+    }
+
+    fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    }
+
+    fn plane(url: &str) -> DataPlane {
+        DataPlane::new(url, "digits", Duration::from_secs(30))
+    }
+
+    #[test]
+    fn an_update_is_sent_again_after_a_429_and_after_a_lost_connection() {
+        let accepted =
+            br#"{"job":"digits","client":"c","round":3,"slot_state":"ready","contributors":2}"#;
+        let (url, server) = serve(vec![
+            reply("429 Too Many Requests", "retry-after: 0\r\n", b""),
+            Vec::new(),
+            reply(
+                "202 Accepted",
+                "content-type: application/json\r\n",
+                accepted,
+            ),
+        ]);
+        let answer = plane(&url).push("c", 3, 71.0, b"the update").unwrap();
+        assert_eq!(
+            answer,
+            Accepted {
+                round: 3,
+                contributors: 2
+            }
+        );
+        let requests = server.join().unwrap();
+        assert_eq!(requests.len(), 3);
+        for request in requests {
+            assert!(
+                request.starts_with("PUT /v1/jobs/digits/updates/c?round=3&weight=71 HTTP/1.1\r\n")
+            );
+            assert!(request.ends_with("\r\n\r\nthe update"));
+        }
+    }
+
+    #[test]
+    fn patience_ends() {
+        let (url, server) = serve(vec![reply(
+            "429 Too Many Requests",
+            "retry-after: 5\r\n",
+            b"",
+        )]);
+        let plane = DataPlane::new(&url, "digits", Duration::from_secs(4));
+        let error = plane.push("c", 1, 1.0, b"").unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }), "{error}");
+        server.join().unwrap();
+
+        let plane = DataPlane::new(&url, "digits", Duration::ZERO);
+        let error = plane.model().unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_model_comes_with_its_version_or_not_at_all() {
+        let model = Model::initial(SEED);
+        let file = tensors::encode(&model).unwrap();
+        let (url, server) = serve(vec![
+            reply("200 OK", "etag: \"4\"\r\ntributary-version: 4\r\n", &file),
+            reply("204 No Content", "", b""),
+            reply("200 OK", "", &file),
+        ]);
+        let plane = plane(&url);
+        assert_eq!(plane.model().unwrap(), Published { version: 4, model });
+        assert_eq!(plane.model_after(4, Duration::from_secs(30)).unwrap(), None);
+        let error = plane.model().unwrap_err().to_string();
+        assert!(
+            error.ends_with("/v1/jobs/digits/model: no tributary-version header"),
+            "{error}"
+        );
+        let requests = server.join().unwrap();
+        assert!(requests[1].starts_with("GET /v1/jobs/digits/model?after=4&wait=30s "));
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let problem = br#"{"type":"about:blank","title":"wrong round","status":409,"detail":"round 2 is open"}"#;
+        let (url, server) = serve(vec![
+            reply(
+                "409 Conflict",
+                "content-type: application/problem+json\r\n",
+                problem,
+            ),
+            reply("500 Internal Server Error", "", b"broken"),
+        ]);
+        let plane = plane(&url);
+        let error = plane.push("c", 1, 1.0, b"").unwrap_err().to_string();
+        assert!(
+            error.ends_with("409: wrong round: round 2 is open"),
+            "{error}"
+        );
+        let error = plane.push("c", 1, 1.0, b"").unwrap_err().to_string();
+        assert!(error.ends_with("500: broken"), "{error}");
+        server.join().unwrap();
+    }
+}

@@ -1,0 +1,141 @@
+//! `check` passes what keeps its word and names what does not.
+
+use crate::fixture::{ENGINE, LIMITS, SUM, Wat};
+use tributary_wasm::{CallError, Error, check};
+
+fn verdict(wat: Wat<'_>) -> Error {
+    check(&ENGINE, &wat.function(), LIMITS, b"").expect_err("it breaks a law")
+}
+
+#[test]
+fn a_sum_is_a_monoid() {
+    let description = check(&ENGINE, &SUM.function(), LIMITS, b"").unwrap();
+    assert_eq!(description.partial_bytes_per_element, 4);
+    let one_by_one = Wat {
+        description: [1, 1, 4, 0, 1, 0, 0, 0],
+        ..SUM
+    };
+    check(&ENGINE, &one_by_one.function(), LIMITS, b"").unwrap();
+}
+
+#[test]
+fn the_last_update_wins_is_not_commutative() {
+    // Copies its first input and forgets the rest.
+    let wat = Wat {
+        fold: "(memory.copy (i32.load offset=12 (local.get $call))
+                 (i32.load offset=64 (local.get $call))
+                 (i32.mul (i32.load offset=4 (local.get $call)) (i32.const 4)))
+               (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(error.to_string().contains("the order of updates"), "{error}");
+}
+
+#[test]
+fn a_fold_that_forgets_the_previous_partial() {
+    // Folds one at a time must go on from what they had.
+    let wat = Wat {
+        fold: "(drop (call $sum (local.get $call)))
+               (if (i32.load offset=8 (local.get $call)) (then
+                 (memory.fill (i32.load offset=12 (local.get $call)) (i32.const 0) (i32.const 4))))
+               (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(error.to_string().contains("folding in steps"), "{error}");
+}
+
+#[test]
+fn a_merge_that_averages_is_not_associative() {
+    let wat = Wat {
+        merge: "(drop (call $sum (local.get $call)))
+            (f32.store (i32.load offset=12 (local.get $call))
+              (f32.mul (f32.const 0.5) (f32.load (i32.load offset=12 (local.get $call)))))
+            (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(matches!(error, Error::Law { element: 0, .. }), "{error}");
+}
+
+#[test]
+fn a_function_with_a_memory_of_its_own_is_found() {
+    let wat = Wat {
+        fold: "(drop (call $sum (local.get $call)))
+            (global.set $calls (f32.add (global.get $calls) (f32.const 1)))
+            (f32.store (i32.load offset=12 (local.get $call)) (global.get $calls))
+            (i32.const 0)",
+        rest: "(global $calls (mut f32) (f32.const 0))",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(error.to_string().contains("the same calls"), "{error}");
+}
+
+#[test]
+fn a_model_that_is_not_finite_is_found() {
+    let wat = Wat {
+        finish: "(f32.store (i32.load offset=12 (local.get $call)) (f32.const nan)) (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(error.to_string().contains("finite"), "{error}");
+}
+
+#[test]
+fn a_vector_larger_than_declared_is_found() {
+    // Writes one element more than there are.
+    let wat = Wat {
+        fold: "(drop (call $sum (local.get $call)))
+            (f32.store (i32.add (i32.load offset=12 (local.get $call))
+                (i32.mul (i32.load offset=4 (local.get $call)) (i32.const 4)))
+              (f32.const 1))
+            (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(matches!(error, Error::Overrun { at: 4100, .. }), "{error}");
+}
+
+#[test]
+fn partials_larger_than_declared_trap_at_the_page() {
+    // Declares four bytes per element and writes from the 4097th byte on.
+    let wat = Wat {
+        fold: "(drop (call $sum (local.get $call)))
+            (if (i32.eq (i32.load offset=4 (local.get $call)) (i32.const 1024)) (then
+              (f32.store offset=4096 (i32.load offset=12 (local.get $call)) (f32.const 1))))
+            (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(
+        matches!(error, Error::Call(CallError::WroteOutside { .. })),
+        "{error}"
+    );
+    assert!(error.to_string().contains("beyond what it declared"), "{error}");
+}
+
+#[test]
+fn scalars_that_were_not_declared_are_found() {
+    let wat = Wat {
+        description: [1, 1, 4, 8, 8, 0, 0, 0],
+        merge: "(drop (call $sum (local.get $call)))
+            (i64.store offset=4 (i32.load offset=20 (local.get $call)) (i64.const 1))
+            (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(matches!(error, Error::Overrun { at: 8, .. }), "{error}");
+    assert!(error.to_string().contains("8 bytes of scalars"), "{error}");
+}
+
+#[test]
+fn a_finish_that_fails_is_reported() {
+    let wat = Wat {
+        finish: "(i32.const 5)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    assert!(error.to_string().contains("finish returned error 5"), "{error}");
+}

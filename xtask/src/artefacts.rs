@@ -1,0 +1,47 @@
+//! Builds what runs: the functions for WebAssembly, the sidecar for the kernel, the binary for the host.
+//!
+//! In this order, because the binary carries the sidecar inside. Functions and sidecar are skipped while
+//! their fingerprints stand; for the binary cargo knows best.
+
+mod functions;
+mod sidecar;
+
+use std::fmt::Display;
+use std::time::Instant;
+
+use anyhow::Result;
+
+pub(crate) use functions::has_c as has_functions_in_c;
+
+use crate::setup::Recipe;
+use crate::workspace::Workspace;
+use crate::{command, output};
+
+/// Whether an artefact had to be made.
+enum Outcome {
+    UpToDate,
+    Made,
+}
+
+/// Builds everything that is not up to date.
+pub(crate) fn build(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
+    step("functions", || functions::build(workspace, *recipe))?;
+    step("sidecar", || sidecar::build(workspace, *recipe))?;
+    step("the binary", || {
+        command::run(workspace.cargo().args(["build", "--package", "tributary"]))?;
+        Ok(Outcome::Made)
+    })
+}
+
+fn step(what: impl Display, make: impl FnOnce() -> Result<Outcome>) -> Result<()> {
+    let started = Instant::now();
+    let state = match make()? {
+        Outcome::UpToDate => "up to date",
+        Outcome::Made => "built",
+    };
+    output::progress(
+        "build",
+        format_args!("{what}: {state} ({})", output::duration(started.elapsed())),
+    );
+    Ok(())
+}

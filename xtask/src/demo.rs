@@ -1,0 +1,188 @@
+//! The demonstration: real federated learning through a server of its own, checked at the end.
+//!
+//! Twenty threads play the clients. Each holds its shard of the digits, fetches the global model over HTTP,
+//! trains on it and sends the result back, for twenty rounds. Then the same training is done in one process
+//! with an average in f64, and once more centrally; the federated result must equal the first and come close
+//! to the second.
+
+mod checks;
+mod clients;
+mod server;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use digits::data_plane::Published;
+use digits::{CLIENTS, CONCENTRATION, Dataset, JOB, ROUNDS, SEED, shards};
+
+use crate::setup::{self, Scope};
+use crate::workspace::Workspace;
+use crate::{artefacts, output};
+use checks::Checks;
+use clients::Event;
+use server::Server;
+use table::{Row, Table};
+
+/// Longest silence of the clients before the demonstration gives up.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+
+/// How often an interruption is looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Options of `cargo xtask demo`.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Keep the server running after the last round, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+
+    /// Where descriptors are routed: in the kernel, or in the agent
+    #[arg(long, value_enum, default_value_t = Sidecar::Auto)]
+    sidecar: Sidecar,
+}
+
+/// What `tributary up --sidecar` takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sidecar {
+    /// In the kernel where that works
+    #[default]
+    Auto,
+    /// In the kernel, or not at all
+    Ebpf,
+    /// In the agent
+    Userspace,
+}
+
+/// What the rounds left behind.
+struct Outcome {
+    /// The model of every round, the first round's first.
+    models: Vec<Published>,
+    /// The smallest number of clients in a round.
+    contributors_min: u64,
+}
+
+/// Runs the demonstration; false when a check failed.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let recipe = setup::run(workspace, Scope::Build)?;
+    artefacts::build(workspace, &recipe)?;
+    run_built(workspace, options)
+}
+
+/// Runs the demonstration on what has been built.
+pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let interrupted = watch_for_interruption()?;
+    let data = Dataset::load(SEED)?;
+    let shards = Arc::new(shards::deal(&data.train, CLIENTS, CONCENTRATION, SEED)?);
+
+    let server = Server::start(workspace, options.sidecar, &interrupted)?;
+    let node = server.node()?;
+    output::progress(
+        "server",
+        format_args!("{} ({})", server.url(), node.describe()),
+    );
+    for line in server.apply(workspace)?.lines() {
+        output::progress("apply", line);
+    }
+    let sizes = shards.iter().map(Vec::len);
+    output::progress(
+        "clients",
+        format_args!(
+            "{CLIENTS} with {} to {} of {} images each, labels skewed by Dirichlet({CONCENTRATION}); {} images to test with",
+            sizes.clone().min().unwrap_or_default(),
+            sizes.max().unwrap_or_default(),
+            data.train.len(),
+            data.test.len()
+        ),
+    );
+
+    let outcome = rounds(&server, &shards, &data, &interrupted)?;
+    output::progress("metrics", format_args!("{}/metrics", server.url()));
+    let mut checks = checks::learning(&data, &shards, &outcome)?;
+    checks.metrics(&server);
+    if options.keep {
+        keep(&server, &interrupted);
+    }
+    stop(server, &mut checks)?;
+    Ok(checks.conclude())
+}
+
+/// Follows the clients through all rounds.
+fn rounds(
+    server: &Server,
+    shards: &Arc<Vec<Vec<digits::Image>>>,
+    data: &Dataset,
+    interrupted: &AtomicBool,
+) -> Result<Outcome> {
+    let events = clients::start(server.url(), shards);
+    let table = Table::new(ROUNDS, CLIENTS);
+    let mut outcome = Outcome {
+        models: Vec::new(),
+        contributors_min: u64::MAX,
+    };
+    let mut heard = Instant::now();
+    while outcome.models.len() < ROUNDS as usize {
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        let event = match events.recv_timeout(TICK) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() < SILENCE_MAX => continue,
+            Err(_) => bail!(
+                "no client has got any further for {} s",
+                SILENCE_MAX.as_secs()
+            ),
+        };
+        heard = Instant::now();
+        match event {
+            Event::Sent => table.update_sent(),
+            Event::Failed { client, error } => {
+                bail!("{}: {error:#}", digits::client_name(client))
+            }
+            Event::Model(published) => {
+                let round = published.version - 1;
+                let status = server.round(JOB, round)?;
+                outcome.contributors_min = outcome.contributors_min.min(status.contributors);
+                table.row(&Row {
+                    round,
+                    accuracy: published.model.accuracy(&data.test),
+                    status,
+                });
+                outcome.models.push(published);
+            }
+        }
+    }
+    table.finish();
+    Ok(outcome)
+}
+
+fn keep(server: &Server, interrupted: &AtomicBool) {
+    output::progress(
+        "server",
+        format_args!("{} stays until you press Ctrl-C", server.url()),
+    );
+    while !interrupted.load(Ordering::Relaxed) {
+        std::thread::sleep(TICK);
+    }
+    println!();
+}
+
+fn stop(server: Server, checks: &mut Checks) -> Result<()> {
+    let started = Instant::now();
+    let leftovers = server.stop().context("stopping the server")?;
+    checks.stopped(started.elapsed(), &leftovers);
+    Ok(())
+}
+
+/// A flag that Ctrl-C and a polite kill set.
+fn watch_for_interruption() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
+}

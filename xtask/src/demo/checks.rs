@@ -1,0 +1,112 @@
+//! What must be true at the end of the demonstration.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use digits::federated::{Reference, central};
+use digits::{CLIENTS, Dataset, Image, ROUNDS};
+
+use super::Outcome;
+use super::server::{Leftovers, Server};
+use crate::output;
+
+/// Largest relative difference of a parameter from the average in f64.
+const DIFFERENCE_MAX: f64 = 1e-5;
+
+/// Largest difference from the accuracy of central training, as a share.
+const ACCURACY_GAP_MAX: f64 = 0.02;
+
+/// The checks so far.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    failed: usize,
+}
+
+/// Compares what was learned with the reference average and with central training.
+pub(super) fn learning(data: &Dataset, shards: &[Vec<Image>], outcome: &Outcome) -> Result<Checks> {
+    let mut checks = Checks::default();
+    let fewest = outcome.contributors_min;
+    checks.check(
+        fewest == CLIENTS as u64,
+        &format!("every round: at least {fewest} of {CLIENTS} clients inside the model"),
+    );
+
+    let mut reference = Reference::new(shards);
+    let differences = outcome
+        .models
+        .iter()
+        .map(|round| round.model.relative_difference(reference.next_round()));
+    let difference = differences.fold(0.0, f64::max);
+    checks.check(
+        difference <= DIFFERENCE_MAX,
+        &format!(
+            "parameters: the same as when averaged in f64 in one process; largest relative difference in \
+             {ROUNDS} rounds: {difference:.1e} (at most {DIFFERENCE_MAX:.0e})"
+        ),
+    );
+
+    let federated = outcome
+        .models
+        .last()
+        .map_or(0.0, |round| round.model.accuracy(&data.test));
+    let central = central(&data.train, ROUNDS).accuracy(&data.test);
+    checks.check(
+        (federated - central).abs() <= ACCURACY_GAP_MAX,
+        &format!(
+            "accuracy: {:.2} % federated, {:.2} % trained centrally (within {:.0} points)",
+            100.0 * federated,
+            100.0 * central,
+            100.0 * ACCURACY_GAP_MAX
+        ),
+    );
+    Ok(checks)
+}
+
+impl Checks {
+    /// The metrics can be read.
+    pub(super) fn metrics(&mut self, server: &Server) {
+        match server.metrics() {
+            Ok(text) => {
+                let series = text
+                    .lines()
+                    .filter(|line| !line.starts_with('#') && !line.is_empty())
+                    .count();
+                self.check(
+                    series > 0,
+                    &format!("metrics: {series} series at {}/metrics", server.url()),
+                );
+            }
+            Err(error) => self.check(false, &format!("metrics: {error:#}")),
+        }
+    }
+
+    /// The server is gone, and everything that it had.
+    pub(super) fn stopped(&mut self, took: Duration, leftovers: &Leftovers) {
+        let took = output::duration(took);
+        match leftovers.describe() {
+            None => self.check(
+                true,
+                &format!("stop: clean, in {took}; nothing left in /dev/shm, no process left"),
+            ),
+            Some(left) => self.check(false, &format!("stop: {left} (after {took})")),
+        }
+    }
+
+    /// The last word; true when nothing failed.
+    pub(super) fn conclude(&self) -> bool {
+        println!();
+        match self.failed {
+            0 => println!(
+                "{} the demonstration did what it promises",
+                output::mark(true)
+            ),
+            failed => println!("{} checks failed: {failed}", output::mark(false)),
+        }
+        self.failed == 0
+    }
+
+    fn check(&mut self, passed: bool, message: &str) {
+        println!("{} {message}", output::mark(passed));
+        self.failed += usize::from(!passed);
+    }
+}

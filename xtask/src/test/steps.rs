@@ -1,0 +1,219 @@
+//! The steps of `cargo xtask test`, cheapest first.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::evidence;
+use crate::demo;
+use crate::setup::Recipe;
+use crate::workspace::Workspace;
+use crate::{artefacts, command};
+
+/// What steps work on.
+pub(super) struct Context<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) recipe: Recipe,
+}
+
+/// One check.
+pub(super) struct Step {
+    pub(super) name: &'static str,
+    /// Nothing after it makes sense when it fails.
+    pub(super) vital: bool,
+    /// Gives a reason when the step does not apply.
+    pub(super) run: fn(&Context) -> Outcome,
+}
+
+type Outcome = Result<Option<&'static str>>;
+
+/// All steps, in order.
+pub(super) const STEPS: &[Step] = &[
+    step("format", format),
+    Step {
+        name: "build",
+        vital: true,
+        run: build,
+    },
+    step("lints", lints),
+    step("dependencies (cargo deny)", dependencies),
+    step("manifests (tributary validate)", manifests),
+    step("alert rules (promtool)", alert_rules),
+    step(
+        "unit, property, conformance and end-to-end tests (cargo nextest)",
+        nextest,
+    ),
+    step("both sidecars and the functions really ran", both_ran),
+    step("documentation tests", documentation),
+    step("functions' own tests", functions),
+    step("concurrency model (loom)", loom),
+    step("demonstration", demonstration),
+];
+
+const fn step(name: &'static str, run: fn(&Context) -> Outcome) -> Step {
+    Step {
+        name,
+        vital: false,
+        run,
+    }
+}
+
+const WARNINGS_ARE_ERRORS: [&str; 3] = ["--", "--deny", "warnings"];
+
+fn format(context: &Context) -> Outcome {
+    let workspaces = [
+        "Cargo.toml",
+        "functions/Cargo.toml",
+        "ebpf/sidecar/Cargo.toml",
+    ];
+    let unformatted = workspaces.into_iter().filter(|manifest| {
+        let mut cargo = context.workspace.cargo();
+        command::run(cargo.args(["fmt", "--all", "--check", "--manifest-path", manifest])).is_err()
+    });
+    let unformatted: Vec<_> = unformatted.collect();
+    if !unformatted.is_empty() {
+        bail!(
+            "not formatted: run `cargo fmt --all --manifest-path` for {}",
+            unformatted.join(", ")
+        );
+    }
+    Ok(None)
+}
+
+fn build(context: &Context) -> Outcome {
+    artefacts::build(context.workspace, &context.recipe)?;
+    Ok(None)
+}
+
+fn lints(context: &Context) -> Outcome {
+    let mut cargo = context.workspace.cargo();
+    cargo
+        .args(["clippy", "--workspace", "--all-targets"])
+        .args(WARNINGS_ARE_ERRORS);
+    command::run(&mut cargo)?;
+    let mut cargo = functions_cargo(context);
+    command::run(
+        cargo
+            .args(["clippy", "--all-targets"])
+            .args(WARNINGS_ARE_ERRORS),
+    )?;
+    Ok(None)
+}
+
+fn dependencies(context: &Context) -> Outcome {
+    if context.workspace.find("cargo-deny").is_none() {
+        return Ok(Some("cargo-deny is not installed"));
+    }
+    // Advisories are left out: they need the network, and change without a change here.
+    let mut cargo = context.workspace.cargo();
+    command::run(cargo.args([
+        "deny",
+        "--all-features",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]))?;
+    Ok(None)
+}
+
+fn manifests(context: &Context) -> Outcome {
+    let mut command = context.workspace.command(context.workspace.binary());
+    command.args([
+        "validate",
+        "-f",
+        "manifests/functions.yaml",
+        "-f",
+        "manifests/digits.yaml",
+    ]);
+    command::run(&mut command)?;
+    Ok(None)
+}
+
+fn alert_rules(context: &Context) -> Outcome {
+    let promtool = |arguments: &[&str]| {
+        let mut command = context.workspace.command("promtool");
+        command::run(
+            command
+                .current_dir(context.workspace.root().join("manifests/prometheus"))
+                .args(arguments),
+        )
+    };
+    promtool(&["check", "config", "prometheus.yml"])?;
+    promtool(&["test", "rules", "alerts.test.yml"])?;
+    Ok(None)
+}
+
+fn nextest(context: &Context) -> Outcome {
+    evidence::clear(&context.workspace.evidence())?;
+    let mut cargo = context.workspace.cargo();
+    cargo.args(["nextest", "run", "--workspace"]);
+    if std::env::var_os("CI").is_some() {
+        cargo.args(["--profile", "ci"]);
+    }
+    // A machine that cannot load the sidecar must fail here, not skip.
+    cargo.env("TRIBUTARY_REQUIRE_EBPF", "1");
+    cargo.env("TRIBUTARY_BIN", context.workspace.binary());
+    cargo.env("TRIBUTARY_FUNCTIONS_DIR", context.workspace.functions());
+    cargo.env("TRIBUTARY_EVIDENCE_DIR", context.workspace.evidence());
+    command::run(&mut cargo)?;
+    Ok(None)
+}
+
+fn both_ran(context: &Context) -> Outcome {
+    evidence::check(&context.workspace.evidence())?;
+    Ok(None)
+}
+
+fn documentation(context: &Context) -> Outcome {
+    command::run(
+        context
+            .workspace
+            .cargo()
+            .args(["test", "--workspace", "--doc", "--quiet"]),
+    )?;
+    Ok(None)
+}
+
+fn functions(context: &Context) -> Outcome {
+    command::run(functions_cargo(context).args(["test", "--quiet"]))?;
+    Ok(None)
+}
+
+/// Cargo for the functions' workspace, building for the host.
+fn functions_cargo(context: &Context) -> Command {
+    let mut cargo = context.workspace.cargo();
+    cargo.current_dir(context.workspace.root().join("functions"));
+    cargo.env(
+        "CARGO_TARGET_DIR",
+        context.workspace.cargo_target("functions-host"),
+    );
+    cargo
+}
+
+fn loom(context: &Context) -> Outcome {
+    let mut cargo = context.workspace.cargo();
+    cargo.args([
+        "test",
+        "--package",
+        "tributary-arena",
+        "--release",
+        "--lib",
+        "loom",
+    ]);
+    cargo.env("RUSTFLAGS", "--cfg loom");
+    cargo.env("CARGO_TARGET_DIR", context.workspace.cargo_target("loom"));
+    let output = command::text(&mut cargo)?;
+    print!("{output}");
+    if output.contains("running 0 tests") {
+        bail!("tributary-arena has no loom test: the filter or the cfg has lost them");
+    }
+    Ok(None)
+}
+
+fn demonstration(context: &Context) -> Outcome {
+    if !demo::run_built(context.workspace, &demo::Options::default())? {
+        bail!("the demonstration failed");
+    }
+    Ok(None)
+}
