@@ -26,13 +26,15 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(server: &str) -> Result<Self, Failure> {
-        let server = server.trim_end_matches('/');
         if server.starts_with("https://") {
             return Err(Failure::Usage(format!(
                 "{server}: this version speaks plain HTTP only; write http://"
             )));
         }
-        let host = server.strip_prefix("http://").unwrap_or(server);
+        let host = server
+            .strip_prefix("http://")
+            .unwrap_or(server)
+            .trim_end_matches('/');
         if host.is_empty() || host.contains(['/', ' ']) {
             return Err(Failure::Usage(format!(
                 "{server:?} is no address of a server; write http://HOST:PORT"

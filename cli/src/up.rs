@@ -1,6 +1,6 @@
 //! `tributary up`: controller and node in one process.
 
-use std::{env, sync::Arc, thread};
+use std::{env, io::IsTerminal as _, sync::Arc, thread};
 
 use anyhow::Context as _;
 use tokio::{
@@ -29,6 +29,8 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let listener = TcpListener::bind(options.listen).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {}; give --listen", options.listen))?;
+    // The port may have been left to the system (`--listen 127.0.0.1:0`).
+    let address = listener.local_addr()?;
     let state = State::open(&directory)?;
     let events = Events::new(identity.name());
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -53,7 +55,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let controller = Controller::start(state, node.clone()).await?;
     let (stop, stopped) = watch::channel(false);
     let server = node.serve(listener, routes(controller.clone()), stopped);
-    tracing::info!("listening on http://{}", options.listen);
+    tracing::info!("listening on http://{address}");
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,

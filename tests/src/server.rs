@@ -99,12 +99,27 @@ impl Server {
         assert_eq!(self.greet(), self.node, "the node keeps its name");
     }
 
+    /// Starts another server that must refuse to start, and gives what it says.
+    #[must_use]
+    pub fn refused_start(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
+        starting::refused(sidecar, state, listen)
+    }
+
     /// Waits until it is ready; gives its name.
     fn greet(&self) -> String {
         until("the server is ready", || self.client.try_send("GET", "/ready", &[], &[]).is_ok_and(|a| a.status == 200));
         let node = self.node_status();
         assert_eq!(node.sidecar.to_string(), self.sidecar.name(), "{node:?}");
         node.name
+    }
+
+    /// Stops it cleanly and starts it again.
+    ///
+    /// # Panics
+    /// As [`Self::finish_idle`] and [`Self::start_again`].
+    pub fn restart(&mut self) {
+        self.stop();
+        self.start_again();
     }
 
     // === what it is ===

@@ -85,7 +85,7 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
         "server",
         format_args!("{} ({})", server.url(), node.describe()),
     );
-    for line in server.apply(workspace)?.lines() {
+    for line in server.apply(workspace)? {
         output::progress("apply", line);
     }
     let sizes = shards.iter().map(Vec::len);
@@ -101,11 +101,15 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
     );
 
     let outcome = rounds(&server, &shards, &data, &interrupted)?;
-    output::progress("metrics", format_args!("{}/metrics", server.url()));
     let mut checks = checks::learning(&data, &shards, &outcome)?;
     checks.metrics(&server);
     if options.keep {
         keep(&server, &interrupted);
+    } else {
+        output::progress(
+            "hint",
+            "`cargo xtask demo --keep` leaves the server running, to look around",
+        );
     }
     stop(server, &mut checks)?;
     Ok(checks.conclude())
@@ -161,9 +165,14 @@ fn rounds(
 }
 
 fn keep(server: &Server, interrupted: &AtomicBool) {
+    let url = server.url();
+    println!();
+    output::progress("server", format_args!("{url} stays until you press Ctrl-C"));
+    output::progress("metrics", format_args!("{url}/metrics"));
+    output::progress("events", format_args!("curl -N {url}/v1/events"));
     output::progress(
-        "server",
-        format_args!("{} stays until you press Ctrl-C", server.url()),
+        "jobs",
+        format_args!("target/debug/tributary --server {url} get jobs"),
     );
     while !interrupted.load(Ordering::Relaxed) {
         std::thread::sleep(TICK);

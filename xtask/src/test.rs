@@ -20,8 +20,6 @@ use steps::{Context, STEPS, Step};
 enum Verdict {
     Passed,
     Failed,
-    /// Not done, and why that is no failure.
-    Skipped(&'static str),
 }
 
 /// A step that has been looked at.
@@ -53,8 +51,7 @@ fn run_step(step: &Step, context: &Context) -> Record {
     output::progress("test", step.name);
     let started = Instant::now();
     let verdict = match (step.run)(context) {
-        Ok(None) => Verdict::Passed,
-        Ok(Some(reason)) => Verdict::Skipped(reason),
+        Ok(()) => Verdict::Passed,
         Err(error) => {
             output::failure(&format!("{error:#}"));
             Verdict::Failed
@@ -107,7 +104,6 @@ fn line(record: &Record) -> String {
     match verdict {
         Verdict::Passed => format!("passed  {took:>12}  {name}"),
         Verdict::Failed => format!("FAILED  {took:>12}  {name}"),
-        Verdict::Skipped(reason) => format!("skipped {:>12}  {name}: {reason}", ""),
     }
 }
 
@@ -124,15 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_fails_all_and_a_reasoned_skip_does_not() {
-        let skip = || record(Verdict::Skipped("not here"));
-        assert!(conclude(
-            &[record(Verdict::Passed), skip()],
-            2,
-            Duration::ZERO
-        ));
+    fn one_failure_fails_all() {
+        let passed = || record(Verdict::Passed);
+        assert!(conclude(&[passed(), passed()], 2, Duration::ZERO));
         assert!(!conclude(
-            &[record(Verdict::Failed), skip()],
+            &[passed(), record(Verdict::Failed)],
             2,
             Duration::ZERO
         ));
@@ -141,9 +133,8 @@ mod tests {
     #[test]
     fn lines_align() {
         let passed = line(&record(Verdict::Passed));
-        let skipped = line(&record(Verdict::Skipped("why")));
+        let failed = line(&record(Verdict::Failed));
         assert_eq!(passed, "passed    3 min 20 s  a step");
-        assert_eq!(skipped.find("a step"), passed.find("a step"));
-        assert!(skipped.ends_with("a step: why"));
+        assert_eq!(failed, "FAILED    3 min 20 s  a step");
     }
 }

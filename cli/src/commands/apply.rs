@@ -84,7 +84,7 @@ fn upload(client: &Client, path: &Path, file: File, digest: Digest) -> Result<()
     if client.exists(&blob)? {
         return Ok(());
     }
-    let size = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
     let _: Value = client.put(&blob, file)?;
     output::say(&format!(
         "uploaded {} ({})",

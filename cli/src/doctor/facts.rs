@@ -3,7 +3,7 @@
 use std::{fs, path::Path, thread};
 
 use rustix::{
-    fs::statvfs,
+    fs::{Access, access, statvfs},
     process::{Resource, getrlimit},
     system::uname,
 };
@@ -92,15 +92,14 @@ fn group() -> Option<u64> {
 fn state(directory: &Path) -> Result<u64, String> {
     let existing = directory
         .ancestors()
-        .find(|path| path.is_dir())
-        .ok_or("no directory above it exists")?;
-    let writable = rustix::fs::access(
-        existing,
-        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
-    );
-    writable.map_err(|error| format!("{}: {error}", existing.display()))?;
-    let space = space(existing)
-        .ok_or_else(|| format!("{}: its free space cannot be read", existing.display()))?;
+        .find(|path| path.exists())
+        .ok_or("nothing above it exists")?;
+    let failed = |what: &dyn std::fmt::Display| format!("{}: {what}", existing.display());
+    if !existing.is_dir() {
+        return Err(failed(&"not a directory"));
+    }
+    access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| failed(&error))?;
+    let space = space(existing).ok_or_else(|| failed(&"its free space cannot be read"))?;
     Ok(space.free)
 }
 
@@ -119,6 +118,12 @@ mod tests {
     fn a_directory_that_is_yet_to_be_made_is_judged_by_what_is_above_it() {
         let there = tempfile::tempdir().unwrap();
         assert!(state(&there.path().join("a/b")).is_ok());
-        assert!(state(Path::new("/proc/self/nothing")).is_err());
+        let file = there.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(
+            state(&file.join("a"))
+                .unwrap_err()
+                .ends_with("file: not a directory")
+        );
     }
 }

@@ -148,6 +148,9 @@ async fn blobs_are_what_their_name_says() {
         StatusCode::BAD_REQUEST,
     );
 
+    let empty = send(&world, "PUT", &uri(sha256(b"")), "").await;
+    assert_eq!(empty.status(), StatusCode::CREATED);
+
     // Twice is no error.
     for _ in 0..2 {
         assert_eq!(

@@ -100,3 +100,59 @@ impl Descriptor {
         self.to().level().is_some() && Kind::from_raw(self.kind).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Level;
+
+    /// The kernel program reads the bytes as the struct.
+    #[test]
+    fn the_bytes_are_the_struct() {
+        assert_eq!(size_of::<Descriptor>(), Descriptor::BYTES);
+        let bytes: [u8; Descriptor::BYTES] = core::array::from_fn(|at| at as u8);
+        let descriptor = Descriptor::from_bytes(&bytes);
+        assert_eq!(descriptor.destination, 0x0706_0504_0302_0100);
+        assert_eq!(descriptor.sent_ns, 0x0f0e_0d0c_0b0a_0908);
+        assert_eq!(
+            (descriptor.slot, descriptor.generation),
+            (0x1312_1110, 0x1716_1514)
+        );
+        assert_eq!(
+            (descriptor.round, descriptor.kind),
+            (0x1b1a_1918, 0x1f1e_1d1c)
+        );
+        assert_eq!(core::mem::offset_of!(Descriptor, sent_ns), 8);
+        assert_eq!(core::mem::offset_of!(Descriptor, slot), 16);
+        assert_eq!(core::mem::offset_of!(Descriptor, generation), 20);
+        assert_eq!(core::mem::offset_of!(Descriptor, round), 24);
+        assert_eq!(core::mem::offset_of!(Descriptor, kind), 28);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_descriptor_and_back(bytes: [u8; Descriptor::BYTES]) {
+            let descriptor = Descriptor::from_bytes(&bytes);
+            prop_assert_eq!(descriptor.to_bytes(), bytes);
+            let level = (descriptor.destination >> 24) & 0xff;
+            let well_formed = level <= 3 && (1..=4).contains(&descriptor.kind);
+            prop_assert_eq!(descriptor.is_well_formed(), well_formed);
+        }
+
+        #[test]
+        fn a_destination_keeps_its_parts(job: u32, level in 0_u8..4, index in 0..=Destination::INDEX_MAX) {
+            let level = Level::from_raw(level);
+            let destination = Destination::new(job, level.unwrap(), index);
+            prop_assert_eq!(Destination::from_raw(destination.raw()), destination);
+            prop_assert_eq!((destination.job(), destination.level(), destination.index()), (job, level, index));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "24 bits")]
+    fn an_index_does_not_run_into_the_level() {
+        let _ = Destination::new(1, Level::Leaf, Destination::INDEX_MAX + 1);
+    }
+}

@@ -141,3 +141,29 @@ pub const fn hop_bucket(ns: u64) -> u32 {
     }
     bucket
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_powers_of_two() {
+        assert_eq!(
+            (hop_bucket(0), hop_bucket(1), hop_bucket(2), hop_bucket(3)),
+            (0, 0, 1, 1)
+        );
+        assert_eq!(hop_bucket(u64::MAX), HOP_BUCKETS - 1);
+        for bit in 1..64 {
+            let power = 1_u64 << bit;
+            assert_eq!((hop_bucket(power - 1), hop_bucket(power)), (bit - 1, bit));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_a_port_name_each_other() {
+        let (port, agent) = (PortEnd::port(7), PortEnd::agent(7));
+        assert_eq!((port.own, port.opposite), (agent.opposite, agent.own));
+        assert_ne!(port.own, agent.own);
+        assert_ne!(connection_key(1, 2), connection_key(2, 1));
+    }
+}

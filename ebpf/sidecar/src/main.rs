@@ -52,7 +52,11 @@ pub fn tributary_route(ctx: SkMsgContext) -> u32 {
     // SAFETY: `end` points to a whole value that user space does not remove while the connection lives; the
     // program runs under the socket's lock, so nobody else writes `split_bytes`.
     let end = unsafe { &mut *end };
-    if end.own & AGENT_END == 0 { from_port(&ctx, end) } else { from_agent(&ctx, end) }
+    if end.own & AGENT_END == 0 {
+        from_port(&ctx, end)
+    } else {
+        from_agent(&ctx, end)
+    }
 }
 
 /// The agent sends to the port: nothing to look up. If the port is gone, the descriptor goes back, marked.

@@ -30,8 +30,7 @@ pub static ROUTE_STATS: PerCpuHashMap<u64, RouteStats> =
 
 /// What else happened.
 #[map]
-pub static SIDECAR_STATS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(SidecarStat::COUNT, 0);
+pub static SIDECAR_STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SidecarStat::COUNT, 0);
 
 /// From the descriptor's time stamp to its redirect.
 #[map]

@@ -25,9 +25,9 @@ use core::ptr;
 /// Elements of a block: the accumulator's part of it is 4 or 8 KiB.
 const BLOCK: usize = 1024;
 /// The most inputs that one turn takes.
-const TURN: usize = 8;
+const TURN: usize = 4;
 /// The most elements that a step takes.
-const STEP_MAX: usize = 16;
+const STEP_MAX: usize = 32;
 
 /// How a kind of sum adds inputs to an accumulator.
 trait Rule {
@@ -41,7 +41,6 @@ trait Rule {
     type State: Copy;
     /// Elements per step; it divides [`BLOCK`] and is at most [`STEP_MAX`].
     const STEP: usize;
-    const TURN: usize = 8;
 
     /// Writes `STEP` elements: `source` (zero if not `FROM`) plus the weighted inputs, in their order.
     ///
@@ -108,7 +107,7 @@ unsafe fn sum_block<R: Rule>(
         Some(previous) => unsafe { previous.as_ptr().add(start) },
         None => ptr::null(),
     };
-    let turns = terms.inputs.chunks(R::TURN).zip(terms.weights.chunks(R::TURN));
+    let turns = terms.inputs.chunks(TURN).zip(terms.weights.chunks(TURN));
     for (inputs, weights) in turns {
         // SAFETY: as the caller promises; a turn has 1 to `TURN` inputs, and as many weights.
         state = unsafe {

@@ -158,11 +158,11 @@ impl Agent {
             return;
         };
         let Some(port) = self.workers.port(owner) else { return };
-        if let Err(error) = self.router.set_route(destination, port) {
-            warn!(%destination, %error, "no route could be set; delivering directly");
-        }
-        if let Err(error) = self.router.deliver(port, &[*descriptor]) {
-            warn!(%destination, %error, "descriptor not delivered; the worker's end will send it again");
+        let routed = self.router.set_route(destination, port);
+        if let Err(error) = routed.and_then(|()| self.router.deliver(port, &[*descriptor])) {
+            // Its worker is ending: when that is told, everything is sent again.
+            debug!(%destination, %error, "aggregator not activated");
+            return;
         }
         self.metrics.activations.with_label_values(&[level.name(), "reused"]).inc();
         self.metrics.activation.observe(started.elapsed().as_secs_f64());
@@ -174,6 +174,7 @@ impl Agent {
         }
         let mut finished = false;
         while let Some(record) = job.arena.ring(ring).pop() {
+            self.workers.progressed();
             match Completion::from_record(record) {
                 Some(completion) => finished |= job.completed_step(&completion),
                 None => warn!(job = %job.name, ?record, "unknown completion record"),
@@ -225,7 +226,6 @@ impl Agent {
             return;
         };
         hosting.attached(owner);
-        self.workers.proved(owner);
         job.send_again();
     }
 

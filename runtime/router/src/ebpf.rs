@@ -23,7 +23,9 @@
 //! | gives a removed map entry's memory to the next one at once | the program looks each route up twice |
 //! | lost data when a verdict covered a part of a message, up to Linux 6.1 | the self-test, at every start |
 //!
-//! Nothing is pinned: the program, its maps and the sockets' part in them go with the process, however it ends.
+//! Nothing is pinned: when the process has ended, however it did, the kernel frees program and maps as soon as the
+//! last port's socket is closed. Until then a surviving worker's socket holds them; but that worker reads the end of
+//! its port, which its agent's death has closed, and exits.
 
 mod refusal;
 mod routes;

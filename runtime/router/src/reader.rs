@@ -37,7 +37,7 @@ pub(crate) async fn read_to_end<O: Outlet>(
         match stream.read(&mut chunk).await {
             Ok(0) => break,
             Ok(bytes) => cutter.cut(&chunk[..bytes], |descriptor| {
-                board.dispatch(port, descriptor)
+                board.dispatch(port, descriptor);
             }),
             Err(error) => {
                 debug!(port, %error, "a port broke");

@@ -2,14 +2,13 @@
 
 use std::{io, os::fd::AsFd};
 
+use rustix::net::SendFlags;
 use tokio::net::TcpStream;
-
-use rustix::{io::Errno, net::SendFlags};
 use tributary_sidecar_layout::Descriptor;
 
 /// How often a descriptor is sent again because its target ended meanwhile. Once is enough, unless its route is
 /// set to another port that ends in the same microsecond. (Three busy senders to ports that lived for a fifth of a
-/// millisecond had to send one descriptor in two thousand again, and none twice.)
+/// millisecond had to send one descriptor in three thousand again, and none twice.)
 const ATTEMPTS_MAX: usize = 16;
 
 /// How many descriptors go into one write: 4 KiB, of which the kernel's message never runs out of fragments, so

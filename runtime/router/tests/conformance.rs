@@ -1,6 +1,14 @@
 //! One suite for both routers. `TRIBUTARY_REQUIRE_EBPF=1` makes it a failure that the sidecar cannot be loaded;
 //! without it, the sidecar's half says why it was not run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in tests, but does not take a case's helpers for tests"
+)]
+
 #[path = "conformance/bench.rs"]
 mod bench;
 #[path = "conformance/counting.rs"]

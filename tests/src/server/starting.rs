@@ -7,6 +7,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::wait::eventually;
+use super::Ran;
 use crate::{Sidecar, place};
 
 /// What a process has said so far.
@@ -58,6 +59,23 @@ pub(super) fn command(sidecar: Sidecar, state: &Path) -> Command {
     command.arg("up").arg("--state-dir").arg(state).args(["--sidecar", sidecar.name()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
+}
+
+/// Starts a server that must refuse to start, and hears why.
+pub(super) fn refused(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
+    let mut child = command(sidecar, state).args(["--listen", listen]).spawn().expect("the binary runs");
+    let log = Log::listen(child.stderr.take().expect("a pipe"));
+    let ended = eventually("the server ends or starts", || {
+        let started = address(&log.text()).is_some();
+        if started {
+            let _ = child.kill();
+        }
+        child.try_wait().expect("a child")
+    });
+    // The pipe is closed with the process; its last lines may still be on their way.
+    let stderr = eventually("the server says why", || Some(log.text()).filter(|text| !text.is_empty()));
+    assert!(address(&stderr).is_none(), "it started: {stderr}");
+    Ran { code: ended.code().unwrap_or(-1), stdout: String::new(), stderr }
 }
 
 fn address(text: &str) -> Option<SocketAddr> {

@@ -28,7 +28,7 @@ pub(super) fn learning(data: &Dataset, shards: &[Vec<Image>], outcome: &Outcome)
     let fewest = outcome.contributors_min;
     checks.check(
         fewest == CLIENTS as u64,
-        &format!("every round: at least {fewest} of {CLIENTS} clients inside the model"),
+        &format!("contributors: {fewest} of {CLIENTS} clients inside every model"),
     );
 
     let mut reference = Reference::new(shards);
@@ -40,8 +40,8 @@ pub(super) fn learning(data: &Dataset, shards: &[Vec<Image>], outcome: &Outcome)
     checks.check(
         difference <= DIFFERENCE_MAX,
         &format!(
-            "parameters: the same as when averaged in f64 in one process; largest relative difference in \
-             {ROUNDS} rounds: {difference:.1e} (at most {DIFFERENCE_MAX:.0e})"
+            "parameters: {} the average in f64 in one process, in all {ROUNDS} rounds",
+            agreement(difference)
         ),
     );
 
@@ -60,6 +60,13 @@ pub(super) fn learning(data: &Dataset, shards: &[Vec<Image>], outcome: &Outcome)
         ),
     );
     Ok(checks)
+}
+
+fn agreement(difference: f64) -> String {
+    if difference == 0.0 {
+        return "bit for bit".to_owned();
+    }
+    format!("within {difference:.1e} (relative, at most {DIFFERENCE_MAX:.0e}) of")
 }
 
 impl Checks {
@@ -84,10 +91,12 @@ impl Checks {
     pub(super) fn stopped(&mut self, took: Duration, leftovers: &Leftovers) {
         let took = output::duration(took);
         match leftovers.describe() {
-            None => self.check(
-                true,
-                &format!("stop: clean, in {took}; nothing left in /dev/shm, no process left"),
-            ),
+            None => {
+                let (segments, processes) = leftovers.had;
+                let gone =
+                    format!("{processes} processes and {segments} segments of shared memory gone");
+                self.check(true, &format!("stop: clean, in {took}; {gone}"));
+            }
             Some(left) => self.check(false, &format!("stop: {left} (after {took})")),
         }
     }
@@ -108,5 +117,29 @@ impl Checks {
     fn check(&mut self, passed: bool, message: &str) {
         println!("{} {message}", output::mark(passed));
         self.failed += usize::from(!passed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agreement_is_told_with_its_limit() {
+        assert_eq!(agreement(0.0), "bit for bit");
+        assert_eq!(
+            agreement(2.5e-7),
+            "within 2.5e-7 (relative, at most 1e-5) of"
+        );
+    }
+
+    #[test]
+    fn one_failed_check_fails_the_demonstration() {
+        let mut checks = Checks::default();
+        checks.check(true, "right");
+        assert!(checks.conclude());
+        checks.check(false, "wrong");
+        checks.check(true, "right");
+        assert!(!checks.conclude());
     }
 }

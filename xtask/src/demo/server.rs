@@ -71,7 +71,9 @@ pub(super) struct RoundStatus {
 pub(super) struct Leftovers {
     exit: Option<ExitStatus>,
     segments: Vec<String>,
-    processes: bool,
+    processes: usize,
+    /// Segments and processes that it had before.
+    pub(super) had: (usize, usize),
 }
 
 impl Server {
@@ -151,14 +153,24 @@ impl Server {
         &self.url
     }
 
-    /// Applies the manifests; gives what the command line says.
-    pub(super) fn apply(&self, workspace: &Workspace) -> Result<String> {
+    /// Applies the manifests; gives what the command line says, talk first.
+    pub(super) fn apply(&self, workspace: &Workspace) -> Result<Vec<String>> {
         let mut command = workspace.command(&self.binary);
         command.arg("apply").env("TRIBUTARY_SERVER", &self.url);
         for manifest in MANIFESTS {
             command.args(["-f", manifest]);
         }
-        command::text(&mut command)
+        let output = command.output()?;
+        let said = [output.stderr, output.stdout].concat();
+        let said = String::from_utf8_lossy(&said);
+        if !output.status.success() {
+            bail!(
+                "`{}` failed ({}):\n{said}",
+                command::line(&command),
+                output.status
+            );
+        }
+        Ok(said.lines().map(str::to_owned).collect())
     }
 
     /// The node of this server.
@@ -191,13 +203,15 @@ impl Server {
     /// Tells the server to stop, waits, and looks at what is left.
     pub(super) fn stop(mut self) -> Result<Leftovers> {
         let segments = self.segments()?;
+        let had = (segments.len(), members(self.group)?.len());
         kill_process(self.group, Signal::TERM)?;
         let exit = self.wait()?;
         let left = |name: &String| Path::new(SHARED_MEMORY).join(name).exists();
         Ok(Leftovers {
             exit,
             segments: segments.into_iter().filter(left).collect(),
-            processes: !members(self.group)?.is_empty(),
+            processes: members(self.group)?.len(),
+            had,
         })
     }
 
@@ -300,8 +314,11 @@ impl Leftovers {
                 self.segments.join(", ")
             ));
         }
-        if self.processes {
-            wrong.push("a process of the server is left".to_owned());
+        if self.processes > 0 {
+            wrong.push(format!(
+                "processes of the server are left: {}",
+                self.processes
+            ));
         }
         (!wrong.is_empty()).then(|| wrong.join("; "))
     }
@@ -366,10 +383,11 @@ mod tests {
             ..Leftovers::default()
         };
         assert_eq!(clean.describe(), None);
+        let segments = vec!["tributary-1".to_owned()];
         let dirty = Leftovers {
-            exit: None,
-            segments: vec!["tributary-1".to_owned()],
-            processes: true,
+            segments,
+            processes: 1,
+            ..Leftovers::default()
         };
         let told = dirty.describe().unwrap();
         assert!(

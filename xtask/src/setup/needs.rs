@@ -43,7 +43,7 @@ impl Remedy {
 pub(super) struct Tool {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
-    features: &'static [&'static str],
+    flags: &'static [&'static str],
     /// Debian packages that its compilation needs.
     packages: &'static [&'static str],
     /// Folders that must be first in `PATH` while it compiles.
@@ -54,15 +54,25 @@ pub(super) struct Tool {
 const BPF_LINKER: Tool = Tool {
     name: "bpf-linker",
     version: "0.13.0",
-    features: &["--no-default-features", "--features", "llvm-22"],
+    flags: &["--no-default-features", "--features", "llvm-22"],
     packages: &["llvm-22-dev"],
     path: &["/usr/lib/llvm-22/bin"],
 };
 
+/// Runs tests. Without optimisation and self-update it compiles in half the time, and spends its own on tests.
 const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     version: "0.9.143",
-    features: &[],
+    flags: &["--profile", "dev", "--no-default-features"],
+    packages: &[],
+    path: &[],
+};
+
+/// Checks dependencies. It has little to compute, so it is not optimised either.
+const DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    flags: &["--profile", "dev"],
     packages: &[],
     path: &[],
 };
@@ -73,7 +83,7 @@ impl Tool {
         let mut command = workspace.cargo();
         command
             .args(["install", "--locked", self.name, "--version", self.version])
-            .args(self.features);
+            .args(self.flags);
         command
             .arg("--root")
             .arg(workspace.tools())
@@ -130,12 +140,20 @@ fn missing_for_tests(workspace: &Workspace) -> Vec<Need> {
             });
         }
     }
-    if workspace.find("cargo-nextest").is_none() {
-        missing.push(Need {
-            name: format!("{} {}", NEXTEST.name, NEXTEST.version),
-            why: "it runs the tests, each in a process of its own",
-            remedy: Remedy::Crate(NEXTEST),
-        });
+    for (tool, why) in [
+        (NEXTEST, "it runs the tests, each in a process of its own"),
+        (
+            DENY,
+            "it checks the licences and the sources of the dependencies",
+        ),
+    ] {
+        if workspace.find(tool.name).is_none() {
+            missing.push(Need {
+                name: format!("{} {}", tool.name, tool.version),
+                why,
+                remedy: Remedy::Crate(tool),
+            });
+        }
     }
     for (program, name, why) in [
         (

@@ -21,11 +21,8 @@ pub(super) struct Step {
     pub(super) name: &'static str,
     /// Nothing after it makes sense when it fails.
     pub(super) vital: bool,
-    /// Gives a reason when the step does not apply.
-    pub(super) run: fn(&Context) -> Outcome,
+    pub(super) run: fn(&Context) -> Result<()>,
 }
-
-type Outcome = Result<Option<&'static str>>;
 
 /// All steps, in order.
 pub(super) const STEPS: &[Step] = &[
@@ -50,7 +47,7 @@ pub(super) const STEPS: &[Step] = &[
     step("demonstration", demonstration),
 ];
 
-const fn step(name: &'static str, run: fn(&Context) -> Outcome) -> Step {
+const fn step(name: &'static str, run: fn(&Context) -> Result<()>) -> Step {
     Step {
         name,
         vital: false,
@@ -60,7 +57,7 @@ const fn step(name: &'static str, run: fn(&Context) -> Outcome) -> Step {
 
 const WARNINGS_ARE_ERRORS: [&str; 3] = ["--", "--deny", "warnings"];
 
-fn format(context: &Context) -> Outcome {
+fn format(context: &Context) -> Result<()> {
     let workspaces = [
         "Cargo.toml",
         "functions/Cargo.toml",
@@ -77,15 +74,15 @@ fn format(context: &Context) -> Outcome {
             unformatted.join(", ")
         );
     }
-    Ok(None)
+    Ok(())
 }
 
-fn build(context: &Context) -> Outcome {
+fn build(context: &Context) -> Result<()> {
     artefacts::build(context.workspace, &context.recipe)?;
-    Ok(None)
+    Ok(())
 }
 
-fn lints(context: &Context) -> Outcome {
+fn lints(context: &Context) -> Result<()> {
     let mut cargo = context.workspace.cargo();
     cargo
         .args(["clippy", "--workspace", "--all-targets"])
@@ -97,13 +94,10 @@ fn lints(context: &Context) -> Outcome {
             .args(["clippy", "--all-targets"])
             .args(WARNINGS_ARE_ERRORS),
     )?;
-    Ok(None)
+    Ok(())
 }
 
-fn dependencies(context: &Context) -> Outcome {
-    if context.workspace.find("cargo-deny").is_none() {
-        return Ok(Some("cargo-deny is not installed"));
-    }
+fn dependencies(context: &Context) -> Result<()> {
     // Advisories are left out: they need the network, and change without a change here.
     let mut cargo = context.workspace.cargo();
     command::run(cargo.args([
@@ -114,10 +108,10 @@ fn dependencies(context: &Context) -> Outcome {
         "licenses",
         "sources",
     ]))?;
-    Ok(None)
+    Ok(())
 }
 
-fn manifests(context: &Context) -> Outcome {
+fn manifests(context: &Context) -> Result<()> {
     let mut command = context.workspace.command(context.workspace.binary());
     command.args([
         "validate",
@@ -127,10 +121,10 @@ fn manifests(context: &Context) -> Outcome {
         "manifests/digits.yaml",
     ]);
     command::run(&mut command)?;
-    Ok(None)
+    Ok(())
 }
 
-fn alert_rules(context: &Context) -> Outcome {
+fn alert_rules(context: &Context) -> Result<()> {
     let promtool = |arguments: &[&str]| {
         let mut command = context.workspace.command("promtool");
         command::run(
@@ -141,10 +135,10 @@ fn alert_rules(context: &Context) -> Outcome {
     };
     promtool(&["check", "config", "prometheus.yml"])?;
     promtool(&["test", "rules", "alerts.test.yml"])?;
-    Ok(None)
+    Ok(())
 }
 
-fn nextest(context: &Context) -> Outcome {
+fn nextest(context: &Context) -> Result<()> {
     evidence::clear(&context.workspace.evidence())?;
     let mut cargo = context.workspace.cargo();
     cargo.args(["nextest", "run", "--workspace"]);
@@ -157,27 +151,27 @@ fn nextest(context: &Context) -> Outcome {
     cargo.env("TRIBUTARY_FUNCTIONS_DIR", context.workspace.functions());
     cargo.env("TRIBUTARY_EVIDENCE_DIR", context.workspace.evidence());
     command::run(&mut cargo)?;
-    Ok(None)
+    Ok(())
 }
 
-fn both_ran(context: &Context) -> Outcome {
+fn both_ran(context: &Context) -> Result<()> {
     evidence::check(&context.workspace.evidence())?;
-    Ok(None)
+    Ok(())
 }
 
-fn documentation(context: &Context) -> Outcome {
+fn documentation(context: &Context) -> Result<()> {
     command::run(
         context
             .workspace
             .cargo()
             .args(["test", "--workspace", "--doc", "--quiet"]),
     )?;
-    Ok(None)
+    Ok(())
 }
 
-fn functions(context: &Context) -> Outcome {
+fn functions(context: &Context) -> Result<()> {
     command::run(functions_cargo(context).args(["test", "--quiet"]))?;
-    Ok(None)
+    Ok(())
 }
 
 /// Cargo for the functions' workspace, building for the host.
@@ -191,7 +185,7 @@ fn functions_cargo(context: &Context) -> Command {
     cargo
 }
 
-fn loom(context: &Context) -> Outcome {
+fn loom(context: &Context) -> Result<()> {
     let mut cargo = context.workspace.cargo();
     cargo.args([
         "test",
@@ -208,12 +202,12 @@ fn loom(context: &Context) -> Outcome {
     if output.contains("running 0 tests") {
         bail!("tributary-arena has no loom test: the filter or the cfg has lost them");
     }
-    Ok(None)
+    Ok(())
 }
 
-fn demonstration(context: &Context) -> Outcome {
+fn demonstration(context: &Context) -> Result<()> {
     if !demo::run_built(context.workspace, &demo::Options::default())? {
         bail!("the demonstration failed");
     }
-    Ok(None)
+    Ok(())
 }

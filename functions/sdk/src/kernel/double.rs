@@ -39,7 +39,6 @@ impl Rule for Weighted {
     type Output = f64;
     type Weight = f64;
     type State = ();
-    const TURN: usize = 4;
     const STEP: usize = STEP;
 
     #[inline(always)]

@@ -124,7 +124,6 @@ impl Rule for Weighted {
     type Output = i64;
     type Weight = f64;
     type State = Seen;
-    const TURN: usize = 4;
     const STEP: usize = STEP;
 
     #[inline(always)]

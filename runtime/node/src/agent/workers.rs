@@ -20,12 +20,10 @@ use tributary_api::event::EventKind;
 use tributary_arena::OWNER_AGENT;
 use tributary_router::{PortId, Router};
 
-/// The first pause after a worker was lost; doubles with each further loss.
+/// The first pause after a worker was lost; doubles with each further loss until work is done.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// The longest pause.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// A worker that lived so long is no sign of a worker that cannot live.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// How long workers have to end by themselves at shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
@@ -52,7 +50,6 @@ struct Worker {
     ring: u32,
     port: PortId,
     pid: Option<u32>,
-    started: Instant,
     control: mpsc::UnboundedSender<ToWorker>,
     /// It has been told to end.
     stopping: bool,
@@ -138,7 +135,7 @@ impl Workers {
         // A worker that ends at once is told by its watcher.
         let _ = control.send(ToWorker::Hello(hello));
         self.next_owner += 1;
-        let worker = Worker { ring, port, pid, started: Instant::now(), control, stopping: false };
+        let worker = Worker { ring, port, pid, control, stopping: false };
         self.workers.insert(owner, worker);
         self.metrics.worker_starts.inc();
         self.metrics.workers.set(self.workers.len() as i64);
@@ -157,11 +154,9 @@ impl Workers {
         }
     }
 
-    /// The worker does its work: earlier losses were no sign that none can.
-    pub(super) fn proved(&mut self, owner: u32) {
-        if self.workers.get(&owner).is_some_and(|worker| worker.started.elapsed() > HEALTHY_AFTER) {
-            self.losses = 0;
-        }
+    /// Work is being done: earlier losses were no sign that none can be.
+    pub(super) fn progressed(&mut self) {
+        self.losses = 0;
     }
 
     /// Strikes a worker that has ended; gives its ring. Its routes go with its port.
@@ -173,20 +168,14 @@ impl Workers {
             warn!(worker = owner, pid = worker.pid, how, "a worker was lost");
             self.metrics.worker_losses.inc();
             tell_worker(&self.events, EventKind::WorkerLost, owner, worker.pid, Some(how));
-            if worker.started.elapsed() > HEALTHY_AFTER {
-                self.losses = 0;
-            }
             self.pause();
         }
         Some(worker.ring)
     }
 
     fn pause(&mut self) {
-        // The first loss costs nothing: a killed worker is replaced at once.
-        if self.losses > 0 {
-            let factor = 1u32 << (self.losses - 1).min(16);
-            self.not_before = Some(Instant::now() + (BACKOFF_MIN * factor).min(BACKOFF_MAX));
-        }
+        let factor = 1u32 << self.losses.min(16);
+        self.not_before = Some(Instant::now() + (BACKOFF_MIN * factor).min(BACKOFF_MAX));
         self.losses += 1;
     }
 

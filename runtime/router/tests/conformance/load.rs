@@ -195,7 +195,7 @@ pub(crate) async fn delivered_and_routed_share_a_queue(bench: Bench) {
         }));
     }
     threads.push(thread::spawn(move || {
-        send(itself, &numbered(leaf(1), 2 * MANY..3 * MANY)).unwrap()
+        send(itself, &numbered(leaf(1), 2 * MANY..3 * MANY)).unwrap();
     }));
     for batch in numbered(leaf(1), 3 * MANY..4 * MANY).chunks(5) {
         bench.router.deliver(target.id, batch).unwrap();

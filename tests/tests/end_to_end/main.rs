@@ -1,0 +1,27 @@
+//! The real binary with real workers, functions, shared memory and sidecars, from outside.
+//!
+//! Every scenario is written once and run on both sidecars; see the library of this crate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what is wrong by panicking"
+)]
+
+mod bodies;
+mod closing;
+mod functions;
+mod headers;
+mod idle;
+mod jobs;
+mod manifests;
+mod models;
+mod operations;
+mod repeats;
+mod restarts;
+mod rounds;
+mod slots;
+mod soak;
+mod transports;
+mod tree;
+mod workers;
