@@ -10,14 +10,14 @@ use axum::{
     extract::{DefaultBodyLimit, Path, RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{delete, get, post, put},
+    routing::{get, post, put},
 };
 use serde_json::{Value, json};
 use tributary_api::{
     Digest,
     apply::ApplyResult,
     manifest::JobManifest,
-    status::{FunctionStatus, JobStatus},
+    status::{FunctionStatus, JobStatus, NodeStatus},
 };
 
 use crate::{Controller, Error, files::blobs::BLOB_BYTES_MAX};
@@ -28,8 +28,8 @@ const APPLY_BYTES_MAX: usize = 16 << 20;
 type Api = State<Arc<Controller>>;
 
 /// The routes of `controller`:
-/// `POST /v1/apply`, `PUT|HEAD /v1/blobs/{digest}`, `GET /v1/jobs`, `GET /v1/jobs/{job}/manifest`,
-/// `DELETE /v1/jobs/{job}`, `GET /v1/functions`, `GET|DELETE /v1/functions/{function}`.
+/// `POST /v1/apply`, `PUT|HEAD /v1/blobs/{digest}`, `GET /v1/jobs`, `GET|DELETE /v1/jobs/{job}`,
+/// `GET /v1/jobs/{job}/manifest`, `GET /v1/functions`, `GET|DELETE /v1/functions/{function}`, `GET /v1/nodes`.
 pub fn routes(controller: Arc<Controller>) -> Router {
     Router::new()
         .route(
@@ -38,13 +38,14 @@ pub fn routes(controller: Arc<Controller>) -> Router {
         )
         .route("/v1/blobs/{digest}", put(put_blob).head(head_blob))
         .route("/v1/jobs", get(jobs))
-        .route("/v1/jobs/{job}", delete(delete_job))
+        .route("/v1/jobs/{job}", get(job).delete(delete_job))
         .route("/v1/jobs/{job}/manifest", get(manifest))
         .route("/v1/functions", get(functions))
         .route(
             "/v1/functions/{function}",
             get(function).delete(delete_function),
         )
+        .route("/v1/nodes", get(nodes))
         .with_state(controller)
 }
 
@@ -110,6 +111,14 @@ async fn head_blob(State(controller): Api, Path(digest): Path<String>) -> Result
 
 async fn jobs(State(controller): Api) -> Result<Json<Vec<JobStatus>>, Error> {
     Ok(Json(controller.jobs().await?))
+}
+
+async fn job(State(controller): Api, Path(job): Path<String>) -> Result<Json<JobStatus>, Error> {
+    Ok(Json(controller.job(&job).await?))
+}
+
+async fn nodes(State(controller): Api) -> Result<Json<Vec<NodeStatus>>, Infallible> {
+    Ok(Json(controller.nodes().await))
 }
 
 async fn manifest(

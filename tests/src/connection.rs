@@ -25,9 +25,16 @@ impl Connection {
     pub fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_nodelay(true).expect("a socket's option");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("a socket's option");
-        stream.set_write_timeout(Some(TIMEOUT)).expect("a socket's option");
-        Self { stream, buffer: Vec::new() }
+        stream
+            .set_read_timeout(Some(TIMEOUT))
+            .expect("a socket's option");
+        stream
+            .set_write_timeout(Some(TIMEOUT))
+            .expect("a socket's option");
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// Sends bytes as they are.
@@ -61,7 +68,10 @@ impl Connection {
     #[must_use]
     #[track_caller]
     pub fn put(&mut self, path: &str, body: &[u8]) -> Answer {
-        let head = format!("PUT {path} HTTP/1.1\r\nHost: tributary\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: tributary\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         // In one piece, as clients do it with small bodies.
         self.send(&[head.as_bytes(), body].concat());
         self.answer()
@@ -90,7 +100,10 @@ impl Connection {
     pub fn answer(&mut self) -> Answer {
         match self.try_answer() {
             Ok(answer) => answer,
-            Err(error) => panic!("no answer: {error}; received {:?}", String::from_utf8_lossy(&self.buffer)),
+            Err(error) => panic!(
+                "no answer: {error}; received {:?}",
+                String::from_utf8_lossy(&self.buffer)
+            ),
         }
     }
 
@@ -102,7 +115,9 @@ impl Connection {
         let (mut answer, length) = loop {
             if let Some((head_bytes, answer)) = head(&self.buffer)? {
                 self.buffer.drain(..head_bytes);
-                let length = answer.header("content-length").and_then(|length| length.parse::<usize>().ok());
+                let length = answer
+                    .header("content-length")
+                    .and_then(|length| length.parse::<usize>().ok());
                 break (answer, length);
             }
             self.fill()?;
@@ -170,12 +185,23 @@ impl Connection {
 fn head(bytes: &[u8]) -> io::Result<Option<(usize, Answer)>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head_bytes) = response.parse(bytes).map_err(io::Error::other)? else {
+    let httparse::Status::Complete(head_bytes) = response.parse(bytes).map_err(io::Error::other)?
+    else {
         return Ok(None);
     };
     let headers = response.headers.iter().map(|header| {
-        (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
+        (
+            header.name.to_ascii_lowercase(),
+            String::from_utf8_lossy(header.value).into_owned(),
+        )
     });
     let (status, headers) = (response.code.unwrap_or_default(), headers.collect());
-    Ok(Some((head_bytes, Answer { status, headers, body: Vec::new() })))
+    Ok(Some((
+        head_bytes,
+        Answer {
+            status,
+            headers,
+            body: Vec::new(),
+        },
+    )))
 }

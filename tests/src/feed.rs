@@ -40,7 +40,9 @@ impl Feed {
                 match line.split_once(':') {
                     Some(("event", event)) => heard.event = event.trim().into(),
                     Some(("id", id)) => heard.id = id.trim().into(),
-                    Some(("data", data)) => heard.data = serde_json::from_str(data).unwrap_or_default(),
+                    Some(("data", data)) => {
+                        heard.data = serde_json::from_str(data).unwrap_or_default()
+                    }
                     _ if line.is_empty() && !heard.data.is_null() => {
                         if sender.send(std::mem::take(&mut heard)).is_err() {
                             return;

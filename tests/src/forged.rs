@@ -25,7 +25,11 @@ impl Forged {
         let (mut header, mut data) = (Map::new(), Vec::new());
         let mut entries = Vec::new();
         for name in names {
-            let tensor = model.tensors.iter().find(|tensor| tensor.name == *name).expect("a name of the model");
+            let tensor = model
+                .tensors
+                .iter()
+                .find(|tensor| tensor.name == *name)
+                .expect("a name of the model");
             let begin = data.len();
             data.extend(tensor.bytes());
             let entry = json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [begin, data.len()] });
@@ -33,13 +37,21 @@ impl Forged {
             entries.push(format!("{}:{entry}", Value::from(*name)));
         }
         // Written by hand: the header's own order follows the data's, as files in the wild have it.
-        Self { header_bytes: None, header: format!("{{{}}}", entries.join(",")), data }
+        Self {
+            header_bytes: None,
+            header: format!("{{{}}}", entries.join(",")),
+            data,
+        }
     }
 
     /// An honest file, to be spoiled.
     #[must_use]
     pub fn honest(model: &Model) -> Self {
-        let names: Vec<&str> = model.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let names: Vec<&str> = model
+            .tensors
+            .iter()
+            .map(|tensor| tensor.name.as_str())
+            .collect();
         Self::in_order(model, &names)
     }
 
@@ -49,7 +61,8 @@ impl Forged {
     /// If the header is no JSON object any more.
     #[must_use]
     pub fn edited(mut self, edit: impl FnOnce(&mut Map<String, Value>)) -> Self {
-        let mut header: Map<String, Value> = serde_json::from_str(&self.header).expect("an honest header");
+        let mut header: Map<String, Value> =
+            serde_json::from_str(&self.header).expect("an honest header");
         edit(&mut header);
         self.header = Value::Object(header).to_string();
         self

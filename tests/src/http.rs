@@ -55,8 +55,14 @@ impl Answer {
     #[must_use]
     #[track_caller]
     pub fn json<T: DeserializeOwned>(&self) -> T {
-        assert!((200..300).contains(&self.status), "{}: {}", self.status, self.text());
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        assert!(
+            (200..300).contains(&self.status),
+            "{}: {}",
+            self.status,
+            self.text()
+        );
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// The problem that the answer tells.
@@ -67,7 +73,12 @@ impl Answer {
     #[track_caller]
     pub fn refused(&self, status: u16, slug: &str) -> Problem {
         let problem = self.problem();
-        assert_eq!((self.status, problem.slug()), (status, slug), "{}", self.text());
+        assert_eq!(
+            (self.status, problem.slug()),
+            (status, slug),
+            "{}",
+            self.text()
+        );
         problem
     }
 
@@ -78,10 +89,20 @@ impl Answer {
     #[must_use]
     #[track_caller]
     pub fn problem(&self) -> Problem {
-        assert_eq!(self.header("content-type"), Some(problem::CONTENT_TYPE), "{}: {}", self.status, self.text());
+        assert_eq!(
+            self.header("content-type"),
+            Some(problem::CONTENT_TYPE),
+            "{}: {}",
+            self.status,
+            self.text()
+        );
         let problem: Problem = serde_json::from_slice(&self.body).expect("a problem document");
         assert_eq!(problem.status, self.status, "{}", self.text());
-        assert!(!problem.detail.is_empty() && !problem.title.is_empty(), "{}", self.text());
+        assert!(
+            !problem.detail.is_empty() && !problem.title.is_empty(),
+            "{}",
+            self.text()
+        );
         problem
     }
 }
@@ -104,7 +125,10 @@ impl Client {
             .max_idle_connections(0)
             .proxy(None)
             .max_redirects(0);
-        Self { address, agent: config.build().into() }
+        Self {
+            address,
+            agent: config.build().into(),
+        }
     }
 
     /// The server's address.
@@ -123,23 +147,42 @@ impl Client {
     ///
     /// # Errors
     /// What the network says.
-    pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+    pub fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, String> {
         let mut request = Request::builder().method(method).uri(self.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let answered = match method {
-            "PUT" | "POST" => self.agent.run(request.body(body.to_vec()).expect("a request")),
+            "PUT" | "POST" => self
+                .agent
+                .run(request.body(body.to_vec()).expect("a request")),
             _ => self.agent.run(request.body(()).expect("a request")),
         };
         let mut response = answered.map_err(|error| error.to_string())?;
         let names = response.headers().iter();
         let headers = names.map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
         });
         let (status, headers) = (response.status().as_u16(), headers.collect());
-        let body = response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec();
-        Ok(Answer { status, headers, body: body.map_err(|error| error.to_string())? })
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(BODY_BYTES_MAX)
+            .read_to_vec();
+        Ok(Answer {
+            status,
+            headers,
+            body: body.map_err(|error| error.to_string())?,
+        })
     }
 
     /// Sends a request.
@@ -181,11 +224,20 @@ impl Client {
     /// If the server does not begin one.
     #[must_use]
     pub fn stream(&self, path: &str) -> Box<dyn std::io::Read + Send> {
-        let request = Request::builder().uri(self.url(path)).body(()).expect("a request");
+        let request = Request::builder()
+            .uri(self.url(path))
+            .body(())
+            .expect("a request");
         let response = self.agent.run(request).expect("an answer");
         assert_eq!(response.status().as_u16(), 200, "{path}");
-        let kind = response.headers().get("content-type").expect("a content type");
-        assert!(kind.as_bytes().starts_with(b"text/event-stream"), "{kind:?}");
+        let kind = response
+            .headers()
+            .get("content-type")
+            .expect("a content type");
+        assert!(
+            kind.as_bytes().starts_with(b"text/event-stream"),
+            "{kind:?}"
+        );
         Box::new(response.into_body().into_reader())
     }
 }

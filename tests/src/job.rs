@@ -17,7 +17,10 @@ impl Job {
     /// The job of that name at that door.
     #[must_use]
     pub fn new(client: Client, name: &str) -> Self {
-        Self { client, name: name.into() }
+        Self {
+            client,
+            name: name.into(),
+        }
     }
 
     /// Its name.
@@ -48,9 +51,16 @@ impl Job {
     /// Sends an update that must be taken.
     #[track_caller]
     pub fn push(&self, client: &str, round: u64, weight: f64, update: &Model) -> UpdateReceipt {
-        let answer = self.put(client, &format!("?round={round}&weight={weight}"), &update.file());
+        let answer = self.put(
+            client,
+            &format!("?round={round}&weight={weight}"),
+            &update.file(),
+        );
         let receipt: UpdateReceipt = answer.expect(202).json();
-        assert_eq!((receipt.job.as_str(), receipt.client.as_str(), receipt.round), (self.name.as_str(), client, round));
+        assert_eq!(
+            (receipt.job.as_str(), receipt.client.as_str(), receipt.round),
+            (self.name.as_str(), client, round)
+        );
         assert_eq!(receipt.slot_state, "ready");
         receipt
     }
@@ -74,7 +84,9 @@ impl Job {
     #[must_use]
     #[track_caller]
     pub fn round(&self, round: u64) -> RoundStatus {
-        self.client.get(&format!("/v1/jobs/{}/rounds/{round}", self.name)).json()
+        self.client
+            .get(&format!("/v1/jobs/{}/rounds/{round}", self.name))
+            .json()
     }
 
     /// The newest model and its version.
@@ -84,7 +96,12 @@ impl Job {
     #[must_use]
     #[track_caller]
     pub fn model(&self) -> (u64, Model) {
-        read(&self.client.get(&format!("/v1/jobs/{}/model", self.name)).expect(200))
+        read(
+            &self
+                .client
+                .get(&format!("/v1/jobs/{}/model", self.name))
+                .expect(200),
+        )
     }
 
     /// The model that a round makes; waits for it.
@@ -119,7 +136,10 @@ impl Job {
     #[must_use]
     #[track_caller]
     pub fn free_slots(&self) -> u32 {
-        self.status().arena.expect("a job that runs has an arena").free
+        self.status()
+            .arena
+            .expect("a job that runs has an arena")
+            .free
     }
 
     /// Waits until so many slots are free.
@@ -127,7 +147,9 @@ impl Job {
     /// # Panics
     /// If that never comes about.
     pub fn until_free(&self, slots: u32) {
-        until(&format!("{slots} free slots in job {}", self.name), || self.free_slots() == slots);
+        until(&format!("{slots} free slots in job {}", self.name), || {
+            self.free_slots() == slots
+        });
     }
 
     /// Waits for the last error to be told.
@@ -147,15 +169,29 @@ impl Job {
 #[must_use]
 #[track_caller]
 pub fn read(answer: &Answer) -> (u64, Model) {
-    let version = answer.header("tributary-version").expect("a version").to_owned();
-    assert_eq!(answer.header("etag"), Some(format!("\"{version}\"").as_str()));
-    (version.parse().expect("a number"), Model::from_file(&answer.body))
+    let version = answer
+        .header("tributary-version")
+        .expect("a version")
+        .to_owned();
+    assert_eq!(
+        answer.header("etag"),
+        Some(format!("\"{version}\"").as_str())
+    );
+    (
+        version.parse().expect("a number"),
+        Model::from_file(&answer.body),
+    )
 }
 
 /// `clients` random updates with whole weights from 1, different for every `seed`.
 #[must_use]
 pub fn updates(shapes: crate::tensors::Shapes, clients: u64, seed: u64) -> Vec<(Model, f64)> {
-    let update = |client| (Model::random(shapes, seed * 1_000 + client), (client % 7 + 1) as f64);
+    let update = |client| {
+        (
+            Model::random(shapes, seed * 1_000 + client),
+            (client % 7 + 1) as f64,
+        )
+    };
     (0..clients).map(update).collect()
 }
 

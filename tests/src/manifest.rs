@@ -73,7 +73,14 @@ impl Manifest {
     /// The YAML text; the model lies at `model`.
     #[must_use]
     pub fn text(&self, model: &Path) -> String {
-        let Self { name, function, limits, config, round, .. } = self;
+        let Self {
+            name,
+            function,
+            limits,
+            config,
+            round,
+            ..
+        } = self;
         let (module, model) = (self.module.display(), model.display());
         let mut text = format!(
             "apiVersion: tributary.dev/v1

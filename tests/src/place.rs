@@ -36,8 +36,12 @@ pub fn evidence() -> PathBuf {
 pub fn tool(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not installed: `cargo xtask test` installs what the tests need"))
+    let found = folders
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
+    found.unwrap_or_else(|| {
+        panic!("{name} is not installed: `cargo xtask test` installs what the tests need")
+    })
 }
 
 fn named(variable: &str) -> Option<PathBuf> {
@@ -45,7 +49,11 @@ fn named(variable: &str) -> Option<PathBuf> {
 }
 
 fn present(file: PathBuf) -> PathBuf {
-    assert!(file.is_file(), "{} is missing: run `cargo xtask build`", file.display());
+    assert!(
+        file.is_file(),
+        "{} is missing: run `cargo xtask build`",
+        file.display()
+    );
     file
 }
 
@@ -53,9 +61,14 @@ fn present(file: PathBuf) -> PathBuf {
 fn profile() -> PathBuf {
     let executable = env::current_exe().expect("a test has an executable");
     let deps = executable.parent().expect("a file is in a folder");
-    deps.parent().expect("deps is in the profile's folder").to_owned()
+    deps.parent()
+        .expect("deps is in the profile's folder")
+        .to_owned()
 }
 
 fn target() -> PathBuf {
-    profile().parent().map(Path::to_owned).expect("the profile's folder is in target")
+    profile()
+        .parent()
+        .map(Path::to_owned)
+        .expect("the profile's folder is in target")
 }

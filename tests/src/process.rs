@@ -10,13 +10,20 @@ pub fn workers_of(parent: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else {
         return Vec::new();
     };
-    let children = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let children = tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     let children: Vec<u32> = children.flat_map(|text| numbers(&text)).collect();
-    children.into_iter().filter(|child| is_worker(*child)).collect()
+    children
+        .into_iter()
+        .filter(|child| is_worker(*child))
+        .collect()
 }
 
 fn numbers(text: &str) -> Vec<u32> {
-    text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+    text.split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect()
 }
 
 /// True while a process runs the worker's command line; false for one that is dead but not reaped.
@@ -31,7 +38,9 @@ pub fn is_worker(process: u32) -> bool {
 pub fn resident_bytes(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     // Memory of its own: shared pages belong to the arena, which is watched by itself.
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
     let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kibibytes.unwrap_or(0) << 10
 }
@@ -71,7 +80,9 @@ pub fn segments(prefix: &str) -> Vec<String> {
     let Ok(files) = fs::read_dir("/dev/shm") else {
         return Vec::new();
     };
-    let names = files.flatten().map(|file| file.file_name().to_string_lossy().into_owned());
+    let names = files
+        .flatten()
+        .map(|file| file.file_name().to_string_lossy().into_owned());
     let mut found: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
     found.sort();
     found

@@ -26,7 +26,10 @@ impl Mean {
                 magnitudes[at] += value.abs() * weight;
             }
         }
-        values.iter_mut().chain(&mut magnitudes).for_each(|sum| *sum /= total);
+        values
+            .iter_mut()
+            .chain(&mut magnitudes)
+            .for_each(|sum| *sum /= total);
         Self { values, magnitudes }
     }
 
@@ -47,10 +50,17 @@ impl Mean {
     pub fn assert_near(&self, model: &Model, relative: f64) {
         let found: Vec<f32> = model.values().collect();
         assert_eq!(found.len(), self.values.len(), "elements");
-        for (at, (found, (value, magnitude))) in found.iter().zip(self.values.iter().zip(&self.magnitudes)).enumerate() {
+        for (at, (found, (value, magnitude))) in found
+            .iter()
+            .zip(self.values.iter().zip(&self.magnitudes))
+            .enumerate()
+        {
             let slack = magnitude * relative;
             let (low, high) = ((value - slack) as f32, (value + slack) as f32);
-            assert!(low <= *found && *found <= high, "element {at} is {found}, but the mean is {value} (relative {relative})");
+            assert!(
+                low <= *found && *found <= high,
+                "element {at} is {found}, but the mean is {value} (relative {relative})"
+            );
         }
     }
 }

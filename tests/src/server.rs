@@ -52,7 +52,11 @@ pub struct Ran {
 impl Ran {
     pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
     /// The same, if it ended with that code.
@@ -62,7 +66,11 @@ impl Ran {
     #[must_use]
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, code,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self
     }
 }
@@ -83,7 +91,15 @@ impl Server {
         let home = TempDir::with_prefix("tributary-test-").expect("a temporary folder");
         let (child, address, log) = starting::start(sidecar, workers, &home.path().join("state"));
         let node = String::new();
-        let mut server = Self { sidecar, workers, home, child, client: Client::new(address), node, log };
+        let mut server = Self {
+            sidecar,
+            workers,
+            home,
+            child,
+            client: Client::new(address),
+            node,
+            log,
+        };
         server.node = server.greet();
         server
     }
@@ -107,7 +123,11 @@ impl Server {
 
     /// Waits until it is ready; gives its name.
     fn greet(&self) -> String {
-        until("the server is ready", || self.client.try_send("GET", "/ready", &[], &[]).is_ok_and(|a| a.status == 200));
+        until("the server is ready", || {
+            self.client
+                .try_send("GET", "/ready", &[], &[])
+                .is_ok_and(|a| a.status == 200)
+        });
         let node = self.node_status();
         assert_eq!(node.sidecar.to_string(), self.sidecar.name(), "{node:?}");
         node.name
@@ -204,7 +224,10 @@ impl Server {
     #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> Ran {
         let mut command = Command::new(place::binary());
-        let output = command.args(arguments).env("TRIBUTARY_SERVER", self.client.url("")).output();
+        let output = command
+            .args(arguments)
+            .env("TRIBUTARY_SERVER", self.client.url(""))
+            .output();
         Ran::of(&output.expect("the binary runs"))
     }
 
@@ -283,13 +306,25 @@ impl Server {
     fn stop(&mut self) {
         let workers = self.worker_pids();
         process::signal(self.pid(), Signal::TERM);
-        let ended = eventually("the server ends", || self.child.try_wait().expect("a child"));
+        let ended = eventually("the server ends", || {
+            self.child.try_wait().expect("a child")
+        });
         assert!(ended.success(), "{ended}");
         for worker in workers {
-            assert!(!process::is_worker(worker), "worker {worker} outlived a clean stop");
+            assert!(
+                !process::is_worker(worker),
+                "worker {worker} outlived a clean stop"
+            );
         }
-        assert_eq!(self.segments(), Vec::<String>::new(), "segments outlived a clean stop");
-        assert!(!self.log().contains("panicked at"), "a part of the server panicked");
+        assert_eq!(
+            self.segments(),
+            Vec::<String>::new(),
+            "segments outlived a clean stop"
+        );
+        assert!(
+            !self.log().contains("panicked at"),
+            "a part of the server panicked"
+        );
     }
 }
 

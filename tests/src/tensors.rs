@@ -10,10 +10,19 @@ use crate::random::Random;
 pub type Shapes = &'static [(&'static str, &'static [usize])];
 
 /// 41 elements, a matrix, a vector and a single number: no size that a vector width divides.
-pub const SMALL: Shapes = &[("dense.bias", &[5]), ("dense.weight", &[7, 5]), ("scale", &[])];
+pub const SMALL: Shapes = &[
+    ("dense.bias", &[5]),
+    ("dense.weight", &[7, 5]),
+    ("scale", &[]),
+];
 
 /// 205,503 elements, 0.8 MB: folding it takes long enough to be interrupted.
-pub const LARGE: Shapes = &[("embedding", &[1021, 200]), ("head", &[101, 13]), ("norm", &[6, 3, 11, 5]), ("zero", &[0, 9])];
+pub const LARGE: Shapes = &[
+    ("embedding", &[1021, 200]),
+    ("head", &[101, 13]),
+    ("norm", &[6, 3, 11, 5]),
+    ("zero", &[0, 9]),
+];
 
 /// A tensor of f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +62,9 @@ impl Model {
             .map(|(name, shape)| Tensor {
                 name: (*name).into(),
                 shape: shape.to_vec(),
-                values: (0..shape.iter().product::<usize>()).map(|_| value()).collect(),
+                values: (0..shape.iter().product::<usize>())
+                    .map(|_| value())
+                    .collect(),
             })
             .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -62,7 +73,9 @@ impl Model {
 
     /// All elements, tensor by tensor.
     pub fn values(&self) -> impl Iterator<Item = f32> + '_ {
-        self.tensors.iter().flat_map(|tensor| tensor.values.iter().copied())
+        self.tensors
+            .iter()
+            .flat_map(|tensor| tensor.values.iter().copied())
     }
 
     /// The elements' bits: two models are the same model if these are the same.
@@ -98,10 +111,13 @@ impl Model {
     pub fn file_with(&self, metadata: &[(&str, &str)]) -> Vec<u8> {
         let data: Vec<Vec<u8>> = self.tensors.iter().map(Tensor::bytes).collect();
         let views = self.tensors.iter().zip(&data).map(|(tensor, data)| {
-            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), data).expect("as many bytes as elements");
+            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), data)
+                .expect("as many bytes as elements");
             (tensor.name.clone(), view)
         });
-        let pairs = metadata.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+        let pairs = metadata
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()));
         let metadata: HashMap<String, String> = pairs.collect();
         let metadata = (!metadata.is_empty()).then_some(metadata);
         safetensors::serialize(views, metadata).expect("valid tensors")
@@ -119,8 +135,17 @@ impl Model {
             .into_iter()
             .map(|(name, view)| {
                 assert_eq!(view.dtype(), Dtype::F32, "{name}");
-                let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-                Tensor { name, shape: view.shape().to_vec(), values: values.collect() }
+                let values = view
+                    .data()
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|bytes| f32::from_le_bytes(*bytes));
+                Tensor {
+                    name,
+                    shape: view.shape().to_vec(),
+                    values: values.collect(),
+                }
             })
             .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -132,6 +157,9 @@ impl Tensor {
     /// The elements as they stand in a file.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        self.values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
     }
 }

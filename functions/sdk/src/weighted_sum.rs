@@ -36,7 +36,7 @@ pub struct WeightedSum {
     scale_bits: u32,
 }
 
-/// Inputs per call: two turns of the kernels, so that the partial's own memory is touched half as often.
+/// Inputs per call: more would hardly touch the partial's own memory less often.
 const INPUTS_MAX: u32 = 16;
 
 impl WeightedSum {

@@ -72,7 +72,10 @@ pub struct Arena {
 
 impl std::fmt::Debug for Arena {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Arena").field("name", &self.name()).field("geometry", self.geometry()).finish()
+        f.debug_struct("Arena")
+            .field("name", &self.name())
+            .field("geometry", self.geometry())
+            .finish()
     }
 }
 
@@ -82,7 +85,9 @@ impl Arena {
     /// # Errors
     /// A geometry that cannot be laid out, a name in use, no room in /dev/shm.
     pub fn create(name: &str, geometry: Geometry) -> Result<Self, Error> {
-        Ok(Self { segment: Segment::create(name, geometry)? })
+        Ok(Self {
+            segment: Segment::create(name, geometry)?,
+        })
     }
 
     /// Attaches to a segment that another process created.
@@ -90,7 +95,9 @@ impl Arena {
     /// # Errors
     /// No such segment, or one that is not an arena of this version.
     pub fn open(name: &str) -> Result<Self, Error> {
-        Ok(Self { segment: Segment::open(name)? })
+        Ok(Self {
+            segment: Segment::open(name)?,
+        })
     }
 
     /// The segment's name under /dev/shm.
@@ -114,17 +121,26 @@ impl Arena {
     }
 
     fn header(&self, slot: SlotIndex) -> &SlotHeader {
-        assert!(slot < self.geometry().slots, "slot {slot} is beyond the arena");
+        assert!(
+            slot < self.geometry().slots,
+            "slot {slot} is beyond the arena"
+        );
         // SAFETY: the slot table starts 128-aligned and holds `slots` headers (geometry); a header
         // consists of atomics for which any bytes are valid.
         unsafe { self.segment.at(self.geometry().slot_header_offset(slot)) }
     }
 
     fn contributor_words(&self, slot: SlotIndex) -> &[AtomicU64] {
-        assert!(slot < self.geometry().slots, "slot {slot} is beyond the arena");
+        assert!(
+            slot < self.geometry().slots,
+            "slot {slot} is beyond the arena"
+        );
         let words = self.geometry().contributor_words() as usize;
         // SAFETY: the geometry places `words` 8-aligned atomics for each slot inside the segment.
-        unsafe { self.segment.slice_at(self.geometry().contributors_offset(slot), words) }
+        unsafe {
+            self.segment
+                .slice_at(self.geometry().contributors_offset(slot), words)
+        }
     }
 
     /// The completion ring of a worker.
@@ -140,7 +156,10 @@ impl Arena {
         let header: &RingHeader = unsafe { self.segment.at(offset) };
         let entries = offset + crate::ring::RING_HEADER_BYTES;
         // SAFETY: the geometry places `ring_records` entries of atomics right behind the header.
-        let entries: &[Entry] = unsafe { self.segment.slice_at(entries, geometry.ring_records as usize) };
+        let entries: &[Entry] = unsafe {
+            self.segment
+                .slice_at(entries, geometry.ring_records as usize)
+        };
         Ring::new(header, entries)
     }
 
@@ -168,10 +187,17 @@ impl Arena {
         for slot in 0..self.geometry().slots {
             let header = self.header(slot);
             if let Some(generation) = header.state.claim(owner) {
-                let filling = Filling { arena: self.clone(), slot, generation, owner, done: false };
+                let filling = Filling {
+                    arena: self.clone(),
+                    slot,
+                    generation,
+                    owner,
+                    done: false,
+                };
                 if header.reserved.load(Ordering::Relaxed) == 0 {
                     let stride = self.geometry().slot_stride();
-                    self.segment.reserve(self.geometry().slot_offset(slot), stride)?;
+                    self.segment
+                        .reserve(self.geometry().slot_offset(slot), stride)?;
                     header.reserved.store(1, Ordering::Relaxed);
                 }
                 return Ok(Some(filling));
@@ -197,13 +223,19 @@ impl Arena {
 
     /// Every slot that is not free.
     pub fn in_use(&self) -> impl Iterator<Item = SlotInfo> + '_ {
-        (0..self.geometry().slots).map(|slot| self.info(slot)).filter(|info| info.word.state != State::Free)
+        (0..self.geometry().slots)
+            .map(|slot| self.info(slot))
+            .filter(|info| info.word.state != State::Free)
     }
 
     /// The clients inside a slot.
     #[must_use]
     pub fn contributors(&self, slot: SlotIndex) -> Contributors {
-        let words = self.contributor_words(slot).iter().map(|w| w.load(Ordering::Relaxed)).collect();
+        let words = self
+            .contributor_words(slot)
+            .iter()
+            .map(|w| w.load(Ordering::Relaxed))
+            .collect();
         Contributors::from_words(words)
     }
 
@@ -219,7 +251,9 @@ impl Arena {
 
     /// Takes back every slot that a dead process was filling; gives their number.
     pub fn recover(&self, owner: Owner) -> u32 {
-        (0..self.geometry().slots).filter(|slot| self.header(*slot).state.recover(owner)).count() as u32
+        (0..self.geometry().slots)
+            .filter(|slot| self.header(*slot).state.recover(owner))
+            .count() as u32
     }
 
     /// Copies bytes of a published slot's vector out. `false` if the slot has been released since
@@ -228,9 +262,18 @@ impl Arena {
     /// # Panics
     /// If the range lies outside the vector.
     #[must_use]
-    pub fn read(&self, slot: SlotIndex, generation: Generation, offset: u64, out: &mut [u8]) -> bool {
+    pub fn read(
+        &self,
+        slot: SlotIndex,
+        generation: Generation,
+        offset: u64,
+        out: &mut [u8],
+    ) -> bool {
         let end = offset.checked_add(out.len() as u64);
-        assert!(end.is_some_and(|end| end <= self.geometry().vector_bytes), "range beyond the vector");
+        assert!(
+            end.is_some_and(|end| end <= self.geometry().vector_bytes),
+            "range beyond the vector"
+        );
         let source = self.vector_pointer(slot).wrapping_add(offset as usize);
         // SAFETY: the range lies inside the slot's vector, which is mapped as long as `self` lives;
         // `out` is this process's own memory. The pages may be rewritten by another process while
@@ -243,20 +286,28 @@ impl Arena {
     }
 
     fn vector_pointer(&self, slot: SlotIndex) -> *mut u8 {
-        self.segment.pointer(self.geometry().slot_offset(slot) + crate::SCALARS_BYTES)
+        self.segment
+            .pointer(self.geometry().slot_offset(slot) + crate::SCALARS_BYTES)
     }
 
     fn write_claim(&self, slot: SlotIndex, claim: &Claim) {
         let header = self.header(slot);
-        header.aggregator.store(claim.aggregator.raw(), Ordering::Relaxed);
-        header.weight_bits.store(claim.weight.to_bits(), Ordering::Relaxed);
+        header
+            .aggregator
+            .store(claim.aggregator.raw(), Ordering::Relaxed);
+        header
+            .weight_bits
+            .store(claim.weight.to_bits(), Ordering::Relaxed);
         header.round.store(claim.round, Ordering::Relaxed);
         header.kind.store(claim.kind as u32, Ordering::Relaxed);
         header.client.store(claim.client, Ordering::Relaxed);
         header.sequence.store(claim.sequence, Ordering::Relaxed);
         let words = self.contributor_words(slot);
         for (i, word) in words.iter().enumerate() {
-            word.store(claim.contributors.words().get(i).copied().unwrap_or(0), Ordering::Relaxed);
+            word.store(
+                claim.contributors.words().get(i).copied().unwrap_or(0),
+                Ordering::Relaxed,
+            );
         }
     }
 }
@@ -299,7 +350,10 @@ impl Filling {
     pub fn publish(mut self, to: State, claim: &Claim) -> bool {
         self.arena.write_claim(self.slot, claim);
         self.done = true;
-        self.arena.header(self.slot).state.publish(self.owner, self.generation, to)
+        self.arena
+            .header(self.slot)
+            .state
+            .publish(self.owner, self.generation, to)
     }
 }
 
@@ -310,7 +364,6 @@ impl Drop for Filling {
         }
     }
 }
-
 
 #[cfg(test)]
 #[path = "arena_tests.rs"]

@@ -12,7 +12,13 @@ fn unique(name: &str) -> String {
 }
 
 fn geometry(slots: u32) -> Geometry {
-    Geometry { slots, vector_bytes: 1000, clients: 100, rings: 2, ring_records: 8 }
+    Geometry {
+        slots,
+        vector_bytes: 1000,
+        clients: 100,
+        rings: 2,
+        ring_records: 8,
+    }
 }
 
 fn claim_of(kind: Kind) -> Claim {
@@ -53,7 +59,10 @@ fn another_process_sees_what_was_published() {
 
     assert!(other.release(slot, generation));
     assert!(!arena.release(slot, generation), "a generation ends once");
-    assert!(!other.read(slot, generation, 0, &mut bytes), "released bytes are not handed out");
+    assert!(
+        !other.read(slot, generation, 0, &mut bytes),
+        "released bytes are not handed out"
+    );
 }
 
 #[test]
@@ -64,7 +73,10 @@ fn segment_is_private_and_goes_with_its_creator() {
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     drop(Arena::open(&name).unwrap());
-    assert!(std::fs::exists(&path).unwrap(), "who only attached does not remove it");
+    assert!(
+        std::fs::exists(&path).unwrap(),
+        "who only attached does not remove it"
+    );
     drop(arena);
     assert!(!std::fs::exists(&path).unwrap());
 }
@@ -85,7 +97,11 @@ fn remove_stale_once(prefix: &str) -> Vec<String> {
 #[test]
 fn foreign_segments_are_refused() {
     let name = unique("foreign");
-    let memory = shared_memory::ShmemConf::new().os_id(format!("/{name}")).size(8192).create().unwrap();
+    let memory = shared_memory::ShmemConf::new()
+        .os_id(format!("/{name}"))
+        .size(8192)
+        .create()
+        .unwrap();
     let error = Arena::open(&name).unwrap_err().to_string();
     assert!(error.contains("magic number"), "{error}");
     drop(memory);

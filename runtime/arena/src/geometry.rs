@@ -1,6 +1,6 @@
 //! Where everything lies in a segment: pure arithmetic over the job's sizes.
 
-use crate::ring::{RING_HEADER_BYTES, RECORD_BYTES};
+use crate::ring::{RECORD_BYTES, RING_HEADER_BYTES};
 
 /// Bytes before the vector of every slot: one page for a function's scalars.
 pub const SCALARS_BYTES: u64 = 4096;
@@ -72,7 +72,10 @@ impl Geometry {
         if fits {
             Ok(())
         } else {
-            Err(GeometryError::TooLarge { slots: self.slots, vector_bytes: self.vector_bytes })
+            Err(GeometryError::TooLarge {
+                slots: self.slots,
+                vector_bytes: self.vector_bytes,
+            })
         }
     }
 
@@ -159,11 +162,31 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_named() {
-        let good = Geometry { slots: 1, vector_bytes: 4, clients: 1, rings: 1, ring_records: 8 };
-        assert_eq!(Geometry { slots: 0, ..good }.check(), Err(GeometryError::Zero("slot")));
-        assert_eq!(Geometry { ring_records: 6, ..good }.check(), Err(GeometryError::RingSize(6)));
+        let good = Geometry {
+            slots: 1,
+            vector_bytes: 4,
+            clients: 1,
+            rings: 1,
+            ring_records: 8,
+        };
+        assert_eq!(
+            Geometry { slots: 0, ..good }.check(),
+            Err(GeometryError::Zero("slot"))
+        );
+        assert_eq!(
+            Geometry {
+                ring_records: 6,
+                ..good
+            }
+            .check(),
+            Err(GeometryError::RingSize(6))
+        );
         assert!(matches!(
-            Geometry { vector_bytes: u64::MAX, ..good }.check(),
+            Geometry {
+                vector_bytes: u64::MAX,
+                ..good
+            }
+            .check(),
             Err(GeometryError::TooLarge { .. })
         ));
     }

@@ -67,7 +67,10 @@ impl<'a> Ring<'a> {
             word.store(value, Ordering::Relaxed);
         }
         // SYNC POINT: publishes the entry's words.
-        self.header.tail.0.store(tail.wrapping_add(1), Ordering::Release);
+        self.header
+            .tail
+            .0
+            .store(tail.wrapping_add(1), Ordering::Release);
         true
     }
 
@@ -88,7 +91,10 @@ impl<'a> Ring<'a> {
             *value = word.load(Ordering::Relaxed);
         }
         // SYNC POINT: hands the entry back to the producer.
-        self.header.head.0.store(head.wrapping_add(1), Ordering::Release);
+        self.header
+            .head
+            .0
+            .store(head.wrapping_add(1), Ordering::Release);
         Some(record)
     }
 }
@@ -108,7 +114,10 @@ mod heap {
         pub(super) fn new(capacity: usize) -> Self {
             let position = || PaddedPosition(AtomicU64::new(0));
             Self {
-                header: RingHeader { tail: position(), head: position() },
+                header: RingHeader {
+                    tail: position(),
+                    head: position(),
+                },
                 entries: (0..capacity)
                     .map(|_| Entry(std::array::from_fn(|_| AtomicU64::new(0))))
                     .collect(),

@@ -93,9 +93,12 @@ fn layout_hash(geometry: &Geometry) -> u64 {
         geometry.slot_stride(),
         crate::geometry::SLOT_HEADER_BYTES,
     ];
-    words.iter().flat_map(|w| w.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    words
+        .iter()
+        .flat_map(|w| w.to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }
 
 /// A mapped segment. The creator unlinks its name when it is dropped.
@@ -121,34 +124,66 @@ impl Segment {
             .os_id(format!("/{name}"))
             .size(bytes as usize)
             .create()
-            .map_err(|source| Error::Create { name: name.to_owned(), bytes, source })?;
-        let segment = Self { file: open_file(name)?, memory, geometry, name: name.to_owned() };
+            .map_err(|source| Error::Create {
+                name: name.to_owned(),
+                bytes,
+                source,
+            })?;
+        let segment = Self {
+            file: open_file(name)?,
+            memory,
+            geometry,
+            name: name.to_owned(),
+        };
         // Everything but the slots' data is touched often: get it now, while an error can be told.
         segment.reserve(0, geometry.data_offset())?;
         let header = segment.header();
-        header.layout_hash.store(layout_hash(&geometry), Ordering::Relaxed);
+        header
+            .layout_hash
+            .store(layout_hash(&geometry), Ordering::Relaxed);
         header.abi.store(ABI, Ordering::Relaxed);
         header.slots.store(geometry.slots, Ordering::Relaxed);
         header.clients.store(geometry.clients, Ordering::Relaxed);
         header.rings.store(geometry.rings, Ordering::Relaxed);
-        header.ring_records.store(geometry.ring_records, Ordering::Relaxed);
-        header.vector_bytes.store(geometry.vector_bytes, Ordering::Relaxed);
+        header
+            .ring_records
+            .store(geometry.ring_records, Ordering::Relaxed);
+        header
+            .vector_bytes
+            .store(geometry.vector_bytes, Ordering::Relaxed);
         // SYNC POINT: who sees the magic sees the whole header.
         header.magic.store(MAGIC, Ordering::Release);
         Ok(segment)
     }
 
     pub(crate) fn open(name: &str) -> Result<Self, Error> {
-        let foreign = |reason| Error::Foreign { name: name.to_owned(), reason };
+        let foreign = |reason| Error::Foreign {
+            name: name.to_owned(),
+            reason,
+        };
         let memory = ShmemConf::new()
             .os_id(format!("/{name}"))
             .open()
-            .map_err(|source| Error::Open { name: name.to_owned(), source })?;
+            .map_err(|source| Error::Open {
+                name: name.to_owned(),
+                source,
+            })?;
         if (memory.len() as u64) < HEADER_BYTES {
             return Err(foreign("it is shorter than a header"));
         }
-        let placeholder = Geometry { slots: 1, vector_bytes: 1, clients: 1, rings: 1, ring_records: 1 };
-        let mut segment = Self { file: open_file(name)?, memory, geometry: placeholder, name: name.to_owned() };
+        let placeholder = Geometry {
+            slots: 1,
+            vector_bytes: 1,
+            clients: 1,
+            rings: 1,
+            ring_records: 1,
+        };
+        let mut segment = Self {
+            file: open_file(name)?,
+            memory,
+            geometry: placeholder,
+            name: name.to_owned(),
+        };
         let header = segment.header();
         // SYNC POINT: pairs with the creator's release.
         if header.magic.load(Ordering::Acquire) != MAGIC {
@@ -200,7 +235,9 @@ impl Segment {
     /// As for [`Self::at`], for `len` consecutive values.
     pub(crate) unsafe fn slice_at<T>(&self, offset: u64, len: usize) -> &[T] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(offset as usize).cast::<T>(), len) }
+        unsafe {
+            std::slice::from_raw_parts(self.memory.as_ptr().add(offset as usize).cast::<T>(), len)
+        }
     }
 
     /// Address of an offset in this process's mapping.
@@ -214,20 +251,32 @@ impl Segment {
     pub(crate) fn reserve(&self, offset: u64, bytes: u64) -> Result<(), Error> {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
-        match rustix::io::retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), offset, bytes)) {
+        match rustix::io::retry_on_intr(|| {
+            fallocate(&self.file, FallocateFlags::empty(), offset, bytes)
+        }) {
             Ok(()) => Ok(()),
-            Err(Errno::NOSPC | Errno::NOMEM) => Err(Error::Full { name: self.name.clone(), bytes }),
+            Err(Errno::NOSPC | Errno::NOMEM) => Err(Error::Full {
+                name: self.name.clone(),
+                bytes,
+            }),
             Err(errno) => Err(self.io("reserving pages", errno.into())),
         }
     }
 
     /// A descriptor of the segment, for mapping it elsewhere.
     pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
-        self.file.try_clone().map(OwnedFd::from).map_err(|e| self.io("duplicating the descriptor", e))
+        self.file
+            .try_clone()
+            .map(OwnedFd::from)
+            .map_err(|e| self.io("duplicating the descriptor", e))
     }
 
     fn io(&self, what: &'static str, source: io::Error) -> Error {
-        Error::Io { what, name: self.name.clone(), source }
+        Error::Io {
+            what,
+            name: self.name.clone(),
+            source,
+        }
     }
 }
 
@@ -235,7 +284,11 @@ fn open_file(name: &str) -> Result<File, Error> {
     use rustix::shm::{Mode, OFlags};
     rustix::shm::open(format!("/{name}"), OFlags::RDWR, Mode::empty())
         .map(File::from)
-        .map_err(|errno| Error::Io { what: "opening", name: name.to_owned(), source: errno.into() })
+        .map_err(|errno| Error::Io {
+            what: "opening",
+            name: name.to_owned(),
+            source: errno.into(),
+        })
 }
 
 /// Removes every segment whose name starts with `prefix`; gives their names.

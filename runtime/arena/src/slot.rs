@@ -84,7 +84,9 @@ pub struct StateWord {
 
 impl StateWord {
     fn bits(self) -> u64 {
-        (self.state as u64) | (u64::from(self.owner & 0x00ff_ffff) << 8) | (u64::from(self.generation) << 32)
+        (self.state as u64)
+            | (u64::from(self.owner & 0x00ff_ffff) << 8)
+            | (u64::from(self.generation) << 32)
     }
 
     fn from_bits(bits: u64) -> Self {
@@ -126,27 +128,57 @@ impl AtomicState {
         if word.state != State::Free {
             return None;
         }
-        let claimed = StateWord { state: State::Filling, owner, ..word };
+        let claimed = StateWord {
+            state: State::Filling,
+            owner,
+            ..word
+        };
         self.step(word, claimed).then_some(word.generation)
     }
 
     /// Filling (of `owner`) -> `to`. The publishing or committing store.
     pub(crate) fn publish(&self, owner: Owner, generation: Generation, to: State) -> bool {
-        let from = StateWord { state: State::Filling, owner, generation };
-        self.step(from, StateWord { state: to, owner: 0, generation })
+        let from = StateWord {
+            state: State::Filling,
+            owner,
+            generation,
+        };
+        self.step(
+            from,
+            StateWord {
+                state: to,
+                owner: 0,
+                generation,
+            },
+        )
     }
 
     /// Live -> Sent.
     pub(crate) fn send_on(&self, generation: Generation) -> bool {
-        let from = StateWord { state: State::Live, owner: 0, generation };
-        self.step(from, StateWord { state: State::Sent, owner: 0, generation })
+        let from = StateWord {
+            state: State::Live,
+            owner: 0,
+            generation,
+        };
+        self.step(
+            from,
+            StateWord {
+                state: State::Sent,
+                owner: 0,
+                generation,
+            },
+        )
     }
 
     /// Any state of this generation -> Free, one generation on. False if it was released before.
     pub(crate) fn release(&self, generation: Generation) -> bool {
         let mut word = self.load();
         while word.generation == generation && word.state != State::Free {
-            let freed = StateWord { state: State::Free, owner: 0, generation: generation.wrapping_add(1) };
+            let freed = StateWord {
+                state: State::Free,
+                owner: 0,
+                generation: generation.wrapping_add(1),
+            };
             if self.step(word, freed) {
                 return true;
             }
@@ -235,8 +267,19 @@ mod tests {
 
     #[test]
     fn words_survive_encoding() {
-        for state in [State::Free, State::Filling, State::Ready, State::Live, State::Sent, State::Model] {
-            let word = StateWord { state, owner: 0x00ab_cdef, generation: u32::MAX };
+        for state in [
+            State::Free,
+            State::Filling,
+            State::Ready,
+            State::Live,
+            State::Sent,
+            State::Model,
+        ] {
+            let word = StateWord {
+                state,
+                owner: 0x00ab_cdef,
+                generation: u32::MAX,
+            };
             assert_eq!(StateWord::from_bits(word.bits()), word);
         }
     }

@@ -148,24 +148,40 @@ impl Agent {
     fn activate(&mut self, descriptor: &Descriptor) {
         let started = Instant::now();
         let destination = Destination::from_raw(descriptor.destination);
-        let Some(job) = self.jobs.by_number(destination.job()) else { return };
-        let Some(level) = destination.level() else { return };
-        self.host(&job);
-        let Some(hosting) = self.hosting.get_mut(&job.number) else { return };
-        let Some(owner) = hosting.place(destination) else {
-            // `attached` sends everything again.
-            self.metrics.activations.with_label_values(&[level.name(), "cold"]).inc();
+        let Some(job) = self.jobs.by_number(destination.job()) else {
             return;
         };
-        let Some(port) = self.workers.port(owner) else { return };
+        let Some(level) = destination.level() else {
+            return;
+        };
+        self.host(&job);
+        let Some(hosting) = self.hosting.get_mut(&job.number) else {
+            return;
+        };
+        let Some(owner) = hosting.place(destination) else {
+            // `attached` sends everything again.
+            self.metrics
+                .activations
+                .with_label_values(&[level.name(), "cold"])
+                .inc();
+            return;
+        };
+        let Some(port) = self.workers.port(owner) else {
+            return;
+        };
         let routed = self.router.set_route(destination, port);
         if let Err(error) = routed.and_then(|()| self.router.deliver(port, &[*descriptor])) {
             // Its worker is ending: when that is told, everything is sent again.
             debug!(%destination, %error, "aggregator not activated");
             return;
         }
-        self.metrics.activations.with_label_values(&[level.name(), "reused"]).inc();
-        self.metrics.activation.observe(started.elapsed().as_secs_f64());
+        self.metrics
+            .activations
+            .with_label_values(&[level.name(), "reused"])
+            .inc();
+        self.metrics
+            .activation
+            .observe(started.elapsed().as_secs_f64());
     }
 
     fn read_ring(&mut self, job: &Arc<Job>, ring: u32) {
@@ -189,7 +205,9 @@ impl Agent {
 
     /// Sees to it that as many workers host the job as its tree has lanes.
     fn host(&mut self, job: &Arc<Job>) {
-        let Some(hosting) = self.hosting.get_mut(&job.number) else { return };
+        let Some(hosting) = self.hosting.get_mut(&job.number) else {
+            return;
+        };
         while (hosting.workers() as u32) < job.plan.tree.lanes {
             let Some(owner) = self.workers.find(|owner| !hosting.has(owner)) else {
                 hosting.starved = hosting.workers() == 0;
@@ -197,7 +215,8 @@ impl Agent {
             };
             hosting.starved = false;
             hosting.attaching(owner);
-            self.workers.send(owner, ToWorker::Attach(Box::new(hosting::attachment(job))));
+            self.workers
+                .send(owner, ToWorker::Attach(Box::new(hosting::attachment(job))));
         }
     }
 
@@ -207,13 +226,28 @@ impl Agent {
             WorkerEvent::Message(FromWorker::AttachFailed { job, error }) => {
                 self.attach_failed(owner, job, error);
             }
-            WorkerEvent::Message(FromWorker::Refused { destination, round, client, error }) => {
-                if let Some(job) = self.jobs.by_number(Destination::from_raw(destination).job()) {
+            WorkerEvent::Message(FromWorker::Refused {
+                destination,
+                round,
+                client,
+                error,
+            }) => {
+                if let Some(job) = self
+                    .jobs
+                    .by_number(Destination::from_raw(destination).job())
+                {
                     job.refuse_update(Epoch::from_raw(round), client, error);
                 }
             }
-            WorkerEvent::Message(FromWorker::Failed { destination, round, error }) => {
-                if let Some(job) = self.jobs.by_number(Destination::from_raw(destination).job()) {
+            WorkerEvent::Message(FromWorker::Failed {
+                destination,
+                round,
+                error,
+            }) => {
+                if let Some(job) = self
+                    .jobs
+                    .by_number(Destination::from_raw(destination).job())
+                {
                     job.fail_round(Epoch::from_raw(round), error);
                 }
             }
@@ -222,7 +256,9 @@ impl Agent {
     }
 
     fn attached(&mut self, owner: u32, number: u32) {
-        let (Some(hosting), Some(job)) = (self.hosting.get_mut(&number), self.jobs.by_number(number)) else {
+        let (Some(hosting), Some(job)) =
+            (self.hosting.get_mut(&number), self.jobs.by_number(number))
+        else {
             return;
         };
         hosting.attached(owner);
@@ -241,9 +277,13 @@ impl Agent {
     /// A worker is gone: its half-written slots are taken back, what it has told is still read, and
     /// its inputs go to another.
     fn lost(&mut self, owner: u32, how: &str) {
-        let Some(ring) = self.workers.remove(owner, how) else { return };
+        let Some(ring) = self.workers.remove(owner, how) else {
+            return;
+        };
         for job in self.jobs.all() {
-            let Some(hosting) = self.hosting.get_mut(&job.number) else { continue };
+            let Some(hosting) = self.hosting.get_mut(&job.number) else {
+                continue;
+            };
             let hosted = hosting.remove(owner);
             let slots = job.arena.recover(owner);
             self.read_ring(&job, ring);
@@ -260,16 +300,30 @@ impl Agent {
     // === models ===
 
     fn take_finished(&mut self, job: &Arc<Job>) {
-        let Some(model) = job.take_finished() else { return };
-        let (job, checkpoints, written) = (job.clone(), self.checkpoints.clone(), self.written.clone());
+        let Some(model) = job.take_finished() else {
+            return;
+        };
+        let (job, checkpoints, written) =
+            (job.clone(), self.checkpoints.clone(), self.written.clone());
         tokio::spawn(async move {
             let checkpoint = checkpoint(&job, model, checkpoints.as_ref()).await;
             // The agent ends only with the node.
-            let _ = written.send(Written { job, model, checkpoint });
+            let _ = written.send(Written {
+                job,
+                model,
+                checkpoint,
+            });
         });
     }
 
-    fn publish(&mut self, Written { job, model, checkpoint }: Written) {
+    fn publish(
+        &mut self,
+        Written {
+            job,
+            model,
+            checkpoint,
+        }: Written,
+    ) {
         if let Err(error) = &checkpoint {
             warn!(job = %job.name, %error, "the model is published but not kept");
         }
@@ -286,7 +340,10 @@ impl Agent {
     fn next_moment(&self) -> Instant {
         let now = Instant::now();
         let jobs = self.jobs.all();
-        let deadlines = jobs.iter().filter_map(|job| job.next_deadline()).filter(|at| *at > now);
+        let deadlines = jobs
+            .iter()
+            .filter_map(|job| job.next_deadline())
+            .filter(|at| *at > now);
         let idle = jobs.iter().filter_map(|job| {
             let hosted = self.hosting.get(&job.number)?.workers() > 0;
             let keep_alive = job.spec().keep_alive.duration();
@@ -294,7 +351,11 @@ impl Agent {
             Some(now + keep_alive.saturating_sub(idle_for))
         });
         let retry = self.workers.retry_at();
-        deadlines.chain(idle).chain(retry).min().unwrap_or(now + FOREVER)
+        deadlines
+            .chain(idle)
+            .chain(retry)
+            .min()
+            .unwrap_or(now + FOREVER)
     }
 
     fn moment(&mut self) {
@@ -302,8 +363,13 @@ impl Agent {
         self.workers.retried(now);
         for job in self.jobs.all() {
             job.close_if_due(now);
-            let idle = job.idle_for(now).is_some_and(|idle| idle >= job.spec().keep_alive.duration());
-            let hosted = self.hosting.get(&job.number).is_some_and(|h| h.workers() > 0);
+            let idle = job
+                .idle_for(now)
+                .is_some_and(|idle| idle >= job.spec().keep_alive.duration());
+            let hosted = self
+                .hosting
+                .get(&job.number)
+                .is_some_and(|h| h.workers() > 0);
             if idle && hosted {
                 info!(job = %job.name, "idle: its aggregators go");
                 self.release(job.number);
@@ -315,7 +381,11 @@ impl Agent {
     /// Tries again for jobs that found no worker when they needed one.
     fn host_starved(&mut self) {
         for job in self.jobs.all() {
-            if self.hosting.get(&job.number).is_some_and(|hosting| hosting.starved) {
+            if self
+                .hosting
+                .get(&job.number)
+                .is_some_and(|hosting| hosting.starved)
+            {
                 self.host(&job);
             }
         }
@@ -331,7 +401,9 @@ impl Agent {
 
     /// Lets a job's aggregators go. What they hold stays in the arena.
     fn release(&mut self, number: u32) {
-        let Some(hosting) = self.hosting.get_mut(&number) else { return };
+        let Some(hosting) = self.hosting.get_mut(&number) else {
+            return;
+        };
         let (routes, owners) = hosting.clear();
         for destination in routes {
             self.remove_route(destination);
@@ -356,7 +428,11 @@ impl Agent {
 }
 
 /// Writes a model to the object store, piece by piece out of its slot.
-async fn checkpoint(job: &Arc<Job>, model: ModelSlot, checkpoints: &dyn Checkpoints) -> Result<(), String> {
+async fn checkpoint(
+    job: &Arc<Job>,
+    model: ModelSlot,
+    checkpoints: &dyn Checkpoints,
+) -> Result<(), String> {
     let reader = job.clone();
     let parts = tokio::task::spawn_blocking(move || {
         let mut parts = vec![Bytes::from(reader.model_header(model.version))];
@@ -371,10 +447,17 @@ async fn checkpoint(job: &Arc<Job>, model: ModelSlot, checkpoints: &dyn Checkpoi
         Ok::<_, String>(parts)
     });
     let parts = parts.await.map_err(|error| error.to_string())??;
-    checkpoints.save(&job.name, model.version, parts).await.map_err(|error| error.to_string())
+    checkpoints
+        .save(&job.name, model.version, parts)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// Tells that a worker came or went.
 fn tell_worker(events: &Events, kind: EventKind, owner: u32, pid: Option<u32>, how: Option<&str>) {
-    events.tell(kind, None, json!({ "worker": owner, "pid": pid, "how": how }));
+    events.tell(
+        kind,
+        None,
+        json!({ "worker": owner, "pid": pid, "how": how }),
+    );
 }

@@ -25,12 +25,21 @@ impl Events {
     #[must_use]
     pub fn new(node: &str) -> Self {
         let life = jiff::Timestamp::now().as_millisecond().unsigned_abs();
-        Self { node: node.into(), life, next: Arc::default(), sender: broadcast::Sender::new(BACKLOG) }
+        Self {
+            node: node.into(),
+            life,
+            next: Arc::default(),
+            sender: broadcast::Sender::new(BACKLOG),
+        }
     }
 
     /// Tells an event.
     pub fn tell(&self, kind: EventKind, job: Option<&Name>, data: Value) {
-        let id = format!("{}-{}", self.life, self.next.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "{}-{}",
+            self.life,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        );
         let event = Event::new(&self.node, id, kind, job.map(Name::as_str), data);
         // No listener is no error.
         let _ = self.sender.send(Arc::new(event));

@@ -22,7 +22,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::warn;
-use tributary_api::control::NodeControl;
 
 pub(crate) use refusal::OUTCOMES;
 
@@ -37,8 +36,8 @@ pub(crate) struct Gateway {
 }
 
 /// Routes of the data plane, to be merged with those of other parts.
-pub(crate) fn routes(gateway: Gateway, node: Arc<dyn NodeControl>) -> Router {
-    routes::routes(gateway, node)
+pub(crate) fn routes(gateway: Gateway) -> Router {
+    routes::routes(gateway)
 }
 
 /// Serves connections until `stop` says so.

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process uses it.
-    #[error("state directory {0} is in use by another tributary process; stop it, or give --state-dir")]
+    #[error(
+        "state directory {0} is in use by another tributary process; stop it, or give --state-dir"
+    )]
     InUse(PathBuf),
     /// It cannot be read or written.
     #[error("state directory {directory}: {source}")]
@@ -36,7 +38,10 @@ impl Identity {
     /// # Errors
     /// Another process has it, or it cannot be written.
     pub fn take(directory: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io { directory: directory.to_owned(), source };
+        let io = |source| Error::Io {
+            directory: directory.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(directory).map_err(io)?;
         let lock = File::create(directory.join("lock")).map_err(io)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -45,7 +50,11 @@ impl Identity {
             Err(errno) => return Err(io(errno.into())),
         }
         let name = name(&directory.join("node")).map_err(io)?;
-        Ok(Self { name, directory: directory.to_owned(), _lock: lock })
+        Ok(Self {
+            name,
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// The node's name, the same in every life: eight hexadecimal digits.
@@ -69,7 +78,9 @@ impl Identity {
 
 fn name(file: &Path) -> io::Result<String> {
     match std::fs::read_to_string(file) {
-        Ok(name) if name.len() == 8 && name.bytes().all(|b| b.is_ascii_hexdigit()) => return Ok(name),
+        Ok(name) if name.len() == 8 && name.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            return Ok(name);
+        }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

@@ -33,7 +33,9 @@ use tributary_api::manifest::JobSpec;
 use tributary_api::model::ModelLayout;
 use tributary_api::status::RoundStatus;
 use tributary_api::{ClientName, Name};
-use tributary_arena::{Arena, Claim, Contributors, Filling, Kind as SlotKind, OWNER_AGENT, SlotInfo, State};
+use tributary_arena::{
+    Arena, Claim, Contributors, Filling, Kind as SlotKind, OWNER_AGENT, SlotInfo, State,
+};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 
 /// Rounds whose status is remembered.
@@ -151,16 +153,33 @@ struct Tally {
 
 impl Tally {
     fn new() -> Self {
-        Self { opened_at: Timestamp::now(), closed: None, bytes_copied: 0, bytes_in_place: 0, rejected: 0 }
+        Self {
+            opened_at: Timestamp::now(),
+            closed: None,
+            bytes_copied: 0,
+            bytes_in_place: 0,
+            rejected: 0,
+        }
     }
 }
 
 impl Job {
     /// Starts a job whose model of `version` lies in `model`, in canonical order.
-    pub(crate) fn new(parts: Parts, version: u64, model: &[u8]) -> Result<Self, memory::ModelError> {
+    pub(crate) fn new(
+        parts: Parts,
+        version: u64,
+        model: &[u8],
+    ) -> Result<Self, memory::ModelError> {
         let slot = memory::place_model(&parts.arena, parts.number, version, model)?;
-        let round = Round::new(Epoch::new(version as u32, 0), parts.plan.tree, parts.spec.closing());
-        let completed = parts.spec.rounds.is_some_and(|rounds| version > u64::from(rounds));
+        let round = Round::new(
+            Epoch::new(version as u32, 0),
+            parts.plan.tree,
+            parts.spec.closing(),
+        );
+        let completed = parts
+            .spec
+            .rounds
+            .is_some_and(|rounds| version > u64::from(rounds));
         let job = Self {
             state: Mutex::new(Inner {
                 spec: parts.spec,
@@ -192,7 +211,10 @@ impl Job {
             slot_freed: Notify::new(),
             version: watch::Sender::new(version),
         };
-        job.metrics.model_version.with_label_values(&[job.name.as_str()]).set(version as i64);
+        job.metrics
+            .model_version
+            .with_label_values(&[job.name.as_str()])
+            .set(version as i64);
         if !completed {
             job.tell(EventKind::RoundOpened, json!({ "round": version }));
         }
@@ -223,7 +245,12 @@ impl Job {
 
     /// Counts an update that came for a round that has ended.
     pub(crate) fn count_late(&self, round: u64) {
-        if let Some(status) = self.lock().history.iter_mut().find(|status| status.round == round) {
+        if let Some(status) = self
+            .lock()
+            .history
+            .iter_mut()
+            .find(|status| status.round == round)
+        {
             status.late += 1;
         }
     }
@@ -240,7 +267,12 @@ impl Job {
     }
 
     /// Answers a client that has an update in the round already; `None` if it has none.
-    pub(crate) fn repeated(&self, client: &ClientName, round: u64, digest: u128) -> Option<Result<Accepted, Refusal>> {
+    pub(crate) fn repeated(
+        &self,
+        client: &ClientName,
+        round: u64,
+        digest: u128,
+    ) -> Option<Result<Accepted, Refusal>> {
         self.lock().answer_known(client, round, digest)
     }
 
@@ -254,12 +286,20 @@ impl Job {
         let now = Instant::now();
         let epoch = state.round.epoch;
         let Some(placement) = state.round.accept(update.client, update.digest, now) else {
-            return Err(Refusal::Closing { round: update.round });
+            return Err(Refusal::Closing {
+                round: update.round,
+            });
         };
         let leaf = Destination::new(self.number, Level::Leaf, placement.leaf);
         let mut contributors = Contributors::empty(self.arena.geometry().contributor_words());
         contributors.insert(placement.client);
-        let descriptor = descriptor(leaf, filling.slot(), filling.generation(), epoch, Kind::Update);
+        let descriptor = descriptor(
+            leaf,
+            filling.slot(),
+            filling.generation(),
+            epoch,
+            Kind::Update,
+        );
         let claim = Claim {
             kind: SlotKind::Update,
             aggregator: leaf,
@@ -284,8 +324,14 @@ impl Job {
         if accepted == 1 {
             self.wake.notify_one();
         }
-        self.tell(EventKind::UpdateAccepted, json!({ "round": epoch.round(), "accepted": accepted }));
-        Ok(Accepted { repeated: false, contributors: accepted })
+        self.tell(
+            EventKind::UpdateAccepted,
+            json!({ "round": epoch.round(), "accepted": accepted }),
+        );
+        Ok(Accepted {
+            repeated: false,
+            contributors: accepted,
+        })
     }
 
     /// Closes the round if its deadline has passed and its quorum is met.
@@ -301,7 +347,11 @@ impl Job {
     /// When the agent must look at this job again, if at all.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let state = self.lock();
-        if state.round.is_closed() { None } else { state.round.deadline() }
+        if state.round.is_closed() {
+            None
+        } else {
+            state.round.deadline()
+        }
     }
 
     fn close_if(&self, state: &mut Inner, reason: Option<Reason>) {
@@ -318,13 +368,23 @@ impl Job {
 
     fn send_closes(&self, state: &mut Inner) {
         let closes = state.round.closes();
-        self.outbox.send(closes.into_iter().map(|close| self.close_descriptor(state, close)));
+        self.outbox.send(
+            closes
+                .into_iter()
+                .map(|close| self.close_descriptor(state, close)),
+        );
     }
 
     fn close_descriptor(&self, state: &Inner, close: Close) -> Descriptor {
         let level = Level::from_raw(close.level).unwrap_or(Level::Leaf);
         let to = Destination::new(self.number, level, close.index);
-        descriptor(to, close.expected, state.model.slot, state.round.epoch, Kind::Close)
+        descriptor(
+            to,
+            close.expected,
+            state.model.slot,
+            state.round.epoch,
+            Kind::Close,
+        )
     }
 
     // === what workers report ===
@@ -338,7 +398,8 @@ impl Job {
         let target = |info: &SlotInfo| match info.word.state {
             State::Ready if info.round == epoch.raw() => Some((info.aggregator, Kind::Update)),
             State::Sent if info.round == epoch.raw() => {
-                tree::parent(info.aggregator, self.plan.tree.fan_in).map(|parent| (parent, Kind::Partial))
+                tree::parent(info.aggregator, self.plan.tree.fan_in)
+                    .map(|parent| (parent, Kind::Partial))
             }
             _ => None,
         };
@@ -348,7 +409,11 @@ impl Job {
         });
         self.outbox.send(waiting);
         let closes = state.round.current_closes();
-        self.outbox.send(closes.into_iter().map(|close| self.close_descriptor(&state, close)));
+        self.outbox.send(
+            closes
+                .into_iter()
+                .map(|close| self.close_descriptor(&state, close)),
+        );
     }
 
     /// Counts a committed step. True if it says that the open round's model is made.
@@ -360,10 +425,16 @@ impl Job {
             Work::Merge | Work::Finish | Work::Pass => self.plan.partial_bytes,
         } * u64::from(completion.inputs);
         let name = self.name.as_str();
-        self.metrics.bytes_in_place.with_label_values(&[name]).inc_by(bytes);
+        self.metrics
+            .bytes_in_place
+            .with_label_values(&[name])
+            .inc_by(bytes);
         if let Some(level) = completion.destination.level() {
             let seconds = Duration::from_nanos(completion.nanoseconds).as_secs_f64();
-            self.metrics.step.with_label_values(&[name, level.name()]).observe(seconds);
+            self.metrics
+                .step
+                .with_label_values(&[name, level.name()])
+                .observe(seconds);
         }
         self.slot_freed.notify_waiters();
         if Epoch::from_raw(completion.round) != state.round.epoch {
@@ -379,7 +450,10 @@ impl Job {
         if state.round.epoch != epoch {
             return;
         }
-        self.metrics.updates.with_label_values(&[self.name.as_str(), "function_failed"]).inc();
+        self.metrics
+            .updates
+            .with_label_values(&[self.name.as_str(), "function_failed"])
+            .inc();
         state.tally.rejected += 1;
         state.last_error = Some(error.clone());
         state.round.refuse(client, error);
@@ -413,13 +487,24 @@ impl Job {
         status.phase = tributary_api::status::RoundPhase::Failed;
         status.error = Some(error.clone());
         state.remember(status);
-        self.metrics.rounds.with_label_values(&[self.name.as_str(), "failed"]).inc();
-        self.tell(EventKind::RoundFailed, json!({ "round": state.round.number(), "error": error }));
+        self.metrics
+            .rounds
+            .with_label_values(&[self.name.as_str(), "failed"])
+            .inc();
+        self.tell(
+            EventKind::RoundFailed,
+            json!({ "round": state.round.number(), "error": error }),
+        );
         state.last_error = Some(error.clone());
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
         match state.round.epoch.again() {
             Some(epoch) => self.open_round(state, epoch),
-            None => state.failed = Some(format!("round {} failed too often: {error}", state.round.number())),
+            None => {
+                state.failed = Some(format!(
+                    "round {} failed too often: {error}",
+                    state.round.number()
+                ))
+            }
         }
     }
 
@@ -455,25 +540,45 @@ impl Job {
         status.phase = tributary_api::status::RoundPhase::Completed;
         status.completed_at = Some(Timestamp::now());
         status.aggregation_seconds = state.tally.closed.map(|(_, at)| at.elapsed().as_secs_f64());
-        status.seconds = state.round.first_update().map(|at| at.elapsed().as_secs_f64());
+        status.seconds = state
+            .round
+            .first_update()
+            .map(|at| at.elapsed().as_secs_f64());
         let name = self.name.as_str();
         let observe = |family: &prometheus::HistogramVec, seconds: Option<f64>| {
-            family.with_label_values(&[name]).observe(seconds.unwrap_or_default());
+            family
+                .with_label_values(&[name])
+                .observe(seconds.unwrap_or_default());
         };
         observe(&self.metrics.aggregation, status.aggregation_seconds);
         observe(&self.metrics.round, status.seconds);
-        self.metrics.rounds.with_label_values(&[name, "completed"]).inc();
-        self.metrics.model_version.with_label_values(&[name]).set(model.version as i64);
+        self.metrics
+            .rounds
+            .with_label_values(&[name, "completed"])
+            .inc();
+        self.metrics
+            .model_version
+            .with_label_values(&[name])
+            .set(model.version as i64);
         if let Err(error) = checkpoint {
-            self.metrics.checkpoint_failures.with_label_values(&[name]).inc();
+            self.metrics
+                .checkpoint_failures
+                .with_label_values(&[name])
+                .inc();
             state.last_error = Some(error);
         }
         let data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
         state.remember(status);
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
         self.tell(EventKind::RoundCompleted, data);
-        self.tell(EventKind::ModelPublished, json!({ "version": model.version }));
-        state.completed = state.spec.rounds.is_some_and(|rounds| model.version > u64::from(rounds));
+        self.tell(
+            EventKind::ModelPublished,
+            json!({ "version": model.version }),
+        );
+        state.completed = state
+            .spec
+            .rounds
+            .is_some_and(|rounds| model.version > u64::from(rounds));
         self.open_round(&mut state, Epoch::new(model.version as u32, 0));
         drop(state);
         self.version.send_replace(model.version);
@@ -487,9 +592,15 @@ impl Job {
         state.tally = Tally::new();
         state.finished = false;
         if state.completed {
-            self.tell(EventKind::JobCompleted, json!({ "version": state.model.version }));
+            self.tell(
+                EventKind::JobCompleted,
+                json!({ "version": state.model.version }),
+            );
         } else {
-            self.tell(EventKind::RoundOpened, json!({ "round": state.model.version }));
+            self.tell(
+                EventKind::RoundOpened,
+                json!({ "round": state.model.version }),
+            );
         }
     }
 
@@ -510,7 +621,9 @@ impl Job {
         let mut state = self.lock();
         state.round.set_closing(spec.closing());
         let version = state.model.version;
-        state.completed = spec.rounds.is_some_and(|rounds| version > u64::from(rounds));
+        state.completed = spec
+            .rounds
+            .is_some_and(|rounds| version > u64::from(rounds));
         state.spec = spec;
         state.revision = revision;
         let reason = state.round.due(Instant::now());
@@ -542,7 +655,10 @@ impl Job {
     }
 
     /// Claims a slot for an update; waits up to `patience` for one to become free. `None`: no slot.
-    pub(crate) async fn claim_slot(&self, patience: Duration) -> Result<Option<Filling>, tributary_arena::Error> {
+    pub(crate) async fn claim_slot(
+        &self,
+        patience: Duration,
+    ) -> Result<Option<Filling>, tributary_arena::Error> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             let freed = self.slot_freed.notified();
@@ -581,10 +697,18 @@ impl Inner {
     }
 
     /// The answer to a client that the round knows, or to everybody once it is closed.
-    fn answer_known(&self, client: &ClientName, round: u64, digest: u128) -> Option<Result<Accepted, Refusal>> {
+    fn answer_known(
+        &self,
+        client: &ClientName,
+        round: u64,
+        digest: u128,
+    ) -> Option<Result<Accepted, Refusal>> {
         let book = self.book(round)?;
         match book.known(client, digest) {
-            Some(Known::Same) => Some(Ok(Accepted { repeated: true, contributors: book.accepted() })),
+            Some(Known::Same) => Some(Ok(Accepted {
+                repeated: true,
+                contributors: book.accepted(),
+            })),
             Some(Known::Other) => Some(Err(Refusal::OtherBytes)),
             Some(Known::Refused(why)) => Some(Err(Refusal::Function(why))),
             None if book.is_closed() && round == self.round.number() => {
@@ -609,5 +733,12 @@ impl Inner {
 
 fn descriptor(to: Destination, slot: u32, generation: u32, epoch: Epoch, kind: Kind) -> Descriptor {
     let (destination, round, kind) = (to.raw(), epoch.raw(), kind as u32);
-    Descriptor { destination, sent_ns: monotonic_ns(), slot, generation, round, kind }
+    Descriptor {
+        destination,
+        sent_ns: monotonic_ns(),
+        slot,
+        generation,
+        round,
+        kind,
+    }
 }

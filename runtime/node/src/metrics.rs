@@ -3,11 +3,11 @@
 
 mod sidecar;
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
-};
 use crate::jobs::Jobs;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use std::sync::Arc;
 use tributary_router::Router;
 
@@ -46,7 +46,9 @@ macro_rules! family {
         #[allow(clippy::expect_used, reason = "constant names and labels")]
         let family = $family.expect("a valid family");
         #[allow(clippy::expect_used, reason = "constant names and labels")]
-        $registry.register(Box::new(family.clone())).expect("a family registered once");
+        $registry
+            .register(Box::new(family.clone()))
+            .expect("a family registered once");
         family
     }};
 }
@@ -63,26 +65,134 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let r = &registry;
-        let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
-        let gauge = |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
-        let timer = |name: &str, help: &str, labels: &[&str]| HistogramVec::new(seconds(name, help), labels);
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            IntGaugeVec::new(Opts::new(name, help), labels)
+        };
+        let timer = |name: &str, help: &str, labels: &[&str]| {
+            HistogramVec::new(seconds(name, help), labels)
+        };
         Self {
-            updates: family!(r, counter("tributary_updates_total", "Updates that clients sent, by outcome.", &["job", "outcome"])),
-            bytes_copied: family!(r, counter("tributary_update_copied_bytes_total", "Bytes of update bodies copied in memory, each copy counted.", &["job"])),
-            bytes_in_place: family!(r, counter("tributary_read_in_place_bytes_total", "Bytes that functions read in the slot where they were written.", &["job"])),
-            step: family!(r, timer("tributary_aggregation_step_seconds", "One fold, merge or finish with its commit.", &["job", "level"])),
-            round: family!(r, timer("tributary_round_duration_seconds", "From a round's first update to its published model.", &["job"])),
-            aggregation: family!(r, timer("tributary_round_aggregation_seconds", "From a round's close to its published model.", &["job"])),
-            rounds: family!(r, counter("tributary_rounds_total", "Rounds by outcome.", &["job", "outcome"])),
-            model_version: family!(r, gauge("tributary_model_version", "Version of the model handed out, which is also the open round.", &["job"])),
-            arena_slots: family!(r, gauge("tributary_arena_slots", "Slots of a job's arena by state; touched slots have pages.", &["job", "state"])),
-            arena_bytes: family!(r, gauge("tributary_arena_touched_bytes", "Shared memory that a job's arena has pages for.", &["job"])),
-            workers: family!(r, IntGauge::new("tributary_workers", "Running worker processes.")),
-            worker_starts: family!(r, IntCounter::new("tributary_worker_starts_total", "Worker processes started.")),
-            worker_losses: family!(r, IntCounter::new("tributary_worker_losses_total", "Worker processes that ended without being told to.")),
-            activations: family!(r, counter("tributary_aggregator_activations_total", "Aggregators activated by a route miss, by level and start: reused (a worker hosts the job) or cold.", &["level", "start"])),
-            activation: family!(r, Histogram::with_opts(seconds("tributary_activation_seconds", "From the descriptor that missed its route to the route, on a worker that hosts the job."))),
-            checkpoint_failures: family!(r, counter("tributary_checkpoint_failures_total", "Models that could not be written to the object store.", &["job"])),
+            updates: family!(
+                r,
+                counter(
+                    "tributary_updates_total",
+                    "Updates that clients sent, by outcome.",
+                    &["job", "outcome"]
+                )
+            ),
+            bytes_copied: family!(
+                r,
+                counter(
+                    "tributary_update_copied_bytes_total",
+                    "Bytes of update bodies copied in memory, each copy counted.",
+                    &["job"]
+                )
+            ),
+            bytes_in_place: family!(
+                r,
+                counter(
+                    "tributary_read_in_place_bytes_total",
+                    "Bytes that functions read in the slot where they were written.",
+                    &["job"]
+                )
+            ),
+            step: family!(
+                r,
+                timer(
+                    "tributary_aggregation_step_seconds",
+                    "One fold, merge or finish with its commit.",
+                    &["job", "level"]
+                )
+            ),
+            round: family!(
+                r,
+                timer(
+                    "tributary_round_duration_seconds",
+                    "From a round's first update to its published model.",
+                    &["job"]
+                )
+            ),
+            aggregation: family!(
+                r,
+                timer(
+                    "tributary_round_aggregation_seconds",
+                    "From a round's close to its published model.",
+                    &["job"]
+                )
+            ),
+            rounds: family!(
+                r,
+                counter(
+                    "tributary_rounds_total",
+                    "Rounds by outcome.",
+                    &["job", "outcome"]
+                )
+            ),
+            model_version: family!(
+                r,
+                gauge(
+                    "tributary_model_version",
+                    "Version of the model handed out, which is also the open round.",
+                    &["job"]
+                )
+            ),
+            arena_slots: family!(
+                r,
+                gauge(
+                    "tributary_arena_slots",
+                    "Slots of a job's arena by state; touched slots have pages.",
+                    &["job", "state"]
+                )
+            ),
+            arena_bytes: family!(
+                r,
+                gauge(
+                    "tributary_arena_touched_bytes",
+                    "Shared memory that a job's arena has pages for.",
+                    &["job"]
+                )
+            ),
+            workers: family!(
+                r,
+                IntGauge::new("tributary_workers", "Running worker processes.")
+            ),
+            worker_starts: family!(
+                r,
+                IntCounter::new("tributary_worker_starts_total", "Worker processes started.")
+            ),
+            worker_losses: family!(
+                r,
+                IntCounter::new(
+                    "tributary_worker_losses_total",
+                    "Worker processes that ended without being told to."
+                )
+            ),
+            activations: family!(
+                r,
+                counter(
+                    "tributary_aggregator_activations_total",
+                    "Aggregators activated by a route miss, by level and start: reused (a worker hosts the job) or cold.",
+                    &["level", "start"]
+                )
+            ),
+            activation: family!(
+                r,
+                Histogram::with_opts(seconds(
+                    "tributary_activation_seconds",
+                    "From the descriptor that missed its route to the route, on a worker that hosts the job."
+                ))
+            ),
+            checkpoint_failures: family!(
+                r,
+                counter(
+                    "tributary_checkpoint_failures_total",
+                    "Models that could not be written to the object store.",
+                    &["job"]
+                )
+            ),
             registry,
         }
     }
@@ -117,7 +227,11 @@ impl Metrics {
         for outcome in crate::gateway::OUTCOMES {
             let _ = self.updates.remove_label_values(&[job, outcome]);
         }
-        for family in [&self.bytes_copied, &self.bytes_in_place, &self.checkpoint_failures] {
+        for family in [
+            &self.bytes_copied,
+            &self.bytes_in_place,
+            &self.checkpoint_failures,
+        ] {
             let _ = family.remove_label_values(&[job]);
         }
         for outcome in ["completed", "failed"] {

@@ -139,15 +139,19 @@ impl Node {
     }
 
     /// Opens the door: data-plane routes merged with `others`.
-    pub fn serve(self: &Arc<Self>, listener: TcpListener, others: Routes, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        others: Routes,
+        stop: watch::Receiver<bool>,
+    ) -> JoinHandle<()> {
         let gateway = Gateway {
             jobs: self.jobs.clone(),
             metrics: self.metrics.clone(),
             events: self.events.clone(),
             digest_seed: rand_seed(),
         };
-        let node: Arc<dyn NodeControl> = self.clone();
-        let routes = gateway::routes(gateway.clone(), node).merge(others);
+        let routes = gateway::routes(gateway.clone()).merge(others);
         tokio::spawn(gateway::serve(listener, gateway, routes, stop))
     }
 
@@ -163,26 +167,52 @@ impl Node {
     }
 
     async fn remove(&self, name: &Name) {
-        let Some(job) = self.jobs.remove(name) else { return };
+        let Some(job) = self.jobs.remove(name) else {
+            return;
+        };
         job.stop();
         let (done, stopped) = oneshot::channel();
-        if self.commands.send(Command::Stopped(job.number, done)).is_ok() {
+        if self
+            .commands
+            .send(Command::Stopped(job.number, done))
+            .is_ok()
+        {
             let _ = stopped.await;
         }
     }
 
     /// Loads the function, proves it under the job's configuration, plans tree and arena.
     async fn planned(&self, job: &JobDesired) -> Result<(Plan, Arc<ModelLayout>), NodeError> {
-        let description = self.prove(&job.function, &Value::Object(job.spec.function.config.clone())).await?;
-        let free = shared_memory_bytes_free().map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
-        let plan = plan(&job.spec, job.layout.elements(), &description, self.options.workers, free)
-            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
+        let description = self
+            .prove(
+                &job.function,
+                &Value::Object(job.spec.function.config.clone()),
+            )
+            .await?;
+        let free = shared_memory_bytes_free()
+            .map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
+        let plan = plan(
+            &job.spec,
+            job.layout.elements(),
+            &description,
+            self.options.workers,
+            free,
+        )
+        .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
         Ok((plan, job.layout.clone()))
     }
 
     /// The law tests of a deployed function under a configuration.
-    async fn prove(&self, function: &FunctionRevision, config: &Value) -> Result<Description, NodeError> {
-        let (engine, cache, digest) = (self.engine.clone(), self.cache.clone(), function.digest.hex());
+    async fn prove(
+        &self,
+        function: &FunctionRevision,
+        config: &Value,
+    ) -> Result<Description, NodeError> {
+        let (engine, cache, digest) = (
+            self.engine.clone(),
+            self.cache.clone(),
+            function.digest.hex(),
+        );
         let limits = Limits {
             memory_bytes: function.spec.limits.memory.bytes(),
             deadline: function.spec.limits.deadline.duration(),
@@ -193,7 +223,10 @@ impl Node {
             tributary_wasm::check(&engine, &function, limits, config.as_bytes())
         });
         let named = |error: String| {
-            NodeError::Refused(format!("function {} revision {}: {error}", function.name, function.revision))
+            NodeError::Refused(format!(
+                "function {} revision {}: {error}",
+                function.name, function.revision
+            ))
         };
         match proof.await {
             Ok(Ok(description)) => Ok(description),
@@ -215,13 +248,23 @@ fn rand_seed() -> u64 {
 
 #[async_trait]
 impl NodeControl for Node {
-    async fn deploy(&self, function: &FunctionRevision, wasm: Bytes) -> Result<FunctionDescription, NodeError> {
+    async fn deploy(
+        &self,
+        function: &FunctionRevision,
+        wasm: Bytes,
+    ) -> Result<FunctionDescription, NodeError> {
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
         let deployed = tokio::task::spawn_blocking(move || cache.deploy(&engine, &wasm)).await;
-        let refused = |error: String| NodeError::Refused(format!("function {}: {error}", function.name));
+        let refused =
+            |error: String| NodeError::Refused(format!("function {}: {error}", function.name));
         match deployed {
             Ok(Ok(digest)) if digest == function.digest.hex() => {}
-            Ok(Ok(digest)) => return Err(refused(format!("the module's digest is {digest}, not {}", function.digest))),
+            Ok(Ok(digest)) => {
+                return Err(refused(format!(
+                    "the module's digest is {digest}, not {}",
+                    function.digest
+                )));
+            }
             Ok(Err(error)) => return Err(refused(error.to_string())),
             Err(panic) => return Err(refused(format!("compiling it ended abnormally: {panic}"))),
         }
@@ -243,7 +286,9 @@ impl NodeControl for Node {
         let refused = |error: String| NodeError::Refused(format!("job {}: {error}", desired.name));
         let (found, data) = ModelLayout::from_file(&model).map_err(|e| refused(e.to_string()))?;
         if found.data_bytes() != layout.data_bytes() {
-            return Err(refused("the model's file does not have the job's layout".into()));
+            return Err(refused(
+                "the model's file does not have the job's layout".into(),
+            ));
         }
         let number = self.next_job.fetch_add(1, Ordering::Relaxed);
         let arena = Arena::create(&self.segment(&desired.name, number), plan.geometry)
@@ -271,7 +316,10 @@ impl NodeControl for Node {
     }
 
     async fn update_job(&self, job: JobDesired) -> Result<(), NodeError> {
-        let running = self.jobs.get(job.name.as_str()).ok_or_else(|| NodeError::UnknownJob(job.name.clone()))?;
+        let running = self
+            .jobs
+            .get(job.name.as_str())
+            .ok_or_else(|| NodeError::UnknownJob(job.name.clone()))?;
         running.update(job.spec, job.revision);
         Ok(())
     }
@@ -287,11 +335,18 @@ impl NodeControl for Node {
     }
 
     async fn jobs(&self) -> Vec<JobStatus> {
-        self.jobs.all().iter().map(|job| job.status(self.identity.name())).collect()
+        self.jobs
+            .all()
+            .iter()
+            .map(|job| job.status(self.identity.name()))
+            .collect()
     }
 
     async fn rounds(&self, name: &Name) -> Vec<RoundStatus> {
-        self.jobs.get(name.as_str()).map(|job| job.rounds()).unwrap_or_default()
+        self.jobs
+            .get(name.as_str())
+            .map(|job| job.rounds())
+            .unwrap_or_default()
     }
 
     fn announce(&self, kind: EventKind, job: &Name, data: Value) {
@@ -309,7 +364,10 @@ impl NodeControl for Node {
             workers: self.metrics.workers.get().max(0) as u32,
             jobs: self.jobs.all().len() as u32,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
             shm_free_bytes: shared_memory_bytes_free().unwrap_or(0),
         }

@@ -31,19 +31,38 @@ pub(crate) enum PlanError {
         "spec.arena.slots is {given}, but the job needs at least {least}: {models} for models, \
          {reserve} outputs of {workers} workers and a finish, {open} open accumulators, 1 for an update"
     )]
-    TooFewSlots { given: u32, least: u32, models: u32, reserve: u32, workers: u32, open: u32 },
+    TooFewSlots {
+        given: u32,
+        least: u32,
+        models: u32,
+        reserve: u32,
+        workers: u32,
+        open: u32,
+    },
     #[error(
         "the job needs {slots} slots of {stride} bytes (= {bytes} bytes of shared memory), \
          but a function can address {limit} bytes: the model is too large for {workers} workers; \
          try fewer workers (--workers)"
     )]
-    Window { slots: u32, stride: u64, bytes: u64, limit: u64, workers: u32 },
+    Window {
+        slots: u32,
+        stride: u64,
+        bytes: u64,
+        limit: u64,
+        workers: u32,
+    },
     #[error(
         "the job needs {slots} slots of {stride} bytes = {bytes} bytes of shared memory, \
          but /dev/shm has {free} bytes free; enlarge it (mount -o remount,size=... /dev/shm) \
          or give the job fewer slots (spec.arena.slots, at least {least})"
     )]
-    SharedMemory { slots: u32, stride: u64, bytes: u64, free: u64, least: u32 },
+    SharedMemory {
+        slots: u32,
+        stride: u64,
+        bytes: u64,
+        free: u64,
+        least: u32,
+    },
 }
 
 /// Plans a job for `workers` workers, with `shm_free` bytes free in /dev/shm.
@@ -60,7 +79,10 @@ pub(crate) fn plan(
     }
     let fan_in = spec.tree.fan_in.unwrap_or(FAN_IN_DEFAULT).max(2);
     let leaves = spec.expected().div_ceil(fan_in).max(1);
-    let tree = Tree { fan_in, lanes: workers.min(leaves) };
+    let tree = Tree {
+        fan_in,
+        lanes: workers.min(leaves),
+    };
     let partial_bytes = elements * u64::from(function.partial_bytes_per_element);
     let geometry = Geometry {
         slots: 1,
@@ -76,23 +98,53 @@ pub(crate) fn plan(
     let addressable = (WINDOW_BYTES_MAX / stride).min(u64::from(u32::MAX)) as u32;
     if addressable < least {
         let (bytes, limit) = (u64::from(least) * stride, WINDOW_BYTES_MAX);
-        return Err(PlanError::Window { slots: least, stride, bytes, limit, workers });
+        return Err(PlanError::Window {
+            slots: least,
+            stride,
+            bytes,
+            limit,
+            workers,
+        });
     }
     let slots = match spec.arena.slots {
         Some(given) if given < least => {
-            return Err(PlanError::TooFewSlots { given, least, models: MODEL_SLOTS - 1, reserve, workers, open });
+            return Err(PlanError::TooFewSlots {
+                given,
+                least,
+                models: MODEL_SLOTS - 1,
+                reserve,
+                workers,
+                open,
+            });
         }
         Some(given) => given,
         None => default_slots(least, tree, function.max_inputs).min(addressable),
     };
     let bytes = u64::from(slots) * stride;
     if slots > addressable {
-        return Err(PlanError::Window { slots, stride, bytes, limit: WINDOW_BYTES_MAX, workers });
+        return Err(PlanError::Window {
+            slots,
+            stride,
+            bytes,
+            limit: WINDOW_BYTES_MAX,
+            workers,
+        });
     }
     if bytes > shm_free {
-        return Err(PlanError::SharedMemory { slots, stride, bytes, free: shm_free, least });
+        return Err(PlanError::SharedMemory {
+            slots,
+            stride,
+            bytes,
+            free: shm_free,
+            least,
+        });
     }
-    Ok(Plan { tree, geometry: Geometry { slots, ..geometry }, reserve, partial_bytes })
+    Ok(Plan {
+        tree,
+        geometry: Geometry { slots, ..geometry },
+        reserve,
+        partial_bytes,
+    })
 }
 
 /// Room for every lane to fold one batch while the next arrives. Slots cost nothing until used:
@@ -100,7 +152,6 @@ pub(crate) fn plan(
 fn default_slots(least: u32, tree: Tree, max_inputs: u32) -> u32 {
     least + tree.lanes * max_inputs * 2
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -131,16 +182,36 @@ mod tests {
 
     #[test]
     fn slots_hold_the_widest_vector() {
-        let plan = plan(&spec(serde_json::json!({"expected": 20}), None), 1000, &fedavg(), 2, PLENTY).unwrap();
+        let plan = plan(
+            &spec(serde_json::json!({"expected": 20}), None),
+            1000,
+            &fedavg(),
+            2,
+            PLENTY,
+        )
+        .unwrap();
         assert_eq!(plan.geometry.vector_bytes, 8000);
         assert_eq!(plan.partial_bytes, 8000);
-        assert_eq!(plan.tree, Tree { fan_in: 8, lanes: 2 });
+        assert_eq!(
+            plan.tree,
+            Tree {
+                fan_in: 8,
+                lanes: 2
+            }
+        );
         assert_eq!(plan.geometry.check(), Ok(()));
     }
 
     #[test]
     fn a_small_round_needs_no_second_lane() {
-        let plan = plan(&spec(serde_json::json!({"expected": 8}), None), 10, &fedavg(), 4, PLENTY).unwrap();
+        let plan = plan(
+            &spec(serde_json::json!({"expected": 8}), None),
+            10,
+            &fedavg(),
+            4,
+            PLENTY,
+        )
+        .unwrap();
         assert_eq!(plan.tree.lanes, 1);
     }
 
@@ -151,7 +222,9 @@ mod tests {
         assert!(error.to_string().contains("at least 11"), "{error}");
 
         let all = spec(serde_json::json!({"expected": 20}), None);
-        let error = plan(&all, 1000, &fedavg(), 2, 4096).unwrap_err().to_string();
+        let error = plan(&all, 1000, &fedavg(), 2, 4096)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("4096 bytes free"), "{error}");
 
         let huge = plan(&all, 600_000_000, &fedavg(), 2, PLENTY).unwrap_err();

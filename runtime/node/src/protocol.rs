@@ -158,7 +158,10 @@ mod tests {
                 inputs: 64,
                 nanoseconds: 123_456,
             };
-            assert_eq!(Completion::from_record(completion.to_record()), Some(completion));
+            assert_eq!(
+                Completion::from_record(completion.to_record()),
+                Some(completion)
+            );
         }
         assert_eq!(Completion::from_record([0; 4]), None);
     }

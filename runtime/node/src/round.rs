@@ -163,7 +163,11 @@ impl Round {
     }
 
     pub(crate) fn middles(&self) -> u32 {
-        let mut middles: Vec<u32> = self.leaves.keys().map(|leaf| self.tree.middle(*leaf)).collect();
+        let mut middles: Vec<u32> = self
+            .leaves
+            .keys()
+            .map(|leaf| self.tree.middle(*leaf))
+            .collect();
         middles.dedup();
         middles.len() as u32
     }
@@ -189,22 +193,40 @@ impl Round {
     }
 
     /// Enters an update of a client that is not known yet. `None` once the round is closed.
-    pub(crate) fn accept(&mut self, client: ClientName, digest: u128, now: Instant) -> Option<Placement> {
+    pub(crate) fn accept(
+        &mut self,
+        client: ClientName,
+        digest: u128,
+        now: Instant,
+    ) -> Option<Placement> {
         if self.closed || self.entries.contains_key(&client) {
             return None;
         }
         self.first_update.get_or_insert(now);
         let number = self.accepted();
-        let placement = Placement { client: number, leaf: self.tree.leaf(number) };
+        let placement = Placement {
+            client: number,
+            leaf: self.tree.leaf(number),
+        };
         self.leaves.entry(placement.leaf).or_default().assigned += 1;
         self.names.push(client.clone());
-        self.entries.insert(client, Entry { digest, placement, refused: None });
+        self.entries.insert(
+            client,
+            Entry {
+                digest,
+                placement,
+                refused: None,
+            },
+        );
         Some(placement)
     }
 
     /// The function failed on a client's update: it is not part of the result.
     pub(crate) fn refuse(&mut self, client: u32, why: String) {
-        let Some(entry) = self.names.get(client as usize).and_then(|name| self.entries.get_mut(name))
+        let Some(entry) = self
+            .names
+            .get(client as usize)
+            .and_then(|name| self.entries.get_mut(name))
         else {
             return;
         };
@@ -231,7 +253,8 @@ impl Round {
     /// When the deadline passes, once a first update is in.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let (after, _) = self.closing.deadline?;
-        self.first_update.map(|first| first + Duration::from_millis(after.millis()))
+        self.first_update
+            .map(|first| first + Duration::from_millis(after.millis()))
     }
 
     /// Takes no more updates.
@@ -254,8 +277,9 @@ impl Round {
         let mut closes = Vec::new();
         let mut middles: BTreeMap<u32, (u32, u32, bool)> = BTreeMap::new();
         for (index, leaf) in &self.leaves {
-            let (count, contributors, complete) =
-                middles.entry(self.tree.middle(*index)).or_insert((0, 0, true));
+            let (count, contributors, complete) = middles
+                .entry(self.tree.middle(*index))
+                .or_insert((0, 0, true));
             *count += 1;
             *contributors += leaf.contributors();
             *complete &= full(leaf);
@@ -277,7 +301,11 @@ impl Round {
 }
 
 fn close(level: Level, index: u32, expected: u32) -> Close {
-    Close { level: level as u8, index, expected }
+    Close {
+        level: level as u8,
+        index,
+        expected,
+    }
 }
 
 #[cfg(test)]
@@ -292,7 +320,14 @@ mod tests {
 
     fn round(full: u32, deadline: Option<(u32, u32)>) -> Round {
         let deadline = deadline.map(|(seconds, quorum)| (Interval::from_secs(seconds), quorum));
-        Round::new(Epoch::new(3, 0), Tree { fan_in: 2, lanes: 2 }, Closing { full, deadline })
+        Round::new(
+            Epoch::new(3, 0),
+            Tree {
+                fan_in: 2,
+                lanes: 2,
+            },
+            Closing { full, deadline },
+        )
     }
 
     #[test]
@@ -313,7 +348,11 @@ mod tests {
     fn deadline_counts_from_the_first_update_and_waits_for_the_quorum() {
         let start = Instant::now();
         let mut round = round(9, Some((10, 2)));
-        assert_eq!(round.due(start + Duration::from_secs(100)), None, "nothing came");
+        assert_eq!(
+            round.due(start + Duration::from_secs(100)),
+            None,
+            "nothing came"
+        );
         let first = start + Duration::from_secs(50);
         round.accept(name(0), 1, first).unwrap();
         let passed = first + Duration::from_secs(10);
@@ -336,7 +375,10 @@ mod tests {
         assert_eq!(round.known(&name(1), 7), None);
         assert_eq!(round.accept(name(0), 7, now), None);
         round.refuse(0, "division".into());
-        assert_eq!(round.known(&name(0), 7), Some(Known::Refused("division".into())));
+        assert_eq!(
+            round.known(&name(0), 7),
+            Some(Known::Refused("division".into()))
+        );
     }
 
     #[test]
@@ -349,11 +391,18 @@ mod tests {
         round.accept(name(2), 1, now).unwrap();
         assert_eq!(round.closes(), vec![close(Level::Leaf, 0, 2)]);
         round.accept(name(3), 1, now).unwrap();
-        assert_eq!(round.closes(), vec![close(Level::Leaf, 1, 2), close(Level::Middle, 0, 4)]);
+        assert_eq!(
+            round.closes(),
+            vec![close(Level::Leaf, 1, 2), close(Level::Middle, 0, 4)]
+        );
         round.close();
         assert_eq!(round.closes(), vec![close(Level::Top, 0, 4)]);
         round.refuse(2, "trap".into());
-        let again = vec![close(Level::Leaf, 0, 1), close(Level::Middle, 0, 3), close(Level::Top, 0, 3)];
+        let again = vec![
+            close(Level::Leaf, 0, 1),
+            close(Level::Middle, 0, 3),
+            close(Level::Top, 0, 3),
+        ];
         assert_eq!(round.closes(), again);
         assert_eq!(round.closes(), vec![]);
     }

@@ -38,9 +38,11 @@ impl Tree {
 /// Where an aggregator's partial goes; `None` for the top.
 pub(crate) fn parent(aggregator: Destination, fan_in: u32) -> Option<Destination> {
     match aggregator.level() {
-        Some(Level::Leaf) => {
-            Some(Destination::new(aggregator.job(), Level::Middle, aggregator.index() / fan_in))
-        }
+        Some(Level::Leaf) => Some(Destination::new(
+            aggregator.job(),
+            Level::Middle,
+            aggregator.index() / fan_in,
+        )),
         Some(Level::Middle) => Some(Destination::new(aggregator.job(), Level::Top, 0)),
         Some(Level::Top | Level::Agent) | None => None,
     }

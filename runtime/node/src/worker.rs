@@ -55,7 +55,14 @@ pub fn run() -> Result<(), Error> {
     };
     let engine = Engine::new()?;
     let cache = ModuleCache::open(Path::new(&hello.module_cache))?;
-    let mut worker = Worker { hello, control, port, engine, cache, jobs: BTreeMap::new() };
+    let mut worker = Worker {
+        hello,
+        control,
+        port,
+        engine,
+        cache,
+        jobs: BTreeMap::new(),
+    };
     worker.serve()
 }
 
@@ -89,7 +96,12 @@ impl Worker {
     /// The aggregator to work for: the highest level first, because its work frees slots.
     fn next_work(&self) -> Option<Destination> {
         let ready = self.jobs.values().flat_map(Job::with_work);
-        ready.max_by_key(|aggregator| (aggregator.level().map(|l| l as u8), std::cmp::Reverse(aggregator.index())))
+        ready.max_by_key(|aggregator| {
+            (
+                aggregator.level().map(|l| l as u8),
+                std::cmp::Reverse(aggregator.index()),
+            )
+        })
     }
 
     fn read_control(&mut self) -> Result<(), Error> {
@@ -112,7 +124,10 @@ impl Worker {
                 self.jobs.insert(number, job);
                 FromWorker::Attached { job: number }
             }
-            Err(error) => FromWorker::AttachFailed { job: number, error: error.to_string() },
+            Err(error) => FromWorker::AttachFailed {
+                job: number,
+                error: error.to_string(),
+            },
         };
         self.control.send(&answer)
     }
@@ -131,7 +146,9 @@ impl Worker {
     }
 
     fn step(&mut self, aggregator: Destination) -> Result<(), Error> {
-        let Some(job) = self.jobs.get_mut(&aggregator.job()) else { return Ok(()) };
+        let Some(job) = self.jobs.get_mut(&aggregator.job()) else {
+            return Ok(());
+        };
         let outcome = job.step(aggregator);
         let outbound: Vec<Descriptor> = job.take_outbound();
         if !outbound.is_empty() {

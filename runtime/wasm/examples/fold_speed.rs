@@ -25,7 +25,9 @@ const LIMITS: Limits = Limits {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let elements: u32 = arguments.next().map_or(Ok(11_689_512), |text| text.parse())?;
+    let elements: u32 = arguments
+        .next()
+        .map_or(Ok(11_689_512), |text| text.parse())?;
     let inputs: u64 = arguments.next().map_or(Ok(8), |text| text.parse())?;
     let wasm = std::fs::read(functions_dir().join("fedavg.wasm"))
         .map_err(|error| format!("fedavg.wasm: {error}: run `cargo xtask build`"))?;
@@ -38,7 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let function = cache.load(&engine, &digest)?;
     println!("load   {:?}", started.elapsed());
-    println!("{elements} elements, {inputs} inputs per fold, GB/s of input, best and median of {RUNS}");
+    println!(
+        "{elements} elements, {inputs} inputs per fold, GB/s of input, best and median of {RUNS}"
+    );
     for mode in ["f32", "f64", "exact"] {
         measure(&function, mode, elements, inputs)?;
     }
@@ -79,7 +83,12 @@ impl Bench {
     }
 }
 
-fn measure(function: &Function, mode: &str, elements: u32, inputs: u64) -> Result<(), Box<dyn Error>> {
+fn measure(
+    function: &Function,
+    mode: &str,
+    elements: u32,
+    inputs: u64,
+) -> Result<(), Box<dyn Error>> {
     let stride = PAGE_BYTES + (u64::from(elements) * 8).next_multiple_of(PAGE_BYTES);
     let len = stride * (inputs + 3);
     let fd = rustix::fs::memfd_create("fold-speed", MemfdFlags::CLOEXEC)?;
@@ -87,7 +96,9 @@ fn measure(function: &Function, mode: &str, elements: u32, inputs: u64) -> Resul
     let file = File::from(fd.try_clone()?);
     for input in 0..inputs {
         let value = |element: u32| (element % 1000) as f32 * 1e-3 - 0.5 + input as f32;
-        let bytes: Vec<u8> = (0..elements).flat_map(|element| value(element).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..elements)
+            .flat_map(|element| value(element).to_le_bytes())
+            .collect();
         file.write_all_at(&bytes, input * stride + PAGE_BYTES)?;
     }
     let config = format!(r#"{{"accumulate": "{mode}"}}"#);
@@ -116,7 +127,11 @@ fn measure(function: &Function, mode: &str, elements: u32, inputs: u64) -> Resul
     bench.fold(Some(one), other)?;
     let mut times = Vec::new();
     for run in 0..RUNS {
-        let (previous, output) = if run % 2 == 0 { (other, one) } else { (one, other) };
+        let (previous, output) = if run % 2 == 0 {
+            (other, one)
+        } else {
+            (one, other)
+        };
         let started = Instant::now();
         bench.fold(Some(previous), output)?;
         times.push(started.elapsed());

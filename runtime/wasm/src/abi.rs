@@ -143,7 +143,6 @@ impl CallRecord {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,7 +209,10 @@ mod tests {
         assert_eq!(used, 96);
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
         let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-        assert_eq!([0, 4, 8, 12, 16, 20, 24, 28].map(word), [1, 3, 4, 5, 6, 7, 8, 0]);
+        assert_eq!(
+            [0, 4, 8, 12, 16, 20, 24, 28].map(word),
+            [1, 3, 4, 5, 6, 7, 8, 0]
+        );
         assert_eq!([32, 40].map(long), [9, 10]);
         assert_eq!([64, 68, 80].map(word), [11, 12, 13]);
         assert_eq!(f64::from_bits(long(72)), 0.5);

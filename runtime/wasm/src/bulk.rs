@@ -274,7 +274,8 @@ mod tests {
 
     #[test]
     fn a_module_without_bulk_operations_is_left_alone() {
-        let wasm = wat::parse_str("(module (memory 1) (func (i32.store (i32.const 0) (i32.const 1))))");
+        let wasm =
+            wat::parse_str("(module (memory 1) (func (i32.store (i32.const 0) (i32.const 1))))");
         assert!(guard(&wasm.unwrap()).unwrap().is_none());
     }
 
@@ -295,9 +296,16 @@ mod tests {
         let guarded = guard(&wasm).unwrap().unwrap();
         wasmtime::Module::validate(&wasmtime::Engine::default(), &guarded).unwrap();
         let operators = operators(&guarded);
-        let own: Vec<_> = operators.split(|name| name == "---").next().unwrap().to_vec();
+        let own: Vec<_> = operators
+            .split(|name| name == "---")
+            .next()
+            .unwrap()
+            .to_vec();
         assert!(own.iter().any(|name| name.starts_with("DataDrop")));
-        assert!(!own.iter().any(|name| name.starts_with("Memory")), "{own:?}");
+        assert!(
+            !own.iter().any(|name| name.starts_with("Memory")),
+            "{own:?}"
+        );
         let calls = own.iter().filter(|name| name.starts_with("Call"));
         let calls: Vec<_> = calls.cloned().collect();
         // Import 0, the module's function 1, the probe 2, then the guards in order.

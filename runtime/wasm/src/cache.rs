@@ -192,14 +192,11 @@ fn read_key(path: &Path) -> Result<Option<[u8; KEY_BYTES]>, Error> {
         });
     }
     let mut key = Vec::new();
-    file.read_to_end(&mut key)
-        .map_err(io_error("read", path))?;
-    key.try_into()
-        .map(Some)
-        .map_err(|key: Vec<u8>| Error::Key {
-            path: path.to_owned(),
-            found: format!("{} bytes long", key.len()),
-        })
+    file.read_to_end(&mut key).map_err(io_error("read", path))?;
+    key.try_into().map(Some).map_err(|key: Vec<u8>| Error::Key {
+        path: path.to_owned(),
+        found: format!("{} bytes long", key.len()),
+    })
 }
 
 /// Makes a key, unless another process is first: then its key counts.
@@ -238,7 +235,10 @@ fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
 }
 
 fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn hex(bytes: &[u8]) -> String {

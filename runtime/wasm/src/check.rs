@@ -39,11 +39,14 @@ pub fn check(
     config: &[u8],
 ) -> Result<Description, Error> {
     if !wasmtime::Engine::same(engine.wasmtime(), function.engine().wasmtime()) {
-        return Err(Error::Engine("the function was loaded by another engine".into()));
+        return Err(Error::Engine(
+            "the function was loaded by another engine".into(),
+        ));
     }
     // The slots' size depends on the description: ask for it over the smallest window first.
-    let description =
-        Trial::new(function, limits, config, SIZES[0], PAGE_BYTES)?.instance.description();
+    let description = Trial::new(function, limits, config, SIZES[0], PAGE_BYTES)?
+        .instance
+        .description();
     for elements in SIZES {
         let vector = u64::from(elements) * u64::from(description.partial_bytes_per_element.max(4));
         Trial::new(function, limits, config, elements, vector)?.prove()?;
@@ -75,7 +78,8 @@ impl Trial {
             what: "the check's window",
             source: errno.into(),
         };
-        let fd = rustix::fs::memfd_create("tributary-check", MemfdFlags::CLOEXEC).map_err(failed)?;
+        let fd =
+            rustix::fs::memfd_create("tributary-check", MemfdFlags::CLOEXEC).map_err(failed)?;
         rustix::fs::ftruncate(&fd, SLOTS * slot_stride).map_err(failed)?;
         let window = Window {
             fd: fd.try_clone().map_err(trial_error)?,
@@ -127,10 +131,20 @@ impl Trial {
         let again = self.fold(None, &[0, 1, 2, 3, 4, 5])?;
         self.same("the same calls give the same model", again, &model, 0.0)?;
         let reversed = self.fold(None, &[5, 4, 3, 2, 1, 0])?;
-        self.same("the order of updates does not matter", reversed, &model, TOLERANCE)?;
+        self.same(
+            "the order of updates does not matter",
+            reversed,
+            &model,
+            TOLERANCE,
+        )?;
         let half = self.fold(None, &[0, 1, 2])?;
         let stepwise = self.fold(Some(half), &[3, 4, 5])?;
-        self.same("folding in steps equals folding at once", stepwise, &model, TOLERANCE)?;
+        self.same(
+            "folding in steps equals folding at once",
+            stepwise,
+            &model,
+            TOLERANCE,
+        )?;
 
         let (first, second, third) = (
             self.fold(None, &[0])?,
@@ -141,7 +155,12 @@ impl Trial {
         let law = "merging partials equals folding their updates";
         self.same(law, merged, &model, TOLERANCE)?;
         let reversed = self.merge(None, &[third, second, first])?;
-        self.same("the order of partials does not matter", reversed, &model, TOLERANCE)?;
+        self.same(
+            "the order of partials does not matter",
+            reversed,
+            &model,
+            TOLERANCE,
+        )?;
         let left = self.merge(None, &[first, second])?;
         let left = self.merge(Some(left), &[third])?;
         let law = "merging is associative";
@@ -162,7 +181,9 @@ impl Trial {
         tolerance: f32,
     ) -> Result<(), Error> {
         let other = self.finish(partial)?;
-        let largest = model.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let largest = model
+            .iter()
+            .fold(0.0_f32, |most, value| most.max(value.abs()));
         let apart = |(left, right): (&f32, &f32)| {
             left.to_bits() != right.to_bits() && !((left - right).abs() <= tolerance * largest)
         };
@@ -225,7 +246,12 @@ impl Trial {
                 Export::Merge => self.instance.merge(&operands)?,
                 _ => self.instance.fold(&operands)?,
             }
-            self.untouched(export, output, u64::from(description.scalar_bytes), PAGE_BYTES)?;
+            self.untouched(
+                export,
+                output,
+                u64::from(description.scalar_bytes),
+                PAGE_BYTES,
+            )?;
             self.untouched(export, output, PAGE_BYTES + vector, self.slot_stride)?;
             previous = Some(output);
         }

@@ -129,7 +129,10 @@ impl CallError {
 
 /// What ails a machine on which mapping fails, where the error's own text does not say.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+    match error
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error)
+    {
         Some(rustix::io::Errno::NOMEM) => {
             " (out of memory, of address space, or of mappings: see sysctl vm.max_map_count)"
         }
@@ -306,19 +309,25 @@ pub enum Error {
         dir: PathBuf,
     },
     /// The module was compiled by another build of this program, or for another processor.
-    #[error("the module {digest} was compiled by another build or for another processor: deploy it again")]
+    #[error(
+        "the module {digest} was compiled by another build or for another processor: deploy it again"
+    )]
     Stale {
         /// The digest.
         digest: String,
     },
     /// The cache's entry is not what this machine wrote.
-    #[error("{path} is not what this machine wrote (its MAC does not match): it was not loaded; deploy the module again")]
+    #[error(
+        "{path} is not what this machine wrote (its MAC does not match): it was not loaded; deploy the module again"
+    )]
     Tampered {
         /// The entry.
         path: PathBuf,
     },
     /// The cache's key could have been read or replaced by others.
-    #[error("{path} is {found}; the key of the module cache must be a file of 32 bytes with mode 0600: remove it and the cache is built anew")]
+    #[error(
+        "{path} is {found}; the key of the module cache must be a file of 32 bytes with mode 0600: remove it and the cache is built anew"
+    )]
     Key {
         /// The key file.
         path: PathBuf,

@@ -193,7 +193,10 @@ fn own_memory(
     let Some(Extern::Memory(memory)) = caller.get_export(MEMORY_EXPORT) else {
         return Err(wasmtime::Error::msg("the module exports no memory"));
     };
-    if !caller.data().owns(pointer, len, memory.data_size(&*caller) as u64) {
+    if !caller
+        .data()
+        .owns(pointer, len, memory.data_size(&*caller) as u64)
+    {
         return Err(wasmtime::Error::msg(format!(
             "{import} of {len} bytes at {pointer:#x}, which is not the module's own memory"
         )));

@@ -198,7 +198,13 @@ impl Instance {
         self.mapping.write_call(&bytes[..used]);
         // Whatever fails from here on leaves the instance unusable, unless the function itself says so.
         self.usable = false;
-        let protect = |action| move |source| CallError::Protect { export, action, source };
+        let protect = |action| {
+            move |source| CallError::Protect {
+                export,
+                action,
+                source,
+            }
+        };
         self.mapping
             .open(&plan.writable)
             .map_err(protect("opened for writing"))?;

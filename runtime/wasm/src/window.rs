@@ -241,8 +241,7 @@ impl Mapping {
         let pages = self.pages(offset, len);
         // SAFETY: `pages` asserts that the range lies within the window; populating leaves contents as
         // they are.
-        let done =
-            unsafe { rustix::mm::madvise(pages, len as usize, Advice::LinuxPopulateWrite) };
+        let done = unsafe { rustix::mm::madvise(pages, len as usize, Advice::LinuxPopulateWrite) };
         match done {
             // Kernels before 5.14 do not know the advice: the pages come one by one.
             Ok(()) | Err(Errno::INVAL) => Ok(()),
@@ -295,7 +294,8 @@ impl CallPage {
 impl Drop for CallPage {
     fn drop(&mut self) {
         // SAFETY: `create` mapped this page, nothing else unmaps it, and no pointer to it leaves `self`.
-        let unmapped = unsafe { rustix::mm::munmap(self.page.as_ptr().cast(), PAGE_BYTES as usize) };
+        let unmapped =
+            unsafe { rustix::mm::munmap(self.page.as_ptr().cast(), PAGE_BYTES as usize) };
         debug_assert!(unmapped.is_ok());
     }
 }
@@ -340,7 +340,14 @@ mod tests {
         assert!(Layout::plan(55 * stride, stride, 1 << 20).is_ok());
         let error = Layout::plan(56 * stride, stride, 1 << 20).unwrap_err();
         let text = error.to_string();
-        for figure in ["3758096384", "4294967296", "536870912", "3758030848", "55", "67108864"] {
+        for figure in [
+            "3758096384",
+            "4294967296",
+            "536870912",
+            "3758030848",
+            "55",
+            "67108864",
+        ] {
             assert!(text.contains(figure), "{figure} not in: {text}");
         }
     }
@@ -356,11 +363,18 @@ mod tests {
 
     #[test]
     fn slots_are_whole_pages_and_the_window_whole_slots() {
-        for (slots_bytes, slot_stride) in
-            [(0, 8192), (8192, 0), (8192, 4096), (8193, 8193), (12288, 8192)]
-        {
+        for (slots_bytes, slot_stride) in [
+            (0, 8192),
+            (8192, 0),
+            (8192, 4096),
+            (8193, 8193),
+            (12288, 8192),
+        ] {
             let planned = Layout::plan(slots_bytes, slot_stride, 1 << 20);
-            assert!(matches!(planned, Err(Error::Window(_))), "{slots_bytes}/{slot_stride}");
+            assert!(
+                matches!(planned, Err(Error::Window(_))),
+                "{slots_bytes}/{slot_stride}"
+            );
         }
     }
 }

@@ -20,12 +20,18 @@ pub(super) fn write(sidecar: Sidecar, node: &NodeStatus, scrape: &Scrape) {
     assert!(in_place > 0.0, "no function read anything");
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     append(name, &format!("{test}: {descriptors} descriptors"));
-    append("wasm", &format!("{test}: {in_place} bytes read in place by functions"));
+    append(
+        "wasm",
+        &format!("{test}: {in_place} bytes read in place by functions"),
+    );
 }
 
 fn append(name: &str, line: &str) {
     let folder = place::evidence();
     fs::create_dir_all(&folder).expect("the evidence's folder");
-    let file = File::options().create(true).append(true).open(folder.join(name));
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join(name));
     writeln!(file.expect("the evidence's file"), "{line}").expect("a line of evidence");
 }

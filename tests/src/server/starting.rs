@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::wait::eventually;
 use super::Ran;
+use crate::wait::eventually;
 use crate::{Sidecar, place};
 
 /// What a process has said so far.
@@ -21,14 +21,20 @@ impl Log {
         // Ends when the server and its workers have: they share the pipe.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                lines
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
             }
         });
         log
     }
 
     pub(super) fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .join("\n")
     }
 }
 
@@ -56,14 +62,24 @@ pub(super) fn start(sidecar: Sidecar, workers: u32, state: &Path) -> (Child, Soc
 /// `tributary up`, ready to be started.
 pub(super) fn command(sidecar: Sidecar, state: &Path) -> Command {
     let mut command = Command::new(place::binary());
-    command.arg("up").arg("--state-dir").arg(state).args(["--sidecar", sidecar.name()]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .arg("up")
+        .arg("--state-dir")
+        .arg(state)
+        .args(["--sidecar", sidecar.name()]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     command
 }
 
 /// Starts a server that must refuse to start, and hears why.
 pub(super) fn refused(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
-    let mut child = command(sidecar, state).args(["--listen", listen]).spawn().expect("the binary runs");
+    let mut child = command(sidecar, state)
+        .args(["--listen", listen])
+        .spawn()
+        .expect("the binary runs");
     let log = Log::listen(child.stderr.take().expect("a pipe"));
     let ended = eventually("the server ends or starts", || {
         let started = address(&log.text()).is_some();
@@ -73,9 +89,15 @@ pub(super) fn refused(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
         child.try_wait().expect("a child")
     });
     // The pipe is closed with the process; its last lines may still be on their way.
-    let stderr = eventually("the server says why", || Some(log.text()).filter(|text| !text.is_empty()));
+    let stderr = eventually("the server says why", || {
+        Some(log.text()).filter(|text| !text.is_empty())
+    });
     assert!(address(&stderr).is_none(), "it started: {stderr}");
-    Ran { code: ended.code().unwrap_or(-1), stdout: String::new(), stderr }
+    Ran {
+        code: ended.code().unwrap_or(-1),
+        stdout: String::new(),
+        stderr,
+    }
 }
 
 fn address(text: &str) -> Option<SocketAddr> {

@@ -56,7 +56,11 @@ fn a_truncated_body_is_refused(sidecar: Sidecar) {
         let mut connection = begin(&job, "short", &file, bytes);
         connection.finish();
         let problem = connection.answer().refused(400, "truncated-update");
-        assert!(problem.detail.contains(&bytes.to_string()), "{}", problem.detail);
+        assert!(
+            problem.detail.contains(&bytes.to_string()),
+            "{}",
+            problem.detail
+        );
         assert!(connection.is_closed());
     }
     // Whole requests whose file is cut short.
@@ -67,7 +71,10 @@ fn a_truncated_body_is_refused(sidecar: Sidecar) {
     }
     // A chunked body that ends in time but too early.
     let mut connection = Connection::open(server.address());
-    connection.send_head(&job.update_path("short", "?round=1"), &["Transfer-Encoding: chunked"]);
+    connection.send_head(
+        &job.update_path("short", "?round=1"),
+        &["Transfer-Encoding: chunked"],
+    );
     connection.send(&[b"64\r\n", &file[..100], b"\r\n0\r\n\r\n"].concat());
     let _ = connection.answer().refused(400, "truncated-update");
     finish(server, &job, free);
@@ -79,26 +86,48 @@ fn an_oversized_body_is_refused(sidecar: Sidecar) {
     // Refused by its length, of which not a byte is sent.
     for length in [file.len() as u64 * 2, 1 << 40, u64::MAX] {
         let mut connection = Connection::open(server.address());
-        connection.send_head(&job.update_path("long", "?round=1"), &[&format!("Content-Length: {length}")]);
+        connection.send_head(
+            &job.update_path("long", "?round=1"),
+            &[&format!("Content-Length: {length}")],
+        );
         let problem = connection.answer().refused(413, "update-too-large");
-        assert!(problem.detail.contains(&length.to_string()), "{}", problem.detail);
+        assert!(
+            problem.detail.contains(&length.to_string()),
+            "{}",
+            problem.detail
+        );
     }
     // A few bytes too many.
     let longer = [&file[..], b"more"].concat();
-    let _ = job.put("long", "?round=1", &longer).refused(400, "malformed-update");
+    let _ = job
+        .put("long", "?round=1", &longer)
+        .refused(400, "malformed-update");
     // Without a length it is refused where it goes too far, however far it would go.
     let mut connection = Connection::open(server.address());
-    connection.send_head(&job.update_path("long", "?round=1"), &["Transfer-Encoding: chunked"]);
+    connection.send_head(
+        &job.update_path("long", "?round=1"),
+        &["Transfer-Encoding: chunked"],
+    );
     connection.send(&[format!("{:x}\r\n", file.len()).as_bytes(), &file, b"\r\n"].concat());
     connection.send(b"4\r\nmore\r\n");
     let answer = connection.answer();
-    assert!(matches!(answer.status, 400 | 413), "{}: {}", answer.status, answer.text());
+    assert!(
+        matches!(answer.status, 400 | 413),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
     finish(server, &job, free);
 }
 
 fn what_is_not_finite_is_refused_and_its_coordinate_named(sidecar: Sidecar) {
     let (server, job, free) = start(sidecar, "{ nonFinite: reject }");
-    for (value, shown) in [(f32::NAN, "NaN"), (-f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+    for (value, shown) in [
+        (f32::NAN, "NaN"),
+        (-f32::NAN, "NaN"),
+        (f32::INFINITY, "inf"),
+        (f32::NEG_INFINITY, "-inf"),
+    ] {
         for (tensor, element, coordinate) in [
             ("embedding", 0, "embedding[0, 0]"),
             ("embedding", 1020 * 200 + 199, "embedding[1020, 199]"),
@@ -107,19 +136,36 @@ fn what_is_not_finite_is_refused_and_its_coordinate_named(sidecar: Sidecar) {
         ] {
             let mut update = Model::random(LARGE, 1);
             update.tensor(tensor).values[element] = value;
-            let problem = job.put("wild", "?round=1", &update.file()).refused(422, "non-finite");
-            assert!(problem.detail.contains(coordinate), "{} lacks {coordinate}", problem.detail);
-            assert!(problem.detail.contains(shown), "{} lacks {shown}", problem.detail);
+            let problem = job
+                .put("wild", "?round=1", &update.file())
+                .refused(422, "non-finite");
+            assert!(
+                problem.detail.contains(coordinate),
+                "{} lacks {coordinate}",
+                problem.detail
+            );
+            assert!(
+                problem.detail.contains(shown),
+                "{} lacks {shown}",
+                problem.detail
+            );
         }
     }
     assert_eq!(job.round(1).rejected, 16);
-    assert_eq!(server.scrape().sum("tributary_updates_total", &[("job", "fed"), ("outcome", "non-finite")]), 16.0);
+    assert_eq!(
+        server.scrape().sum(
+            "tributary_updates_total",
+            &[("job", "fed"), ("outcome", "non-finite")]
+        ),
+        16.0
+    );
     finish(server, &job, free);
 }
 
 fn what_is_not_finite_may_be_allowed(sidecar: Sidecar) {
     let server = Server::start(sidecar);
-    let manifest = Manifest::fedavg("tolerant", "{ expected: 2 }").with("ingest: { nonFinite: allow }");
+    let manifest =
+        Manifest::fedavg("tolerant", "{ expected: 2 }").with("ingest: { nonFinite: allow }");
     let job = server.deploy(&manifest, &Model::filled(SMALL, 0.0));
     let mut wild = Model::random(SMALL, 1);
     wild.tensor("scale").values[0] = f32::INFINITY;
@@ -140,11 +186,17 @@ fn a_client_that_hangs_is_given_up(sidecar: Sidecar) {
         let mut connection = begin(&job, "hung", &file, bytes);
         let problem = connection.answer().refused(408, "stalled-update");
         assert!(problem.detail.contains("0.3 s"), "{}", problem.detail);
-        assert!(problem.detail.contains(&format!("after {bytes} bytes")), "{}", problem.detail);
+        assert!(
+            problem.detail.contains(&format!("after {bytes} bytes")),
+            "{}",
+            problem.detail
+        );
         assert!(connection.is_closed());
     }
     // Several at once, while everybody else finishes the round.
-    let hanging: Vec<Connection> = (0..4).map(|index| begin(&job, &format!("hung-{index}"), &file, 100_000)).collect();
+    let hanging: Vec<Connection> = (0..4)
+        .map(|index| begin(&job, &format!("hung-{index}"), &file, 100_000))
+        .collect();
     let updates = updates(LARGE, 4, 1);
     job.push_all(1, &updates);
     Mean::of(weighed(&updates)).assert_near(&job.result(1), 1e-12);
@@ -163,7 +215,9 @@ fn a_client_that_goes_away_leaves_nothing(sidecar: Sidecar) {
         drop(begin(&job, "gone", &file, bytes));
     }
     // Many at once; some leave before, some while they are served.
-    let many: Vec<Connection> = (0..8).map(|index| begin(&job, "gone", &file, file.len() / 8 * index)).collect();
+    let many: Vec<Connection> = (0..8)
+        .map(|index| begin(&job, "gone", &file, file.len() / 8 * index))
+        .collect();
     drop(many);
     finish(server, &job, free);
 }

@@ -24,7 +24,10 @@ fn start(sidecar: Sidecar, manifest: &Manifest) -> (Server, tributary_tests::Job
 }
 
 fn a_quorum_alone_closes_at_once(sidecar: Sidecar) {
-    let (server, job) = start(sidecar, &Manifest::fedavg("quorum", "{ expected: 10, quorum: 3 }"));
+    let (server, job) = start(
+        sidecar,
+        &Manifest::fedavg("quorum", "{ expected: 10, quorum: 3 }"),
+    );
     let updates = updates(SMALL, 3, 1);
     job.push_all(1, &updates);
     Mean::of(weighed(&updates)).assert_near(&job.result(1), 1e-12);
@@ -33,7 +36,10 @@ fn a_quorum_alone_closes_at_once(sidecar: Sidecar) {
 }
 
 fn a_deadline_closes_with_a_quorum(sidecar: Sidecar) {
-    let (server, job) = start(sidecar, &Manifest::fedavg("timed", "{ expected: 10, quorum: 2, deadline: 500ms }"));
+    let (server, job) = start(
+        sidecar,
+        &Manifest::fedavg("timed", "{ expected: 10, quorum: 2, deadline: 500ms }"),
+    );
     let updates = updates(SMALL, 3, 1);
     job.push_all(1, &updates);
     let model = job.result(1);
@@ -45,7 +51,10 @@ fn a_deadline_closes_with_a_quorum(sidecar: Sidecar) {
 }
 
 fn a_deadline_without_a_quorum_waits_for_it(sidecar: Sidecar) {
-    let (server, job) = start(sidecar, &Manifest::fedavg("patient", "{ expected: 10, quorum: 2, deadline: 100ms }"));
+    let (server, job) = start(
+        sidecar,
+        &Manifest::fedavg("patient", "{ expected: 10, quorum: 2, deadline: 100ms }"),
+    );
     let updates = updates(SMALL, 2, 1);
     job.push("first", 1, updates[0].1, &updates[0].0);
     // Three deadlines: it has passed, whatever the machine's load.
@@ -58,7 +67,10 @@ fn a_deadline_without_a_quorum_waits_for_it(sidecar: Sidecar) {
 }
 
 fn all_expected_close_before_the_deadline(sidecar: Sidecar) {
-    let (server, job) = start(sidecar, &Manifest::fedavg("early", "{ expected: 3, quorum: 1, deadline: 10m }"));
+    let (server, job) = start(
+        sidecar,
+        &Manifest::fedavg("early", "{ expected: 3, quorum: 1, deadline: 10m }"),
+    );
     let updates = updates(SMALL, 3, 1);
     job.push_all(1, &updates);
     Mean::of(weighed(&updates)).assert_near(&job.result(1), 1e-12);
@@ -73,10 +85,19 @@ fn a_change_of_the_rule_closes_the_open_round(sidecar: Sidecar) {
     assert_eq!(job.round(1).phase, RoundPhase::Open);
 
     let eased = manifest.round("{ expected: 10, quorum: 4 }");
-    let applied = server.try_deploy(&eased, &Model::filled(SMALL, 0.0)).expect(0);
-    assert!(applied.stdout.contains("job/eased configured"), "{}", applied.stdout);
+    let applied = server
+        .try_deploy(&eased, &Model::filled(SMALL, 0.0))
+        .expect(0);
+    assert!(
+        applied.stdout.contains("job/eased configured"),
+        "{}",
+        applied.stdout
+    );
     Mean::of(weighed(&updates)).assert_near(&job.result(1), 1e-12);
-    assert_eq!((job.completed(1).contributors, job.status().revision), (4, 2));
+    assert_eq!(
+        (job.completed(1).contributors, job.status().revision),
+        (4, 2)
+    );
     server.finish();
 }
 
@@ -89,18 +110,29 @@ fn the_last_round_completes_the_job(sidecar: Sidecar) {
         let _ = job.result(round);
     }
     let status = job.status();
-    assert_eq!((status.phase, status.version, status.rounds), (JobPhase::Completed, 3, Some(2)));
+    assert_eq!(
+        (status.phase, status.version, status.rounds),
+        (JobPhase::Completed, 3, Some(2))
+    );
     let late = job.put("late", "?round=3", &Model::random(SMALL, 9).file());
     let problem = late.refused(409, "job-completed");
     assert_eq!(problem.extensions["version"], 3);
     // The last model stays, and a client that lost its answer still gets it.
     Mean::of(weighed(&rounds[1])).assert_near(&job.model().1, 1e-12);
     let (update, weight) = &rounds[1][0];
-    let _ = job.put("client-0", &format!("?round=2&weight={weight}"), &update.file()).expect(200);
+    let _ = job
+        .put(
+            "client-0",
+            &format!("?round=2&weight={weight}"),
+            &update.file(),
+        )
+        .expect(200);
 
     // More rounds, and it goes on.
     let more = Manifest::fedavg("short", "{ expected: 2 }").with("rounds: 3");
-    let _ = server.try_deploy(&more, &Model::filled(SMALL, 0.0)).expect(0);
+    let _ = server
+        .try_deploy(&more, &Model::filled(SMALL, 0.0))
+        .expect(0);
     job.push_all(3, &rounds[0]);
     Mean::of(weighed(&rounds[0])).assert_near(&job.result(3), 1e-12);
     assert_eq!(job.status().phase, JobPhase::Completed);

@@ -18,15 +18,25 @@ struct World {
 impl World {
     fn start(sidecar: Sidecar) -> Self {
         let server = Server::start(sidecar);
-        let job = server.deploy(&Manifest::fedavg("strict", "{ expected: 2 }"), &Model::filled(SMALL, 0.0));
+        let job = server.deploy(
+            &Manifest::fedavg("strict", "{ expected: 2 }"),
+            &Model::filled(SMALL, 0.0),
+        );
         let update = Model::random(SMALL, 1);
         job.push("honest-0", 1, 1.0, &update);
         // Once folded, its slot is free again: what is free now is free for good.
         let free = tributary_tests::wait::eventually("the first update is folded", || {
-            let read = server.scrape().sum("tributary_read_in_place_bytes_total", &[("job", "strict")]);
+            let read = server
+                .scrape()
+                .sum("tributary_read_in_place_bytes_total", &[("job", "strict")]);
             (read > 0.0).then(|| job.free_slots())
         });
-        Self { server, job, update, free }
+        Self {
+            server,
+            job,
+            update,
+            free,
+        }
     }
 
     fn put(&self, file: &Forged) -> Answer {
@@ -58,9 +68,16 @@ fn lying_headers_are_refused(sidecar: Sidecar) {
             header[name][field] = value;
         })
     };
-    let sized = |header_bytes: u64| Forged { header_bytes: Some(header_bytes), ..honest() };
+    let sized = |header_bytes: u64| Forged {
+        header_bytes: Some(header_bytes),
+        ..honest()
+    };
     let entry = r#""scale":{"dtype":"F32","shape":[],"data_offsets":[160,164]}"#;
-    let twice = honest().header.replace('}', "}").trim_end_matches('}').to_owned();
+    let twice = honest()
+        .header
+        .replace('}', "}")
+        .trim_end_matches('}')
+        .to_owned();
 
     let mut cases = vec![
         ("a header of no length", sized(0)),
@@ -69,32 +86,78 @@ fn lying_headers_are_refused(sidecar: Sidecar) {
         ("a header longer than the format allows", sized(100_000_001)),
         ("a header longer than this model needs", sized(1 << 20)),
         ("a header cut short", sized(20)),
-        ("a header that reaches into the data", sized(honest().header.len() as u64 + 4)),
+        (
+            "a header that reaches into the data",
+            sized(honest().header.len() as u64 + 4),
+        ),
         ("no JSON", honest().headed("GET / HTTP/1.1")),
         ("JSON of another kind", honest().headed("[1, 2, 3]")),
         ("nothing", honest().headed("{}")),
         ("bytes that are no text", honest().headed("{\"\u{0}\u{1}")),
-        ("a name that comes twice", honest().headed(format!("{twice}}},{entry}}}"))),
-        ("metadata that is no text", honest().edited(|header| {
-            header.insert("__metadata__".into(), json!({ "round": 1 }));
-        })),
+        (
+            "a name that comes twice",
+            honest().headed(format!("{twice}}},{entry}}}")),
+        ),
+        (
+            "metadata that is no text",
+            honest().edited(|header| {
+                header.insert("__metadata__".into(), json!({ "round": 1 }));
+            }),
+        ),
         ("an unknown dtype", tensor("scale", "dtype", json!("F33"))),
-        ("a dtype that is no text", tensor("scale", "dtype", json!(32))),
-        ("a shape larger than its bytes", tensor("dense.bias", "shape", json!([6]))),
-        ("a shape smaller than its bytes", tensor("dense.bias", "shape", json!([4]))),
-        ("a negative shape", tensor("dense.bias", "shape", json!([-5]))),
-        ("a shape that overflows", tensor("dense.bias", "shape", json!([u64::MAX, u64::MAX, 5]))),
-        ("a shape that overflows to its size", tensor("dense.bias", "shape", json!([1_u64 << 62, 4, 5]))),
-        ("offsets the wrong way round", tensor("dense.bias", "data_offsets", json!([20, 0]))),
-        ("offsets beyond the data", tensor("dense.bias", "data_offsets", json!([1 << 40, (1_u64 << 40) + 20]))),
-        ("offsets that overlap", tensor("scale", "data_offsets", json!([0, 4]))),
-        ("offsets with a hole", honest().edited(|header| {
-            header["scale"]["data_offsets"] = json!([164, 168]);
-        })),
+        (
+            "a dtype that is no text",
+            tensor("scale", "dtype", json!(32)),
+        ),
+        (
+            "a shape larger than its bytes",
+            tensor("dense.bias", "shape", json!([6])),
+        ),
+        (
+            "a shape smaller than its bytes",
+            tensor("dense.bias", "shape", json!([4])),
+        ),
+        (
+            "a negative shape",
+            tensor("dense.bias", "shape", json!([-5])),
+        ),
+        (
+            "a shape that overflows",
+            tensor("dense.bias", "shape", json!([u64::MAX, u64::MAX, 5])),
+        ),
+        (
+            "a shape that overflows to its size",
+            tensor("dense.bias", "shape", json!([1_u64 << 62, 4, 5])),
+        ),
+        (
+            "offsets the wrong way round",
+            tensor("dense.bias", "data_offsets", json!([20, 0])),
+        ),
+        (
+            "offsets beyond the data",
+            tensor(
+                "dense.bias",
+                "data_offsets",
+                json!([1 << 40, (1_u64 << 40) + 20]),
+            ),
+        ),
+        (
+            "offsets that overlap",
+            tensor("scale", "data_offsets", json!([0, 4])),
+        ),
+        (
+            "offsets with a hole",
+            honest().edited(|header| {
+                header["scale"]["data_offsets"] = json!([164, 168]);
+            }),
+        ),
         ("a field too many", tensor("scale", "colour", json!("red"))),
-        ("a field too few", honest().edited(|header| {
-            header["scale"].as_object_mut().unwrap().remove("shape");
-        })),
+        (
+            "a field too few",
+            honest().edited(|header| {
+                header["scale"].as_object_mut().unwrap().remove("shape");
+            }),
+        ),
     ];
     let mut short = honest();
     short.data.truncate(160);
@@ -107,8 +170,17 @@ fn lying_headers_are_refused(sidecar: Sidecar) {
     for (what, file) in cases {
         let answer = world.put(&file);
         // An empty header is no lie; it is another model's.
-        let expected = if what == "nothing" { [400, 422] } else { [400, 400] };
-        assert!(expected.contains(&answer.status), "{what}: {} {}", answer.status, answer.text());
+        let expected = if what == "nothing" {
+            [400, 422]
+        } else {
+            [400, 400]
+        };
+        assert!(
+            expected.contains(&answer.status),
+            "{what}: {} {}",
+            answer.status,
+            answer.text()
+        );
         let problem = answer.problem();
         assert!(problem.detail.len() < 1000, "{what}: {}", problem.detail);
     }
@@ -123,27 +195,59 @@ fn other_layouts_are_refused_by_name(sidecar: Sidecar) {
         Forged::honest(&model)
     };
     let cases = [
-        ("scale", edited(&|model| {
-            model.tensors.pop();
-        })),
-        ("extra", edited(&|model| {
-            let mut tensor = model.tensors[0].clone();
-            tensor.name = "extra".into();
-            model.tensors.push(tensor);
-        })),
-        ("dense.weigth", edited(&|model| model.tensor("dense.weight").name = "dense.weigth".into())),
-        ("dense.weight", edited(&|model| model.tensor("dense.weight").shape = vec![5, 7])),
-        ("dense.bias", edited(&|model| model.tensor("dense.bias").shape = vec![5, 1])),
-        ("dense.bias", world.honest().edited(|header| header["dense.bias"]["dtype"] = json!("I32"))),
-        ("dense.weight", world.honest().edited(|header| {
-            header["dense.weight"] = json!({ "dtype": "F16", "shape": [7, 10], "data_offsets": [20, 160] });
-        })),
+        (
+            "scale",
+            edited(&|model| {
+                model.tensors.pop();
+            }),
+        ),
+        (
+            "extra",
+            edited(&|model| {
+                let mut tensor = model.tensors[0].clone();
+                tensor.name = "extra".into();
+                model.tensors.push(tensor);
+            }),
+        ),
+        (
+            "dense.weigth",
+            edited(&|model| model.tensor("dense.weight").name = "dense.weigth".into()),
+        ),
+        (
+            "dense.weight",
+            edited(&|model| model.tensor("dense.weight").shape = vec![5, 7]),
+        ),
+        (
+            "dense.bias",
+            edited(&|model| model.tensor("dense.bias").shape = vec![5, 1]),
+        ),
+        (
+            "dense.bias",
+            world
+                .honest()
+                .edited(|header| header["dense.bias"]["dtype"] = json!("I32")),
+        ),
+        (
+            "dense.weight",
+            world.honest().edited(|header| {
+                header["dense.weight"] =
+                    json!({ "dtype": "F16", "shape": [7, 10], "data_offsets": [20, 160] });
+            }),
+        ),
     ];
     let refused = cases.len() as u64;
     for (tensor, file) in cases {
         let problem = world.put(&file).refused(422, "layout-mismatch");
-        assert!(problem.detail.contains(&format!("{tensor:?}")), "{}", problem.detail);
-        assert!(problem.detail.contains("strict"), "it names the job: {}", problem.detail);
+        assert!(
+            problem.detail.contains(&format!("{tensor:?}")),
+            "{}",
+            problem.detail
+        );
+        assert!(
+            problem.detail.contains("strict"),
+            "it names the job: {}",
+            problem.detail
+        );
     }
     let misspelt = edited(&|model| model.tensor("dense.weight").name = "dense.weigth".into());
     let detail = world.put(&misspelt).problem().detail;

@@ -6,7 +6,11 @@ use tributary_tests::tensors::SMALL;
 use tributary_tests::wait::until;
 use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars, process};
 
-on_both_sidecars![nothing_runs_before_the_first_update, a_half_full_round_survives_scale_to_zero, one_idle_job_does_not_stop_another];
+on_both_sidecars![
+    nothing_runs_before_the_first_update,
+    a_half_full_round_survives_scale_to_zero,
+    one_idle_job_does_not_stop_another
+];
 
 fn workers_are_gone(server: &Server) {
     until("the last worker goes", || {
@@ -17,7 +21,10 @@ fn workers_are_gone(server: &Server) {
 
 fn nothing_runs_before_the_first_update(sidecar: Sidecar) {
     let server = Server::start(sidecar);
-    let job = server.deploy(&Manifest::fedavg("waiting", "{ expected: 1 }"), &Model::filled(SMALL, 0.0));
+    let job = server.deploy(
+        &Manifest::fedavg("waiting", "{ expected: 1 }"),
+        &Model::filled(SMALL, 0.0),
+    );
     assert_eq!(server.worker_pids(), Vec::<u32>::new());
     assert_eq!(job.status().workers, 0);
     let threads = process::threads(server.pid());
@@ -27,7 +34,9 @@ fn nothing_runs_before_the_first_update(sidecar: Sidecar) {
 
 fn a_half_full_round_survives_scale_to_zero(sidecar: Sidecar) {
     let server = Server::start(sidecar);
-    let manifest = Manifest::fedavg("dozing", "{ expected: 6 }").with("keepAlive: 200ms").with("tree: { fanIn: 2 }");
+    let manifest = Manifest::fedavg("dozing", "{ expected: 6 }")
+        .with("keepAlive: 200ms")
+        .with("tree: { fanIn: 2 }");
     let job = server.deploy(&manifest, &Model::filled(SMALL, 0.0));
     let mut free = None;
     for round in 1..=3 {
@@ -51,9 +60,18 @@ fn a_half_full_round_survives_scale_to_zero(sidecar: Sidecar) {
         }
     }
     let scrape = server.scrape();
-    assert_eq!(scrape.sum("tributary_worker_losses_total", &[]), 0.0, "to go is not to be lost");
+    assert_eq!(
+        scrape.sum("tributary_worker_losses_total", &[]),
+        0.0,
+        "to go is not to be lost"
+    );
     assert!(scrape.sum("tributary_worker_starts_total", &[]) >= 9.0);
-    assert!(scrape.sum("tributary_aggregator_activations_total", &[("start", "cold")]) >= 9.0);
+    assert!(
+        scrape.sum(
+            "tributary_aggregator_activations_total",
+            &[("start", "cold")]
+        ) >= 9.0
+    );
     server.finish();
 }
 
@@ -61,7 +79,10 @@ fn one_idle_job_does_not_stop_another(sidecar: Sidecar) {
     let server = Server::start(sidecar);
     let brief = Manifest::fedavg("brief", "{ expected: 2 }").with("keepAlive: 100ms");
     let long = Manifest::fedavg("long", "{ expected: 2 }").with("keepAlive: 10m");
-    let (brief, long) = (server.deploy(&brief, &Model::filled(SMALL, 0.0)), server.deploy(&long, &Model::filled(SMALL, 0.0)));
+    let (brief, long) = (
+        server.deploy(&brief, &Model::filled(SMALL, 0.0)),
+        server.deploy(&long, &Model::filled(SMALL, 0.0)),
+    );
     let (first, second) = (updates(SMALL, 2, 1), updates(SMALL, 2, 2));
     long.push_all(1, &first[..1]);
     brief.push_all(1, &second[..1]);

@@ -9,7 +9,10 @@ on_both_sidecars![a_repeat_is_answered_as_before, wrong_addresses_are_refused];
 
 fn a_repeat_is_answered_as_before(sidecar: Sidecar) {
     let server = Server::start(sidecar);
-    let job = server.deploy(&Manifest::fedavg("again", "{ expected: 3 }"), &Model::filled(SMALL, 0.0));
+    let job = server.deploy(
+        &Manifest::fedavg("again", "{ expected: 3 }"),
+        &Model::filled(SMALL, 0.0),
+    );
     let first = updates(SMALL, 3, 1);
     let query = |round: u64| format!("?round={round}&weight={}", first[0].1);
     let (file, other) = (first[0].0.file(), Model::random(SMALL, 99).file());
@@ -18,9 +21,13 @@ fn a_repeat_is_answered_as_before(sidecar: Sidecar) {
     for _ in 0..3 {
         let repeated = job.put("client-0", &query(1), &file).expect(200);
         assert_eq!(repeated.body, accepted.body, "the same answer");
-        let _ = job.put("client-0", &query(1), &other).refused(409, "other-bytes");
+        let _ = job
+            .put("client-0", &query(1), &other)
+            .refused(409, "other-bytes");
         // The weight is part of the update.
-        let _ = job.put("client-0", "?round=1&weight=77", &file).refused(409, "other-bytes");
+        let _ = job
+            .put("client-0", "?round=1&weight=77", &file)
+            .refused(409, "other-bytes");
     }
     assert_eq!(job.status().accepted, 1);
     for (index, (update, weight)) in first.iter().enumerate().skip(1) {
@@ -31,52 +38,93 @@ fn a_repeat_is_answered_as_before(sidecar: Sidecar) {
 
     // The round is over, and the answer is still the same; the one before that is forgotten.
     let _ = job.put("client-0", &query(1), &file).expect(200);
-    let _ = job.put("client-0", &query(1), &other).refused(409, "other-bytes");
-    let _ = job.put("late", &query(1), &file).refused(409, "wrong-round");
+    let _ = job
+        .put("client-0", &query(1), &other)
+        .refused(409, "other-bytes");
+    let _ = job
+        .put("late", &query(1), &file)
+        .refused(409, "wrong-round");
     assert_eq!(job.round(1).late, 1);
     // A new round is a new update, even if its bytes are those of the last.
     job.push_all(2, &first);
     let _ = job.result(2);
-    let _ = job.put("client-0", &query(1), &file).refused(409, "wrong-round");
+    let _ = job
+        .put("client-0", &query(1), &file)
+        .refused(409, "wrong-round");
     let _ = job.put("client-0", &query(2), &file).expect(200);
     server.finish();
 }
 
 fn wrong_addresses_are_refused(sidecar: Sidecar) {
     let server = Server::start(sidecar);
-    let job = server.deploy(&Manifest::fedavg("door", "{ expected: 1 }"), &Model::filled(SMALL, 0.0));
+    let job = server.deploy(
+        &Manifest::fedavg("door", "{ expected: 1 }"),
+        &Model::filled(SMALL, 0.0),
+    );
     let update = Model::random(SMALL, 1);
     let file = update.file();
     let free = job.free_slots();
-    let _ = server.client().put("/v1/jobs/nobody/updates/c?round=1", &file).refused(404, "unknown-job");
-    let _ = server.client().put("/v1/jobs/No%20Name/updates/c?round=1", &file).refused(404, "unknown-job");
+    let _ = server
+        .client()
+        .put("/v1/jobs/nobody/updates/c?round=1", &file)
+        .refused(404, "unknown-job");
+    let _ = server
+        .client()
+        .put("/v1/jobs/No%20Name/updates/c?round=1", &file)
+        .refused(404, "unknown-job");
     for (round, open) in [("0", 1), ("2", 1), ("18446744073709551615", 1)] {
-        let problem = job.put("c", &format!("?round={round}"), &file).refused(409, "wrong-round");
+        let problem = job
+            .put("c", &format!("?round={round}"), &file)
+            .refused(409, "wrong-round");
         assert_eq!(problem.extensions["round"], open, "it names the open round");
     }
     let long = "c".repeat(129);
     for client in ["a%20b", "a%2Fb", "%C3%A4", long.as_str()] {
-        let _ = job.put(client, "?round=1", &file).refused(400, "malformed-update");
+        let _ = job
+            .put(client, "?round=1", &file)
+            .refused(400, "malformed-update");
     }
-    for query in ["?round=one", "?round=-1", "?round=1&wieght=2", "?round=1.5", ""] {
+    for query in [
+        "?round=one",
+        "?round=-1",
+        "?round=1&wieght=2",
+        "?round=1.5",
+        "",
+    ] {
         let _ = job.put("c", query, &file).refused(400, "malformed-update");
     }
     for weight in ["0", "-1", "nan", "inf", "heavy", "-0.0"] {
-        let problem = job.put("c", &format!("?round=1&weight={weight}"), &file).refused(422, "bad-weight");
+        let problem = job
+            .put("c", &format!("?round=1&weight={weight}"), &file)
+            .refused(422, "bad-weight");
         assert!(problem.detail.contains(weight), "{}", problem.detail);
     }
     for examples in ["0", "-3", "NaN", "many"] {
         let file = update.file_with(&[("num_examples", examples)]);
         let answer = job.put("c", "?round=1", &file);
-        assert!(matches!(answer.status, 400 | 422), "{}: {}", answer.status, answer.text());
+        assert!(
+            matches!(answer.status, 400 | 422),
+            "{}: {}",
+            answer.status,
+            answer.text()
+        );
         let problem = answer.problem();
         assert!(problem.detail.contains(examples), "{}", problem.detail);
     }
     for round in ["0.5", "x"] {
-        let _ = job.put("c", "", &update.file_with(&[("round", round)])).refused(400, "malformed-update");
+        let _ = job
+            .put("c", "", &update.file_with(&[("round", round)]))
+            .refused(400, "malformed-update");
     }
-    for (method, path) in [("DELETE", "/v1/jobs/door/model"), ("POST", "/v1/jobs/door/updates/c")] {
-        assert_eq!(server.client().send(method, path, &[], &[]).status, 405, "{method} {path}");
+    for (method, path) in [
+        ("DELETE", "/v1/jobs/door/model"),
+        ("POST", "/v1/jobs/door/updates/c"),
+    ] {
+        assert_eq!(
+            server.client().send(method, path, &[], &[]).status,
+            405,
+            "{method} {path}"
+        );
     }
     assert_eq!(server.client().get("/v2").status, 404);
 

@@ -7,7 +7,10 @@ use tributary_tests::tensors::{LARGE, SMALL};
 use tributary_tests::wait::until;
 use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars};
 
-on_both_sidecars![without_a_free_slot_clients_are_told_to_come_again, many_clients_share_few_slots];
+on_both_sidecars![
+    without_a_free_slot_clients_are_told_to_come_again,
+    many_clients_share_few_slots
+];
 
 /// The least that two workers with a fan-in of two can do with, and a few more.
 const SLOTS: u32 = 14;
@@ -27,15 +30,28 @@ fn without_a_free_slot_clients_are_told_to_come_again(sidecar: Sidecar) {
         .map(|index| {
             let mut connection = Connection::open(server.address());
             let length = format!("Content-Length: {}", file.len());
-            connection.send_head(&job.update_path(&format!("held-{index}"), "?round=1"), &[&length]);
+            connection.send_head(
+                &job.update_path(&format!("held-{index}"), "?round=1"),
+                &[&length],
+            );
             connection.send(&file[..file.len() - 1]);
             connection
         })
         .collect();
     let answer = job.put("late", "?round=1", &file);
     let problem = answer.refused(429, "no-slot");
-    assert!(problem.detail.contains(&format!("all {SLOTS} slots of job scarce")), "{}", problem.detail);
-    let seconds: u32 = answer.header("retry-after").expect("Retry-After").parse().unwrap();
+    assert!(
+        problem
+            .detail
+            .contains(&format!("all {SLOTS} slots of job scarce")),
+        "{}",
+        problem.detail
+    );
+    let seconds: u32 = answer
+        .header("retry-after")
+        .expect("Retry-After")
+        .parse()
+        .unwrap();
     assert!((1..=60).contains(&seconds));
     // A worker can still work: not every slot is given away.
     assert!(job.free_slots() > 0);
@@ -45,8 +61,12 @@ fn without_a_free_slot_clients_are_told_to_come_again(sidecar: Sidecar) {
     let _ = holding[0].answer().expect(202);
     // The others go away; the one that came late gets its slot, by trying again.
     drop(holding);
-    until("a slot for the late one", || job.put("late", "?round=1", &file).status == 202);
-    until("the arena is as free as it was", || job.free_slots() + 3 >= free);
+    until("a slot for the late one", || {
+        job.put("late", "?round=1", &file).status == 202
+    });
+    until("the arena is as free as it was", || {
+        job.free_slots() + 3 >= free
+    });
     assert_eq!(job.status().accepted, 2);
     server.finish();
 }

@@ -53,7 +53,11 @@ fn round_of(job: &Job, round: u64) -> Model {
         for part in 0..4 {
             let updates = &updates;
             scope.spawn(move || {
-                for (index, (update, weight)) in updates.iter().enumerate().filter(|(index, _)| index % 4 == part) {
+                for (index, (update, weight)) in updates
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, _)| index % 4 == part)
+                {
                     job.push(&format!("client-{index}"), round, *weight, update);
                 }
             });
@@ -61,19 +65,27 @@ fn round_of(job: &Job, round: u64) -> Model {
     });
     let model = job.result(round);
     let status = job.completed(round);
-    assert_eq!((status.accepted, status.contributors), (CLIENTS as u32, CLIENTS as u32));
+    assert_eq!(
+        (status.accepted, status.contributors),
+        (CLIENTS as u32, CLIENTS as u32)
+    );
     assert_eq!((status.rejected, status.error), (0, None));
     model
 }
 
 fn manifest(name: &str, config: &str) -> Manifest {
-    Manifest::fedavg(name, &format!("{{ expected: {CLIENTS} }}")).config(config).with("tree: { fanIn: 4 }")
+    Manifest::fedavg(name, &format!("{{ expected: {CLIENTS} }}"))
+        .config(config)
+        .with("tree: { fanIn: 4 }")
 }
 
 fn kills_in_mid_round_change_no_bit_of_an_exact_sum(sidecar: Sidecar) {
     let calm: Vec<Model> = {
         let server = Server::start(sidecar);
-        let job = server.deploy(&manifest("exact", "{ accumulate: exact }"), &Model::filled(LARGE, 0.0));
+        let job = server.deploy(
+            &manifest("exact", "{ accumulate: exact }"),
+            &Model::filled(LARGE, 0.0),
+        );
         let models = (1..=ROUNDS).map(|round| round_of(&job, round)).collect();
         server.finish();
         models
@@ -81,24 +93,38 @@ fn kills_in_mid_round_change_no_bit_of_an_exact_sum(sidecar: Sidecar) {
     let mut killed = 0;
     for seed in 0..3 {
         let server = Server::start(sidecar);
-        let job = server.deploy(&manifest("exact", "{ accumulate: exact }"), &Model::filled(LARGE, 0.0));
+        let job = server.deploy(
+            &manifest("exact", "{ accumulate: exact }"),
+            &Model::filled(LARGE, 0.0),
+        );
         let free = job.free_slots();
         let (models, kills) = disturbed(&server, &job, seed);
         for (disturbed, calm) in models.iter().zip(&calm) {
-            assert!(disturbed.bits() == calm.bits(), "a kill has changed the model (seed {seed})");
+            assert!(
+                disturbed.bits() == calm.bits(),
+                "a kill has changed the model (seed {seed})"
+            );
         }
         job.until_free(free - 1);
-        until("every kill is counted", || server.scrape().sum("tributary_worker_losses_total", &[]) >= f64::from(kills));
+        until("every kill is counted", || {
+            server.scrape().sum("tributary_worker_losses_total", &[]) >= f64::from(kills)
+        });
         killed += kills;
         server.finish();
     }
-    assert!(killed >= 6, "only {killed} workers could be killed: the rounds are too short");
+    assert!(
+        killed >= 6,
+        "only {killed} workers could be killed: the rounds are too short"
+    );
 }
 
 fn kills_in_mid_round_lose_and_repeat_nothing_in_f64(sidecar: Sidecar) {
     for seed in 10..12 {
         let server = Server::start(sidecar);
-        let job = server.deploy(&manifest("double", "{ accumulate: f64 }"), &Model::filled(LARGE, 0.0));
+        let job = server.deploy(
+            &manifest("double", "{ accumulate: f64 }"),
+            &Model::filled(LARGE, 0.0),
+        );
         let (models, _) = disturbed(&server, &job, seed);
         for (round, model) in (1..).zip(&models) {
             Mean::of(weighed(&updates(LARGE, CLIENTS, round))).assert_near(model, 1e-12);
@@ -109,7 +135,10 @@ fn kills_in_mid_round_lose_and_repeat_nothing_in_f64(sidecar: Sidecar) {
 
 fn a_worker_killed_between_rounds_is_replaced(sidecar: Sidecar) {
     let server = Server::start(sidecar);
-    let job = server.deploy(&Manifest::fedavg("quiet", "{ expected: 4 }"), &Model::filled(SMALL, 0.0));
+    let job = server.deploy(
+        &Manifest::fedavg("quiet", "{ expected: 4 }"),
+        &Model::filled(SMALL, 0.0),
+    );
     for round in 1..=4 {
         let updates = updates(SMALL, 4, round);
         job.push_all(round, &updates);
@@ -120,16 +149,28 @@ fn a_worker_killed_between_rounds_is_replaced(sidecar: Sidecar) {
             process::kill(worker);
         }
     }
-    until("all losses are seen", || server.scrape().sum("tributary_worker_losses_total", &[]) >= 4.0);
+    until("all losses are seen", || {
+        server.scrape().sum("tributary_worker_losses_total", &[]) >= 4.0
+    });
     server.finish();
 }
 
 /// A worker that hangs, not one that dies: it holds its inputs until the operator ends it.
 fn a_worker_that_is_stopped_and_killed_is_replaced(sidecar: Sidecar) {
     let server = Server::with_workers(sidecar, 1);
-    let job = server.deploy(&Manifest::fedavg("hung", "{ expected: 6 }"), &Model::filled(LARGE, 0.0));
+    let job = server.deploy(
+        &Manifest::fedavg("hung", "{ expected: 6 }"),
+        &Model::filled(LARGE, 0.0),
+    );
     let updates = updates(LARGE, 6, 1);
-    let push = |index: usize| job.push(&format!("client-{index}"), 1, updates[index].1, &updates[index].0);
+    let push = |index: usize| {
+        job.push(
+            &format!("client-{index}"),
+            1,
+            updates[index].1,
+            &updates[index].0,
+        )
+    };
     push(0);
     let worker = eventually("a worker", || server.worker_pids().first().copied());
     process::signal(worker, rustix::process::Signal::STOP);

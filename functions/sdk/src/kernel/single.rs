@@ -6,7 +6,7 @@ use core::convert::Infallible;
 
 struct Single;
 
-const VECTORS: usize = 8;
+const VECTORS: usize = 4;
 
 impl Rule for Single {
     type Input = f32;

@@ -80,7 +80,10 @@ pub(super) fn attachment(job: &Job) -> Attach {
         job: job.number,
         name: job.name.to_string(),
         segment: job.arena.name().to_owned(),
-        function: format!("{} revision {}, job {}", function.name, function.revision, job.name),
+        function: format!(
+            "{} revision {}, job {}",
+            function.name, function.revision, job.name
+        ),
         digest: function.digest.hex(),
         config: serde_json::Value::Object(spec.function.config).to_string(),
         memory_bytes: function.spec.limits.memory.bytes(),

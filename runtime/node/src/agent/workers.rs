@@ -91,7 +91,10 @@ impl Workers {
     /// A worker that `wanted` accepts: a running one if there is, else a new one. `None` if all are
     /// taken, or if workers have just died and the pause is not over.
     pub(super) fn find(&mut self, wanted: impl Fn(u32) -> bool) -> Option<u32> {
-        let running = self.workers.iter().find(|(owner, worker)| wanted(**owner) && !worker.stopping);
+        let running = self
+            .workers
+            .iter()
+            .find(|(owner, worker)| wanted(**owner) && !worker.stopping);
         if let Some((owner, _)) = running {
             return Some(*owner);
         }
@@ -111,7 +114,8 @@ impl Workers {
 
     fn start(&mut self) -> io::Result<u32> {
         let owner = self.next_owner;
-        let ring = (0..self.options.max).find(|ring| self.workers.values().all(|w| w.ring != *ring));
+        let ring =
+            (0..self.options.max).find(|ring| self.workers.values().all(|w| w.ring != *ring));
         let ring = ring.ok_or_else(|| io::Error::other("all rings are in use"))?;
         let (port, socket) = self.router.open_port().map_err(io::Error::other)?;
         let (control, childs_end) = std::os::unix::net::UnixStream::pair()?;
@@ -130,12 +134,27 @@ impl Workers {
             }
         };
         let pid = child.id();
-        let control = watch(owner, child, UnixStream::from_std(control)?, self.events_to_agent.clone());
-        let hello = Hello { owner, ring, module_cache: self.options.module_cache.clone() };
+        let control = watch(
+            owner,
+            child,
+            UnixStream::from_std(control)?,
+            self.events_to_agent.clone(),
+        );
+        let hello = Hello {
+            owner,
+            ring,
+            module_cache: self.options.module_cache.clone(),
+        };
         // A worker that ends at once is told by its watcher.
         let _ = control.send(ToWorker::Hello(hello));
         self.next_owner += 1;
-        let worker = Worker { ring, port, pid, control, stopping: false };
+        let worker = Worker {
+            ring,
+            port,
+            pid,
+            control,
+            stopping: false,
+        };
         self.workers.insert(owner, worker);
         self.metrics.worker_starts.inc();
         self.metrics.workers.set(self.workers.len() as i64);
@@ -167,7 +186,13 @@ impl Workers {
         if !worker.stopping {
             warn!(worker = owner, pid = worker.pid, how, "a worker was lost");
             self.metrics.worker_losses.inc();
-            tell_worker(&self.events, EventKind::WorkerLost, owner, worker.pid, Some(how));
+            tell_worker(
+                &self.events,
+                EventKind::WorkerLost,
+                owner,
+                worker.pid,
+                Some(how),
+            );
             self.pause();
         }
         Some(worker.ring)
@@ -202,7 +227,10 @@ impl Workers {
     }
 
     /// Ends all workers and waits until they are gone.
-    pub(super) async fn shutdown(&mut self, ended: &mut mpsc::UnboundedReceiver<(u32, WorkerEvent)>) {
+    pub(super) async fn shutdown(
+        &mut self,
+        ended: &mut mpsc::UnboundedReceiver<(u32, WorkerEvent)>,
+    ) {
         self.stop_unless(|_| false);
         let deadline = tokio::time::Instant::now() + SHUTDOWN;
         while !self.workers.is_empty() {
@@ -213,7 +241,10 @@ impl Workers {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
                     // Dropping the runtime kills what is left (kill_on_drop).
-                    warn!(workers = self.workers.len(), "workers did not end in time and are killed");
+                    warn!(
+                        workers = self.workers.len(),
+                        "workers did not end in time and are killed"
+                    );
                     return;
                 }
             }
@@ -232,7 +263,9 @@ fn watch(
     let (incoming, mut writer) = control.into_split();
     tokio::spawn(async move {
         while let Some(message) = outgoing.recv().await {
-            let Ok(mut line) = serde_json::to_vec(&message) else { continue };
+            let Ok(mut line) = serde_json::to_vec(&message) else {
+                continue;
+            };
             line.push(b'\n');
             if writer.write_all(&line).await.is_err() {
                 return;
@@ -245,7 +278,9 @@ fn watch(
         while let Ok(Some(line)) = lines.next_line().await {
             match serde_json::from_str(&line) {
                 Ok(message) => drop(reader.send((owner, WorkerEvent::Message(message)))),
-                Err(error) => error!(worker = owner, %error, line, "a worker's message cannot be read"),
+                Err(error) => {
+                    error!(worker = owner, %error, line, "a worker's message cannot be read")
+                }
             }
         }
     });

@@ -43,7 +43,13 @@ impl<'a> SocketBody<'a> {
         length: u64,
         expects_continue: bool,
     ) -> Self {
-        Self { stream, buffered, length, remaining: length, held_back: expects_continue }
+        Self {
+            stream,
+            buffered,
+            length,
+            remaining: length,
+            held_back: expects_continue,
+        }
     }
 
     /// Bytes of the body that have not been read.
@@ -66,13 +72,17 @@ impl Source for SocketBody<'_> {
 
     async fn proceed(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.held_back) {
-            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            self.stream
+                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                .await?;
         }
         Ok(())
     }
 
     async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let most = into.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let most = into
+            .len()
+            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         if most == 0 {
             return Ok(0);
         }
@@ -97,7 +107,11 @@ pub(crate) struct HyperBody {
 
 impl HyperBody {
     pub(crate) fn new(body: Body, length: Option<u64>) -> Self {
-        Self { body, length, frame: Bytes::new() }
+        Self {
+            body,
+            length,
+            frame: Bytes::new(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One connection: request after request, each read by whom it suits.
 
 use super::Gateway;
-use super::body::{Source, SocketBody};
+use super::body::{SocketBody, Source};
 use super::head::{self, Next, UpdateHead};
 use super::ingest;
 use super::one_request;
@@ -86,20 +86,40 @@ async fn update(
 ) -> io::Result<bool> {
     let mut body = SocketBody::new(stream, buffer, head.content_length, head.expects_continue);
     let outcome = ingest::put(gateway, &head.address, &mut body).await;
-    let spoiled = outcome.as_ref().err().is_some_and(|refusal| refusal.spoils_connection());
+    let spoiled = outcome
+        .as_ref()
+        .err()
+        .is_some_and(|refusal| refusal.spoils_connection());
     let unread = body.remaining();
     // A client that was not told to go on may send its body or not: only closing is unambiguous.
     let keep = head.keep_alive && !spoiled && !body.is_held_back() && unread <= DRAIN_BYTES;
     let answer = match &outcome {
         Ok((accepted, receipt)) => {
-            let status = if accepted.repeated { StatusCode::OK } else { StatusCode::ACCEPTED };
-            answer(status, "application/json", &serde_json::to_vec(receipt)?, None, keep)
+            let status = if accepted.repeated {
+                StatusCode::OK
+            } else {
+                StatusCode::ACCEPTED
+            };
+            answer(
+                status,
+                "application/json",
+                &serde_json::to_vec(receipt)?,
+                None,
+                keep,
+            )
         }
         Err(refusal) => {
             let document = refusal.problem();
-            let status = StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let status =
+                StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let text = serde_json::to_vec(&document)?;
-            answer(status, problem::CONTENT_TYPE, &text, refusal.retry_after(), keep)
+            answer(
+                status,
+                problem::CONTENT_TYPE,
+                &text,
+                refusal.retry_after(),
+                keep,
+            )
         }
     };
     if keep {
@@ -113,8 +133,15 @@ async fn update(
     Ok(false)
 }
 
-fn answer(status: StatusCode, content_type: &str, text: &[u8], retry_after: Option<u32>, keep: bool) -> Vec<u8> {
-    let retry = retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
+fn answer(
+    status: StatusCode,
+    content_type: &str,
+    text: &[u8],
+    retry_after: Option<u32>,
+    keep: bool,
+) -> Vec<u8> {
+    let retry =
+        retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
     let close = if keep { "" } else { "connection: close\r\n" };
     let reason = status.canonical_reason().unwrap_or_default();
     let mut answer = format!(
@@ -139,7 +166,9 @@ async fn drain(body: &mut SocketBody<'_>, unread: u64) -> io::Result<()> {
         }
         Ok(())
     };
-    tokio::time::timeout(LINGER, all).await.map_err(|_| io::ErrorKind::TimedOut)?
+    tokio::time::timeout(LINGER, all)
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 async fn linger(stream: &mut TcpStream) {

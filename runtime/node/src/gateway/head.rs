@@ -38,8 +38,14 @@ pub(super) struct UpdateHead {
 
 /// Looks at the beginning of a connection's unread bytes.
 pub(super) fn next(buffer: &[u8]) -> Next {
-    if !buffer.is_empty() && HTTP2_PREFACE.starts_with(&buffer[..buffer.len().min(HTTP2_PREFACE.len())]) {
-        return if buffer.len() >= HTTP2_PREFACE.len() { Next::Http2 } else { Next::Incomplete };
+    if !buffer.is_empty()
+        && HTTP2_PREFACE.starts_with(&buffer[..buffer.len().min(HTTP2_PREFACE.len())])
+    {
+        return if buffer.len() >= HTTP2_PREFACE.len() {
+            Next::Http2
+        } else {
+            Next::Incomplete
+        };
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -53,15 +59,20 @@ pub(super) fn next(buffer: &[u8]) -> Next {
 
 fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
     let keep_alive = request.version == Some(1) && !mentions(request, "connection", "close");
-    let address = request.path.filter(|_| request.method == Some("PUT")).and_then(address);
+    let address = request
+        .path
+        .filter(|_| request.method == Some("PUT"))
+        .and_then(address);
     match (address, content_length(request)) {
-        (Some(address), Some(content_length)) if request.version == Some(1) => Next::Update(UpdateHead {
-            address,
-            head_bytes,
-            content_length,
-            expects_continue: mentions(request, "expect", "100-continue"),
-            keep_alive,
-        }),
+        (Some(address), Some(content_length)) if request.version == Some(1) => {
+            Next::Update(UpdateHead {
+                address,
+                head_bytes,
+                content_length,
+                expects_continue: mentions(request, "expect", "100-continue"),
+                keep_alive,
+            })
+        }
         _ => Next::Other { keep_alive },
     }
 }
@@ -70,7 +81,10 @@ fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
 fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
     let named = |name: &str| {
         let name = name.to_owned();
-        request.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(&name))
+        request
+            .headers
+            .iter()
+            .filter(move |header| header.name.eq_ignore_ascii_case(&name))
     };
     if named("transfer-encoding").next().is_some() || named("content-encoding").next().is_some() {
         return None;
@@ -78,11 +92,18 @@ fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
     let mut lengths = named("content-length");
     let length = std::str::from_utf8(lengths.next()?.value).ok()?;
     let plain = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
-    if lengths.next().is_some() || !plain { None } else { length.parse().ok() }
+    if lengths.next().is_some() || !plain {
+        None
+    } else {
+        length.parse().ok()
+    }
 }
 
 fn mentions(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bool {
-    let values = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    let values = request
+        .headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case(name));
     let mut tokens = values.flat_map(|header| header.value.split(|byte| *byte == b','));
     tokens.any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
@@ -93,7 +114,11 @@ fn address(target: &str) -> Option<Address> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let (job, client) = path.strip_prefix("/v1/jobs/")?.split_once("/updates/")?;
     let plain = |part: &str| !part.is_empty() && !part.contains(['/', '%']);
-    (plain(job) && plain(client)).then(|| Address { job: job.into(), client: client.into(), query: query.into() })
+    (plain(job) && plain(client)).then(|| Address {
+        job: job.into(),
+        client: client.into(),
+        query: query.into(),
+    })
 }
 
 #[cfg(test)]
@@ -112,9 +137,15 @@ mod tests {
     fn an_update_is_recognised() {
         let text = "PUT /v1/jobs/digits/updates/c-1?round=2 HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\nbody";
         let head = update(text).unwrap();
-        assert_eq!((head.address.job.as_str(), head.address.client.as_str()), ("digits", "c-1"));
+        assert_eq!(
+            (head.address.job.as_str(), head.address.client.as_str()),
+            ("digits", "c-1")
+        );
         assert_eq!(head.address.query, "round=2");
-        assert_eq!((head.content_length, head.expects_continue, head.keep_alive), (12, true, true));
+        assert_eq!(
+            (head.content_length, head.expects_continue, head.keep_alive),
+            (12, true, true)
+        );
         assert_eq!(&text[head.head_bytes..], "body");
     }
 
@@ -131,10 +162,19 @@ mod tests {
             "PUT /v1/jobs/a/updates/b%2fc HTTP/1.1\r\nContent-Length: 3\r\n\r\n".into(),
             "GET /v1/jobs/a/model HTTP/1.1\r\n\r\n".into(),
         ] {
-            assert!(matches!(next(other.as_bytes()), Next::Other { .. }), "{other}");
+            assert!(
+                matches!(next(other.as_bytes()), Next::Other { .. }),
+                "{other}"
+            );
         }
-        assert_eq!(next(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"), Next::Other { keep_alive: false });
-        assert_eq!(next(b"\x16\x03\x01 not http"), Next::Other { keep_alive: false });
+        assert_eq!(
+            next(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"),
+            Next::Other { keep_alive: false }
+        );
+        assert_eq!(
+            next(b"\x16\x03\x01 not http"),
+            Next::Other { keep_alive: false }
+        );
     }
 
     #[test]

@@ -37,7 +37,10 @@ pub(crate) async fn put<S: Source>(
     address: &Address,
     body: &mut S,
 ) -> Result<(Accepted, UpdateReceipt), Refusal> {
-    let job = gateway.jobs.get(&address.job).ok_or_else(|| Refusal::UnknownJob(address.job.clone()))?;
+    let job = gateway
+        .jobs
+        .get(&address.job)
+        .ok_or_else(|| Refusal::UnknownJob(address.job.clone()))?;
     let outcome = put_into(gateway, &job, address, body).await;
     let label = match &outcome {
         Ok((accepted, _)) if accepted.repeated => "repeated".to_owned(),
@@ -49,7 +52,11 @@ pub(crate) async fn put<S: Source>(
         }
     };
     if !job.is_stopped() {
-        gateway.metrics.updates.with_label_values(&[job.name.as_str(), &label]).inc();
+        gateway
+            .metrics
+            .updates
+            .with_label_values(&[job.name.as_str(), &label])
+            .inc();
     }
     outcome
 }
@@ -60,7 +67,10 @@ async fn put_into<S: Source>(
     address: &Address,
     body: &mut S,
 ) -> Result<(Accepted, UpdateReceipt), Refusal> {
-    let client: ClientName = address.client.parse().map_err(|e| Refusal::Malformed(format!("{e}")))?;
+    let client: ClientName = address
+        .client
+        .parse()
+        .map_err(|e| Refusal::Malformed(format!("{e}")))?;
     let told = Told::from_query(&address.query)?;
     if let Some(round) = told.round
         && !job.has(&client, round)
@@ -69,9 +79,15 @@ async fn put_into<S: Source>(
     }
     check_length(job, body.length())?;
     let idle = job.spec().ingest.idle_timeout.duration();
-    body.proceed().await.map_err(|e| Refusal::Malformed(e.to_string()))?;
+    body.proceed()
+        .await
+        .map_err(|e| Refusal::Malformed(e.to_string()))?;
 
-    let mut reader = Reader { body, idle, received: 0 };
+    let mut reader = Reader {
+        body,
+        idle,
+        received: 0,
+    };
     let (header_bytes, header) = read_header(job, &mut reader).await?;
     let told = told.or_header(&header)?;
     let round = told.round.ok_or_else(|| {
@@ -95,32 +111,58 @@ async fn put_into<S: Source>(
         (accepted, receipt)
     };
     if job.has(&client, round) {
-        return repeat(job, &client, round, &mut reader, &header, digest).await.map(receipt);
+        return repeat(job, &client, round, &mut reader, &header, digest)
+            .await
+            .map(receipt);
     }
     check_round(job, round)?;
     let segments = job
         .layout
         .match_update(&header)
-        .map_err(|mismatch| Refusal::Layout { job: job.name.clone(), mismatch })?;
+        .map_err(|mismatch| Refusal::Layout {
+            job: job.name.clone(),
+            mismatch,
+        })?;
     let Some(mut filling) = job.claim_slot(SLOT_PATIENCE).await? else {
         let slots = job.plan.geometry.slots;
-        return Err(Refusal::NoSlot { job: job.name.clone(), slots });
+        return Err(Refusal::NoSlot {
+            job: job.name.clone(),
+            slots,
+        });
     };
     fill(job, &mut filling, &segments, &mut reader, &mut digest).await?;
     reader.expect_end().await?;
     let copied = reader.received * S::COPIES;
-    let update = Update { client: client.clone(), round, weight, digest: digest.digest128(), copied };
-    let accepted = job.accept(update, filling).map_err(|refusal| {
-        Refusal::Job { job: job.name.clone(), given: round, refusal }
-    })?;
-    gateway.metrics.bytes_copied.with_label_values(&[job.name.as_str()]).inc_by(copied);
+    let update = Update {
+        client: client.clone(),
+        round,
+        weight,
+        digest: digest.digest128(),
+        copied,
+    };
+    let accepted = job
+        .accept(update, filling)
+        .map_err(|refusal| Refusal::Job {
+            job: job.name.clone(),
+            given: round,
+            refusal,
+        })?;
+    gateway
+        .metrics
+        .bytes_copied
+        .with_label_values(&[job.name.as_str()])
+        .inc_by(copied);
     Ok(receipt(accepted))
 }
 
 fn check_round(job: &Job, round: u64) -> Result<(), Refusal> {
     job.check_round(round).map_err(|refusal| {
         job.count_late(round);
-        Refusal::Job { job: job.name.clone(), given: round, refusal }
+        Refusal::Job {
+            job: job.name.clone(),
+            given: round,
+            refusal,
+        }
     })
 }
 
@@ -144,7 +186,10 @@ struct Told {
 
 impl Told {
     fn from_query(query: &str) -> Result<Self, Refusal> {
-        let mut told = Self { round: None, weight: None };
+        let mut told = Self {
+            round: None,
+            weight: None,
+        };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             match key {
@@ -173,9 +218,15 @@ impl Told {
         };
         let in_file = match self.weight {
             Some(weight) => Some(weight),
-            None => header.num_examples()?.map(|w| weight(Some(w), &w.to_string())).transpose()?,
+            None => header
+                .num_examples()?
+                .map(|w| weight(Some(w), &w.to_string()))
+                .transpose()?,
         };
-        Ok(Self { round, weight: in_file })
+        Ok(Self {
+            round,
+            weight: in_file,
+        })
     }
 }
 
@@ -186,7 +237,10 @@ fn weight(number: Option<f64>, text: &str) -> Result<f64, Refusal> {
     }
 }
 
-async fn read_header<S: Source>(job: &Job, reader: &mut Reader<'_, S>) -> Result<(Vec<u8>, Header), Refusal> {
+async fn read_header<S: Source>(
+    job: &Job,
+    reader: &mut Reader<'_, S>,
+) -> Result<(Vec<u8>, Header), Refusal> {
     let mut prefix = [0; PREFIX_BYTES];
     reader.fill(&mut prefix).await?;
     let length = header_length(prefix, job.layout.update_header_bytes_max())?;
@@ -217,7 +271,11 @@ async fn repeat<S: Source>(
         left -= next as u64;
     }
     reader.expect_end().await?;
-    let refused = |refusal| Refusal::Job { job: job.name.clone(), given: round, refusal };
+    let refused = |refusal| Refusal::Job {
+        job: job.name.clone(),
+        given: round,
+        refusal,
+    };
     match job.repeated(client, round, digest.digest128()) {
         Some(answer) => answer.map_err(refused),
         // The round failed and opened again while the body came.
@@ -245,7 +303,11 @@ async fn fill<S: Source>(
             if check && let Some((element, value)) = first_non_finite(piece) {
                 let at = (start + index * PIECE_BYTES) / 4 + element;
                 let coordinate = job.layout.coordinate(at as u64).unwrap_or_default();
-                return Err(Refusal::NonFinite { job: job.name.clone(), coordinate, value });
+                return Err(Refusal::NonFinite {
+                    job: job.name.clone(),
+                    coordinate,
+                    value,
+                });
             }
         }
     }
@@ -257,7 +319,9 @@ fn first_non_finite(bytes: &[u8]) -> Option<(usize, f32)> {
     const EXPONENT: u32 = 0x7f80_0000;
     let (words, _) = bytes.as_chunks::<4>();
     // Branch-free over the whole piece, so that it becomes vector code; the search is for the rare case.
-    let any = words.iter().fold(false, |any, w| any | (u32::from_le_bytes(*w) & EXPONENT == EXPONENT));
+    let any = words.iter().fold(false, |any, w| {
+        any | (u32::from_le_bytes(*w) & EXPONENT == EXPONENT)
+    });
     if !any {
         return None;
     }
@@ -274,7 +338,10 @@ struct Reader<'a, S> {
 
 impl<S: Source> Reader<'_, S> {
     async fn read(&mut self, into: &mut [u8]) -> Result<usize, Refusal> {
-        let stalled = Refusal::Stalled { seconds: self.idle.as_secs_f64(), received: self.received };
+        let stalled = Refusal::Stalled {
+            seconds: self.idle.as_secs_f64(),
+            received: self.received,
+        };
         match tokio::time::timeout(self.idle, self.body.read(into)).await {
             Err(_) => Err(stalled),
             Ok(Ok(bytes)) => {
@@ -293,7 +360,10 @@ impl<S: Source> Reader<'_, S> {
             if bytes == 0 {
                 let missing = (into.len() - filled) as u64;
                 let expected = self.body.length().unwrap_or(self.received + missing);
-                return Err(Refusal::Truncated { received: self.received, expected });
+                return Err(Refusal::Truncated {
+                    received: self.received,
+                    expected,
+                });
             }
             filled += bytes;
         }
@@ -332,7 +402,15 @@ mod tests {
         assert_eq!((told.round, told.weight), (Some(3), Some(2.5)));
         let told = Told::from_query("").unwrap();
         assert_eq!((told.round, told.weight), (None, None));
-        for bad in ["round=-1", "round=", "weight=0", "weight=-1", "weight=nan", "weight=inf", "wieght=1"] {
+        for bad in [
+            "round=-1",
+            "round=",
+            "weight=0",
+            "weight=-1",
+            "weight=nan",
+            "weight=inf",
+            "wieght=1",
+        ] {
             assert!(Told::from_query(bad).is_err(), "{bad}");
         }
     }

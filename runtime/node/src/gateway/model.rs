@@ -37,11 +37,23 @@ pub(super) async fn get(
 ) -> Response {
     let Query(wanted) = match wanted {
         Ok(wanted) => wanted,
-        Err(error) => return super::routes::problem(&Problem::new(400, "bad-query", "Bad query", error.body_text())),
+        Err(error) => {
+            return super::routes::problem(&Problem::new(
+                400,
+                "bad-query",
+                "Bad query",
+                error.body_text(),
+            ));
+        }
     };
-    let Some(job) = gateway.jobs.get(&name) else { return super::routes::unknown_job(&name) };
+    let Some(job) = gateway.jobs.get(&name) else {
+        return super::routes::unknown_job(&name);
+    };
     if let Some(after) = wanted.after {
-        let wait = wanted.wait.map_or(Duration::ZERO, Interval::duration).min(WAIT_MAX);
+        let wait = wanted
+            .wait
+            .map_or(Duration::ZERO, Interval::duration)
+            .min(WAIT_MAX);
         let mut versions = job.versions();
         let newer = versions.wait_for(|version| *version > after || job.is_stopped());
         if tokio::time::timeout(wait, newer).await.is_err() && job.model().version <= after {
@@ -53,7 +65,10 @@ pub(super) async fn get(
     }
     let model = job.model();
     let tag = format!("\"{}\"", model.version);
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| value.as_bytes() == tag.as_bytes());
+    let known = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .any(|value| value.as_bytes() == tag.as_bytes());
     if known {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
     }
@@ -67,14 +82,21 @@ fn safetensors(job: Arc<Job>, model: ModelSlot, tag: String) -> Response {
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
         (header::ETAG, tag),
-        (header::HeaderName::from_static("tributary-version"), model.version.to_string()),
+        (
+            header::HeaderName::from_static("tributary-version"),
+            model.version.to_string(),
+        ),
     ];
     (headers, Body::from_stream(pieces(job, model, head))).into_response()
 }
 
 /// Header, then the data. The slot is not pinned: a client so slow that two further rounds have
 /// completed gets a broken body instead of holding memory, and fetches the newest version.
-fn pieces(job: Arc<Job>, model: ModelSlot, head: Vec<u8>) -> impl stream::Stream<Item = io::Result<Bytes>> {
+fn pieces(
+    job: Arc<Job>,
+    model: ModelSlot,
+    head: Vec<u8>,
+) -> impl stream::Stream<Item = io::Result<Bytes>> {
     let first = Some(Bytes::from(head));
     stream::try_unfold((job, first, 0u64), move |(job, first, offset)| async move {
         if let Some(head) = first {
@@ -85,7 +107,9 @@ fn pieces(job: Arc<Job>, model: ModelSlot, head: Vec<u8>) -> impl stream::Stream
             return Ok(None);
         }
         let bytes = PIECE_BYTES.min(left);
-        let piece = job.read_model(model, offset, bytes as usize).map_err(io::Error::other)?;
+        let piece = job
+            .read_model(model, offset, bytes as usize)
+            .map_err(io::Error::other)?;
         Ok(Some((Bytes::from(piece), (job, None, offset + bytes))))
     })
 }

@@ -38,14 +38,18 @@ pub(super) async fn http1(
     let request_read = Arc::new(AtomicBool::new(false));
     let (done, read) = (answered.clone(), request_read.clone());
     let service = service_fn(move |request: Request<Incoming>| -> BoxedResponse {
-        let request = request.map(|body| Body::new(Watched::new(Body::new(body), read.clone(), Ends::Read)));
+        let request =
+            request.map(|body| Body::new(Watched::new(Body::new(body), read.clone(), Ends::Read)));
         let (routes, done) = (routes.clone(), done.clone());
         Box::pin(async move {
             let response = routes.oneshot(request).await?;
             Ok(response.map(|body| Watched::new(body, done, Ends::ReadOrDropped)))
         })
     });
-    let io = TokioIo::new(Rewound { ahead: buffer.freeze(), stream });
+    let io = TokioIo::new(Rewound {
+        ahead: buffer.freeze(),
+        stream,
+    });
     let mut connection = http1::Builder::new().serve_connection(io, service);
     let running = &mut connection;
     std::future::poll_fn(move |context| {
@@ -72,9 +76,17 @@ pub(super) async fn http1(
 
 /// Serves an HTTP/2 connection to its end.
 pub(super) async fn http2(stream: TcpStream, buffer: BytesMut, routes: Router) -> io::Result<()> {
-    let service = service_fn(move |request: Request<Incoming>| routes.clone().oneshot(request.map(Body::new)));
-    let io = TokioIo::new(Rewound { ahead: buffer.freeze(), stream });
-    http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.map_err(io::Error::other)
+    let service = service_fn(move |request: Request<Incoming>| {
+        routes.clone().oneshot(request.map(Body::new))
+    });
+    let io = TokioIo::new(Rewound {
+        ahead: buffer.freeze(),
+        stream,
+    });
+    http2::Builder::new(TokioExecutor::new())
+        .serve_connection(io, service)
+        .await
+        .map_err(io::Error::other)
 }
 
 /// When a [`Watched`] body counts as ended.
@@ -140,7 +152,11 @@ struct Rewound {
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, into);
         }
@@ -152,7 +168,11 @@ impl AsyncRead for Rewound {
 }
 
 impl AsyncWrite for Rewound {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

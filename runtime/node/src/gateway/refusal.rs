@@ -38,14 +38,22 @@ pub(crate) enum Refusal {
     Truncated { received: u64, expected: u64 },
     #[error("no job {0} runs on this node; `tributary get jobs` lists them")]
     UnknownJob(String),
-    #[error("no byte of the body came for {seconds} s, after {received} bytes; the update was dropped")]
+    #[error(
+        "no byte of the body came for {seconds} s, after {received} bytes; the update was dropped"
+    )]
     Stalled { seconds: f64, received: u64 },
     #[error("{0}")]
     TooLarge(String),
     #[error("{mismatch}; the layout of job {job} is that of its model (GET /v1/jobs/{job}/model)")]
     Layout { job: Name, mismatch: LayoutMismatch },
-    #[error("{coordinate} is {value}; updates of job {job} must be finite (spec.ingest.nonFinite: reject)")]
-    NonFinite { job: Name, coordinate: String, value: f32 },
+    #[error(
+        "{coordinate} is {value}; updates of job {job} must be finite (spec.ingest.nonFinite: reject)"
+    )]
+    NonFinite {
+        job: Name,
+        coordinate: String,
+        value: f32,
+    },
     #[error("weight is {0}; it must be a finite number greater than 0")]
     BadWeight(String),
     #[error("all {slots} slots of job {job} are in use; send the update again in a second")]
@@ -53,12 +61,18 @@ pub(crate) enum Refusal {
     #[error(transparent)]
     SharedMemory(#[from] tributary_arena::Error),
     #[error("round {given} of job {job} is not open: {}", told(.refusal))]
-    Job { job: Name, given: u64, refusal: job::Refusal },
+    Job {
+        job: Name,
+        given: u64,
+        refusal: job::Refusal,
+    },
 }
 
 fn told(refusal: &job::Refusal) -> String {
     match refusal {
-        job::Refusal::WrongRound { open } => format!("round {open} is; pull the newest model and train from it"),
+        job::Refusal::WrongRound { open } => {
+            format!("round {open} is; pull the newest model and train from it")
+        }
         job::Refusal::Closing { .. } => "its model is being made; pull the next one".into(),
         job::Refusal::Completed { version } => {
             format!("the job has done all its rounds; its last model is version {version}")
@@ -77,7 +91,13 @@ impl Refusal {
 
     /// Seconds after which trying again makes sense, for the `Retry-After` header.
     pub(crate) fn retry_after(&self) -> Option<u32> {
-        let closing = matches!(self, Self::Job { refusal: job::Refusal::Closing { .. }, .. });
+        let closing = matches!(
+            self,
+            Self::Job {
+                refusal: job::Refusal::Closing { .. },
+                ..
+            }
+        );
         (closing || matches!(self, Self::NoSlot { .. } | Self::SharedMemory(_))).then_some(1)
     }
 
@@ -89,7 +109,11 @@ impl Refusal {
             Self::UnknownJob(_) => (404, "unknown-job", "Unknown job"),
             Self::Stalled { .. } => (408, "stalled-update", "Stalled update"),
             Self::TooLarge(_) => (413, "update-too-large", "Update too large"),
-            Self::Layout { .. } => (422, "layout-mismatch", "The update does not match the model"),
+            Self::Layout { .. } => (
+                422,
+                "layout-mismatch",
+                "The update does not match the model",
+            ),
             Self::NonFinite { .. } => (422, "non-finite", "The update is not finite"),
             Self::BadWeight(_) => (422, "bad-weight", "Bad weight"),
             Self::NoSlot { .. } => (429, "no-slot", "No free slot"),
@@ -106,7 +130,11 @@ impl Refusal {
             R::Closing { .. } => (409, "round-closing", "The round is closing"),
             R::Completed { .. } => (409, "job-completed", "The job is completed"),
             R::Failed(_) => (409, "job-failed", "The job has failed"),
-            R::OtherBytes => (409, "other-bytes", "The client has sent another update in this round"),
+            R::OtherBytes => (
+                409,
+                "other-bytes",
+                "The client has sent another update in this round",
+            ),
             R::Function(_) => (422, "function-failed", "The function failed on this update"),
             R::Stopped => (404, "unknown-job", "Unknown job"),
         };

@@ -13,21 +13,17 @@ use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use std::convert::Infallible;
-use std::sync::Arc;
 use tokio_stream::wrappers::BroadcastStream;
-use tributary_api::Name;
-use tributary_api::control::NodeControl;
 use tributary_api::problem::{self, Problem};
 
-pub(super) fn routes(gateway: Gateway, node: Arc<dyn NodeControl>) -> Router {
-    let of_node = Router::new()
-        .route("/v1/nodes", get(nodes))
-        .route("/v1/jobs/{job}", get(job))
-        .route("/v1/jobs/{job}/rounds", get(rounds))
-        .with_state(node);
+pub(super) fn routes(gateway: Gateway) -> Router {
     Router::new()
-        .route("/v1/jobs/{job}/updates/{client}", axum::routing::put(update))
+        .route(
+            "/v1/jobs/{job}/updates/{client}",
+            axum::routing::put(update),
+        )
         .route("/v1/jobs/{job}/model", get(model::get))
+        .route("/v1/jobs/{job}/rounds", get(rounds))
         .route("/v1/jobs/{job}/rounds/{round}", get(round))
         .route("/v1/events", get(events))
         .route("/metrics", get(metrics))
@@ -35,14 +31,16 @@ pub(super) fn routes(gateway: Gateway, node: Arc<dyn NodeControl>) -> Router {
         // The door opens when the controller has brought the node to its desired state.
         .route("/ready", get(async || "ready\n"))
         .with_state(gateway)
-        .merge(of_node)
 }
 
 /// A problem document as a response.
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(problem)).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(problem::CONTENT_TYPE),
+    );
     response
 }
 
@@ -59,55 +57,70 @@ async fn update(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let address = Address { job, client, query: query.unwrap_or_default() };
+    let address = Address {
+        job,
+        client,
+        query: query.unwrap_or_default(),
+    };
     if headers.contains_key(header::CONTENT_ENCODING) {
         let detail = "updates are sent as they are; content-encoding is not supported";
-        return problem(&Problem::new(415, "encoded-update", "Encoded update", detail));
+        return problem(&Problem::new(
+            415,
+            "encoded-update",
+            "Encoded update",
+            detail,
+        ));
     }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|l| l.to_str().ok()?.parse().ok());
     let mut body = HyperBody::new(body, length);
     match ingest::put(&gateway, &address, &mut body).await {
         Ok((accepted, receipt)) => {
-            let status = if accepted.repeated { StatusCode::OK } else { StatusCode::ACCEPTED };
+            let status = if accepted.repeated {
+                StatusCode::OK
+            } else {
+                StatusCode::ACCEPTED
+            };
             (status, Json(receipt)).into_response()
         }
         Err(refusal) => {
             let mut response = problem(&refusal.problem());
             if let Some(seconds) = refusal.retry_after() {
-                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, seconds.into());
             }
             response
         }
     }
 }
 
-async fn nodes(State(node): State<Arc<dyn NodeControl>>) -> Response {
-    Json([node.node_status().await]).into_response()
+async fn rounds(State(gateway): State<Gateway>, Path(name): Path<String>) -> Response {
+    gateway.jobs.get(&name).map_or_else(
+        || unknown_job(&name),
+        |job| Json(job.rounds()).into_response(),
+    )
 }
 
-async fn job(State(node): State<Arc<dyn NodeControl>>, Path(name): Path<String>) -> Response {
-    let status = match name.parse::<Name>() {
-        Ok(name) => node.job_status(&name).await,
-        Err(_) => None,
+async fn round(
+    State(gateway): State<Gateway>,
+    Path((name, round)): Path<(String, String)>,
+) -> Response {
+    let Some(job) = gateway.jobs.get(&name) else {
+        return unknown_job(&name);
     };
-    status.map_or_else(|| unknown_job(&name), |status| Json(status).into_response())
-}
-
-async fn rounds(State(node): State<Arc<dyn NodeControl>>, Path(name): Path<String>) -> Response {
-    match name.parse::<Name>() {
-        Ok(parsed) if node.job_status(&parsed).await.is_some() => Json(node.rounds(&parsed).await).into_response(),
-        _ => unknown_job(&name),
-    }
-}
-
-async fn round(State(gateway): State<Gateway>, Path((name, round)): Path<(String, String)>) -> Response {
-    let Some(job) = gateway.jobs.get(&name) else { return unknown_job(&name) };
-    let status = round.parse().ok().and_then(|number| job.round_status(number));
+    let status = round
+        .parse()
+        .ok()
+        .and_then(|number| job.round_status(number));
     match status {
         Some(status) => Json(status).into_response(),
         None => {
             let open = job.model().version;
-            let detail = format!("job {name} has no round {round}, or has forgotten it; round {open} is the newest");
+            let detail = format!(
+                "job {name} has no round {round}, or has forgotten it; round {open} is the newest"
+            );
             problem(&Problem::new(404, "unknown-round", "Unknown round", detail))
         }
     }
@@ -129,9 +142,12 @@ async fn events(
     let events = BroadcastStream::new(gateway.events.listen()).filter_map(move |event| {
         let sse = match event {
             Ok(event) if subject.is_some() && event.subject != subject => None,
-            Ok(event) => serde_json::to_string(&*event)
-                .ok()
-                .map(|data| SseEvent::default().id(&event.id).event(event.kind.as_str()).data(data)),
+            Ok(event) => serde_json::to_string(&*event).ok().map(|data| {
+                SseEvent::default()
+                    .id(&event.id)
+                    .event(event.kind.as_str())
+                    .data(data)
+            }),
             Err(missed) => Some(SseEvent::default().comment(missed.to_string())),
         };
         std::future::ready(sse.map(Ok))
@@ -140,9 +156,25 @@ async fn events(
 }
 
 async fn metrics(State(gateway): State<Gateway>) -> Response {
-    gateway.jobs.all().iter().for_each(|job| job.observe_arena());
+    gateway
+        .jobs
+        .all()
+        .iter()
+        .for_each(|job| job.observe_arena());
     match gateway.metrics.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => problem(&Problem::new(500, "metrics", "Metrics failed", error.to_string())),
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(error) => problem(&Problem::new(
+            500,
+            "metrics",
+            "Metrics failed",
+            error.to_string(),
+        )),
     }
 }

@@ -21,9 +21,18 @@ pub(crate) enum ModelError {
 pub(crate) struct Superseded(pub u64);
 
 /// Puts a model into a slot of a new arena.
-pub(super) fn place_model(arena: &Arc<Arena>, job: u32, version: u64, model: &[u8]) -> Result<ModelSlot, ModelError> {
+pub(super) fn place_model(
+    arena: &Arc<Arena>,
+    job: u32,
+    version: u64,
+    model: &[u8],
+) -> Result<ModelSlot, ModelError> {
     let mut filling = arena.claim(OWNER_AGENT)?.ok_or(ModelError::NoSlot)?;
-    let placed = ModelSlot { version, slot: filling.slot(), generation: filling.generation() };
+    let placed = ModelSlot {
+        version,
+        slot: filling.slot(),
+        generation: filling.generation(),
+    };
     filling.vector_mut()[..model.len()].copy_from_slice(model);
     let claim = Claim {
         kind: Kind::Model,
@@ -35,7 +44,11 @@ pub(super) fn place_model(arena: &Arc<Arena>, job: u32, version: u64, model: &[u
         sequence: 0,
         contributors: Contributors::empty(arena.geometry().contributor_words()),
     };
-    if filling.publish(State::Model, &claim) { Ok(placed) } else { Err(ModelError::NoSlot) }
+    if filling.publish(State::Model, &claim) {
+        Ok(placed)
+    } else {
+        Err(ModelError::NoSlot)
+    }
 }
 
 /// Frees everything that epochs up to `epoch` have left, but for the models that are kept.
@@ -57,9 +70,17 @@ pub(super) fn sweep(arena: &Arena, epoch: Epoch, kept: &[u32]) {
 impl Job {
     /// Copies a piece of a model out of its slot, without a lock: the slot's generation tells
     /// afterwards whether the bytes are still that model's.
-    pub(crate) fn read_model(&self, model: ModelSlot, offset: u64, bytes: usize) -> Result<Vec<u8>, Superseded> {
+    pub(crate) fn read_model(
+        &self,
+        model: ModelSlot,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<Vec<u8>, Superseded> {
         let mut piece = vec![0; bytes];
-        if self.arena.read(model.slot, model.generation, offset, &mut piece) {
+        if self
+            .arena
+            .read(model.slot, model.generation, offset, &mut piece)
+        {
             Ok(piece)
         } else {
             Err(Superseded(model.version))
@@ -68,6 +89,7 @@ impl Job {
 
     /// The beginning of the model's safetensors file.
     pub(crate) fn model_header(&self, version: u64) -> Vec<u8> {
-        self.layout.header_bytes(&[("version", &version.to_string())])
+        self.layout
+            .header_bytes(&[("version", &version.to_string())])
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{Inner, Job};
 use std::sync::atomic::Ordering;
-use tributary_api::status::{AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStatus};
+use tributary_api::status::{
+    AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStatus,
+};
 
 impl Inner {
     fn phase(&self) -> JobPhase {
@@ -52,23 +54,37 @@ impl Job {
             // A round that failed and opened again has both; the open one matters until it ends.
             return Some(open);
         }
-        state.history.iter().rev().find(|status| status.round == round).cloned()
+        state
+            .history
+            .iter()
+            .rev()
+            .find(|status| status.round == round)
+            .cloned()
     }
 
     /// The rounds that are open or remembered, newest first.
     pub(crate) fn rounds(&self) -> Vec<RoundStatus> {
         let state = self.lock();
         let open = (!state.completed).then(|| self.describe_round(&state));
-        open.into_iter().chain(state.history.iter().rev().cloned()).collect()
+        open.into_iter()
+            .chain(state.history.iter().rev().cloned())
+            .collect()
     }
 
     pub(super) fn describe_round(&self, state: &Inner) -> RoundStatus {
         let (round, tally) = (&state.round, &state.tally);
-        let failed = state.history.back().filter(|status| status.round == round.number());
+        let failed = state
+            .history
+            .back()
+            .filter(|status| status.round == round.number());
         RoundStatus {
             job: self.name.clone(),
             round: round.number(),
-            phase: if round.is_closed() { RoundPhase::Closing } else { RoundPhase::Open },
+            phase: if round.is_closed() {
+                RoundPhase::Closing
+            } else {
+                RoundPhase::Open
+            },
             expected: state.spec.expected(),
             accepted: round.accepted(),
             contributors: round.contributors(),
@@ -95,10 +111,20 @@ impl Job {
         let geometry = self.arena.geometry();
         let (free, touched) = (self.arena.free_slots(), self.arena.reserved_slots());
         let name = self.name.as_str();
-        for (state, slots) in [("free", free), ("used", geometry.slots - free), ("touched", touched)] {
-            self.metrics.arena_slots.with_label_values(&[name, state]).set(i64::from(slots));
+        for (state, slots) in [
+            ("free", free),
+            ("used", geometry.slots - free),
+            ("touched", touched),
+        ] {
+            self.metrics
+                .arena_slots
+                .with_label_values(&[name, state])
+                .set(i64::from(slots));
         }
         let bytes = u64::from(touched) * geometry.slot_stride();
-        self.metrics.arena_bytes.with_label_values(&[name]).set(bytes as i64);
+        self.metrics
+            .arena_bytes
+            .with_label_values(&[name])
+            .set(bytes as i64);
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::jobs::Jobs;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tributary_router::{HopLatency, Router, Snapshot, Traffic};
@@ -13,16 +15,32 @@ const DELETED: &str = "(deleted)";
 /// log2 buckets that are shown: 256 ns to 1 s. What is slower counts in +Inf only.
 const SHOWN: std::ops::RangeInclusive<u32> = 8..=30;
 
-const INFO: (&str, &str) = ("tributary_sidecar_info", "How descriptors are routed on this node: ebpf or userspace.");
-const DESCRIPTORS: (&str, &str) =
-    ("tributary_sidecar_descriptors_total", "Descriptors routed to a port, by the job and level of their destination.");
-const BYTES: (&str, &str) = ("tributary_sidecar_bytes_total", "Bytes of descriptors routed to a port.");
-const MISSES: (&str, &str) = ("tributary_sidecar_misses_total", "Descriptors without a route: each activates an aggregator.");
-const DOORBELLS: (&str, &str) = ("tributary_sidecar_doorbells_total", "Descriptors for the agent itself.");
+const INFO: (&str, &str) = (
+    "tributary_sidecar_info",
+    "How descriptors are routed on this node: ebpf or userspace.",
+);
+const DESCRIPTORS: (&str, &str) = (
+    "tributary_sidecar_descriptors_total",
+    "Descriptors routed to a port, by the job and level of their destination.",
+);
+const BYTES: (&str, &str) = (
+    "tributary_sidecar_bytes_total",
+    "Bytes of descriptors routed to a port.",
+);
+const MISSES: (&str, &str) = (
+    "tributary_sidecar_misses_total",
+    "Descriptors without a route: each activates an aggregator.",
+);
+const DOORBELLS: (&str, &str) = (
+    "tributary_sidecar_doorbells_total",
+    "Descriptors for the agent itself.",
+);
 const ROUTES: (&str, &str) = ("tributary_sidecar_routes", "Routes that are set.");
 const PORTS: (&str, &str) = ("tributary_sidecar_ports", "Open ports.");
-const HOP: (&str, &str) =
-    ("tributary_sidecar_hop_seconds", "From a descriptor's time stamp to where it is routed.");
+const HOP: (&str, &str) = (
+    "tributary_sidecar_hop_seconds",
+    "From a descriptor's time stamp to where it is routed.",
+);
 
 /// Reads a router at each scrape.
 pub(super) struct SidecarCollector {
@@ -33,18 +51,34 @@ pub(super) struct SidecarCollector {
 
 impl SidecarCollector {
     pub(super) fn new(router: Arc<dyn Router>, jobs: Arc<Jobs>) -> Result<Self, prometheus::Error> {
-        let described = [INFO, DESCRIPTORS, BYTES, MISSES, DOORBELLS, ROUTES, PORTS, HOP]
-            .into_iter()
-            .map(|(name, help)| Desc::new(name.into(), help.into(), vec![], HashMap::new()))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { router, jobs, descriptions: described })
+        let described = [
+            INFO,
+            DESCRIPTORS,
+            BYTES,
+            MISSES,
+            DOORBELLS,
+            ROUTES,
+            PORTS,
+            HOP,
+        ]
+        .into_iter()
+        .map(|(name, help)| Desc::new(name.into(), help.into(), vec![], HashMap::new()))
+        .collect::<Result<_, _>>()?;
+        Ok(Self {
+            router,
+            jobs,
+            descriptions: described,
+        })
     }
 
     /// Traffic by the job's name and level.
     fn named(&self, snapshot: &Snapshot) -> BTreeMap<(String, Level), Traffic> {
         let mut named: BTreeMap<(String, Level), Traffic> = BTreeMap::new();
         for ((number, level), traffic) in &snapshot.routed {
-            let job = self.jobs.by_number(*number).map_or(DELETED.to_owned(), |job| job.name.to_string());
+            let job = self
+                .jobs
+                .by_number(*number)
+                .map_or(DELETED.to_owned(), |job| job.name.to_string());
             let sum = named.entry((job, *level)).or_default();
             sum.descriptors += traffic.descriptors;
             sum.bytes += traffic.bytes;
@@ -76,13 +110,41 @@ impl Collector for SidecarCollector {
             named.iter().map(metric).collect::<Vec<_>>()
         };
         families.extend([
-            family(DESCRIPTORS, MetricType::COUNTER, by_route(|traffic| traffic.descriptors)),
-            family(BYTES, MetricType::COUNTER, by_route(|traffic| traffic.bytes)),
-            family(MISSES, MetricType::COUNTER, vec![counter(snapshot.misses, &[])]),
-            family(DOORBELLS, MetricType::COUNTER, vec![counter(snapshot.doorbells, &[])]),
-            family(ROUTES, MetricType::GAUGE, vec![gauge(snapshot.routes as f64, &[])]),
-            family(PORTS, MetricType::GAUGE, vec![gauge(snapshot.ports as f64, &[])]),
-            family(HOP, MetricType::HISTOGRAM, vec![histogram(&snapshot.hop_latency)]),
+            family(
+                DESCRIPTORS,
+                MetricType::COUNTER,
+                by_route(|traffic| traffic.descriptors),
+            ),
+            family(
+                BYTES,
+                MetricType::COUNTER,
+                by_route(|traffic| traffic.bytes),
+            ),
+            family(
+                MISSES,
+                MetricType::COUNTER,
+                vec![counter(snapshot.misses, &[])],
+            ),
+            family(
+                DOORBELLS,
+                MetricType::COUNTER,
+                vec![counter(snapshot.doorbells, &[])],
+            ),
+            family(
+                ROUTES,
+                MetricType::GAUGE,
+                vec![gauge(snapshot.routes as f64, &[])],
+            ),
+            family(
+                PORTS,
+                MetricType::GAUGE,
+                vec![gauge(snapshot.ports as f64, &[])],
+            ),
+            family(
+                HOP,
+                MetricType::HISTOGRAM,
+                vec![histogram(&snapshot.hop_latency)],
+            ),
         ]);
         families
     }

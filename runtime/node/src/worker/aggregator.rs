@@ -57,7 +57,10 @@ pub(super) struct Aggregator {
 #[derive(Debug)]
 pub(super) enum Task {
     /// Fold or merge these into `previous`.
-    Combine { previous: Option<Partial>, inputs: Vec<Input> },
+    Combine {
+        previous: Option<Partial>,
+        inputs: Vec<Input>,
+    },
     /// Everything expected is in this partial.
     Complete(Partial),
     /// Nothing, until more arrives.
@@ -74,7 +77,10 @@ impl Aggregator {
         let mut found: Vec<_> = arena.in_use().filter(mine).collect();
         found.sort_by_key(|info| info.sequence);
         let live = found.pop().map(|info| Partial {
-            at: SlotRef { slot: info.slot, generation: info.word.generation },
+            at: SlotRef {
+                slot: info.slot,
+                generation: info.word.generation,
+            },
             contributors: arena.contributors(info.slot),
             sequence: info.sequence,
         });
@@ -82,15 +88,30 @@ impl Aggregator {
         for superseded in found {
             arena.release(superseded.slot, superseded.word.generation);
         }
-        Self { place, round, live, pending: Vec::new(), expected: None, model: None, done: false, singly: 0 }
+        Self {
+            place,
+            round,
+            live,
+            pending: Vec::new(),
+            expected: None,
+            model: None,
+            done: false,
+            singly: 0,
+        }
     }
 
     pub(super) fn receive(&mut self, descriptor: &Descriptor, arena: &Arena) {
         match Kind::from_raw(descriptor.kind) {
             Some(Kind::Update | Kind::Partial) => {
-                let at = SlotRef { slot: descriptor.slot, generation: descriptor.generation };
+                let at = SlotRef {
+                    slot: descriptor.slot,
+                    generation: descriptor.generation,
+                };
                 if !self.pending.iter().any(|pending| pending.at == at) {
-                    self.pending.push(Pending { at, contributors: arena.contributors(at.slot).len() });
+                    self.pending.push(Pending {
+                        at,
+                        contributors: arena.contributors(at.slot).len(),
+                    });
                 }
             }
             Some(Kind::Close) => {
@@ -136,31 +157,49 @@ impl Aggregator {
         }
         if extra == 0 {
             self.singly = self.singly.saturating_sub(inputs.len());
-            return Task::Combine { previous: self.live.clone(), inputs };
+            return Task::Combine {
+                previous: self.live.clone(),
+                inputs,
+            };
         }
         let first = inputs.remove(0);
-        let adopted = Partial { at: first.at, contributors: first.contributors.clone(), sequence: 0 };
+        let adopted = Partial {
+            at: first.at,
+            contributors: first.contributors.clone(),
+            sequence: 0,
+        };
         if inputs.is_empty() {
             if self.expected == Some(adopted.contributors.len()) {
                 return Task::Complete(adopted);
             }
-            self.pending.push(Pending { at: first.at, contributors: adopted.contributors.len() });
+            self.pending.push(Pending {
+                at: first.at,
+                contributors: adopted.contributors.len(),
+            });
             return Task::Wait;
         }
-        Task::Combine { previous: Some(adopted), inputs }
+        Task::Combine {
+            previous: Some(adopted),
+            inputs,
+        }
     }
 
     /// Puts inputs back, to be taken one at a time.
     pub(super) fn retry_singly(&mut self, inputs: &[Input]) {
         self.singly += inputs.len();
-        let again = |input: &Input| Pending { at: input.at, contributors: input.contributors.len() };
+        let again = |input: &Input| Pending {
+            at: input.at,
+            contributors: input.contributors.len(),
+        };
         self.pending.splice(0..0, inputs.iter().map(again));
     }
 
     /// Takes up to `limit` inputs that are disjoint from each other and from the accumulator.
     fn take_inputs(&mut self, limit: usize, arena: &Arena) -> Vec<Input> {
-        let mut counted =
-            self.live.as_ref().map_or_else(Contributors::default, |live| live.contributors.clone());
+        let mut counted = self
+            .live
+            .as_ref()
+            .map_or_else(Contributors::default, |live| live.contributors.clone());
         let mut inputs: Vec<Input> = Vec::new();
         while inputs.len() < limit && !self.pending.is_empty() {
             let at = self.pending.remove(0).at;
@@ -182,7 +221,12 @@ impl Aggregator {
                 continue;
             }
             counted.extend(&contributors);
-            inputs.push(Input { at, weight: info.weight, client: info.client, contributors });
+            inputs.push(Input {
+                at,
+                weight: info.weight,
+                client: info.client,
+                contributors,
+            });
         }
         inputs
     }

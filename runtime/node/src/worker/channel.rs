@@ -16,11 +16,25 @@ pub(super) fn inherited() -> io::Result<(Control, Port)> {
     for socket in [&control, &port] {
         rustix::net::sockopt::socket_type(socket)?;
     }
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    let control = Control { socket: control, buffer: Vec::new(), ended: false };
-    Ok((control, Port { socket: port, partial: Vec::new(), ended: false }))
+    let control = Control {
+        socket: control,
+        buffer: Vec::new(),
+        ended: false,
+    };
+    Ok((
+        control,
+        Port {
+            socket: port,
+            partial: Vec::new(),
+            ended: false,
+        },
+    ))
 }
 
 /// Why [`wait`] came back.
@@ -40,8 +54,10 @@ pub(super) fn wait(control: &Control, port: &Port, idle: bool) -> io::Result<Wak
     if !idle {
         return Ok(Wake::Work);
     }
-    let mut sockets =
-        [PollFd::new(&control.socket, PollFlags::IN), PollFd::new(&port.socket, PollFlags::IN)];
+    let mut sockets = [
+        PollFd::new(&control.socket, PollFlags::IN),
+        PollFd::new(&port.socket, PollFlags::IN),
+    ];
     rustix::io::retry_on_intr(|| poll(&mut sockets, None))?;
     Ok(Wake::Work)
 }
@@ -76,7 +92,9 @@ impl Control {
     }
 
     fn pop(&mut self) -> Result<Option<ToWorker>, Error> {
-        let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+        let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') else {
+            return Ok(None);
+        };
         let line: Vec<u8> = self.buffer.drain(..=end).collect();
         Ok(Some(serde_json::from_slice(&line)?))
     }
@@ -84,7 +102,8 @@ impl Control {
     /// False if nothing more is there now.
     fn fill(&mut self, flags: RecvFlags) -> io::Result<bool> {
         let mut chunk = [0; 4096];
-        let received = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut chunk, flags));
+        let received =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut chunk, flags));
         match received {
             Ok((bytes, _)) => {
                 self.buffer.extend_from_slice(&chunk[..bytes]);
@@ -117,8 +136,9 @@ impl Port {
     pub(super) fn receive(&mut self) -> io::Result<Vec<Descriptor>> {
         let mut chunk = [0; 64 * Descriptor::BYTES];
         loop {
-            let received =
-                rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut chunk, RecvFlags::DONTWAIT));
+            let received = rustix::io::retry_on_intr(|| {
+                rustix::net::recv(&self.socket, &mut chunk, RecvFlags::DONTWAIT)
+            });
             match received {
                 Err(rustix::io::Errno::AGAIN) => break,
                 Ok((0, _)) => {
@@ -143,7 +163,8 @@ impl Port {
 /// Sends everything; a peer that has gone is an error, never a signal.
 fn send_all(socket: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        let sent = rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))?;
+        let sent =
+            rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))?;
         bytes = &bytes[sent..];
     }
     Ok(())

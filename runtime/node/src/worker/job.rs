@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 use tributary_arena::{Arena, Claim, Contributors, Filling, Kind as SlotKind, SlotIndex, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
-use tributary_wasm::{CallError, Engine, Extent, Function, Instance, Limits, ModuleCache, Operands, Window};
+use tributary_wasm::{
+    CallError, Engine, Extent, Function, Instance, Limits, ModuleCache, Operands, Window,
+};
 
 /// How long a worker sleeps when the agent is behind (ring full) or a slot is not free yet.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -25,7 +27,10 @@ pub(super) enum AttachError {
     #[error(transparent)]
     Arena(#[from] tributary_arena::Error),
     #[error("function {function}: {source}")]
-    Function { function: String, source: tributary_wasm::Error },
+    Function {
+        function: String,
+        source: tributary_wasm::Error,
+    },
 }
 
 /// Why a step was not done.
@@ -58,7 +63,10 @@ impl Job {
         hello: &Hello,
     ) -> Result<Self, AttachError> {
         let arena = Arc::new(Arena::open(&attach.segment)?);
-        let named = |source| AttachError::Function { function: attach.function.clone(), source };
+        let named = |source| AttachError::Function {
+            function: attach.function.clone(),
+            source,
+        };
         let function = cache.load(engine, &attach.digest).map_err(named)?;
         let instance = instantiate(&function, &attach, &arena)?;
         Ok(Self {
@@ -75,7 +83,10 @@ impl Job {
 
     /// The aggregators that have something to do.
     pub(super) fn with_work(&self) -> impl Iterator<Item = Destination> + '_ {
-        self.aggregators.values().filter(|a| a.has_work()).map(|a| a.place)
+        self.aggregators
+            .values()
+            .filter(|a| a.has_work())
+            .map(|a| a.place)
     }
 
     /// Descriptors to send, made by the last step.
@@ -100,11 +111,15 @@ impl Job {
     /// Does one piece of work for an aggregator.
     pub(super) fn step(&mut self, place: Destination) -> Result<(), StepError> {
         let limit = self.instance.description().max_inputs as usize;
-        let Some(aggregator) = self.aggregators.get_mut(&place) else { return Ok(()) };
+        let Some(aggregator) = self.aggregators.get_mut(&place) else {
+            return Ok(());
+        };
         match aggregator.task(limit, &self.arena) {
             Task::Wait => Ok(()),
             Task::Combine { previous, inputs } => self.combine(place, previous, &inputs),
-            Task::Complete(partial) if place.level() == Some(Level::Top) => self.finish(place, &partial),
+            Task::Complete(partial) if place.level() == Some(Level::Top) => {
+                self.finish(place, &partial)
+            }
             Task::Complete(partial) => {
                 self.send_on(place, &partial);
                 Ok(())
@@ -125,21 +140,31 @@ impl Job {
         let call = Operands {
             round: u64::from(Epoch::from_raw(round).round()),
             elements: self.attach.elements,
-            previous: previous.as_ref().map(|partial| self.extent(partial.at.slot)),
+            previous: previous
+                .as_ref()
+                .map(|partial| self.extent(partial.at.slot)),
             output: self.extent(output.slot()),
             model: None,
             inputs: &operands,
         };
         let leaf = place.level() == Some(Level::Leaf);
-        let called = if leaf { self.instance.fold(&call) } else { self.instance.merge(&call) };
+        let called = if leaf {
+            self.instance.fold(&call)
+        } else {
+            self.instance.merge(&call)
+        };
         if let Err(error) = called {
             drop(output);
             return self.failed_combine(place, inputs, &error);
         }
 
-        let mut contributors =
-            previous.as_ref().map_or_else(|| self.no_contributors(), |partial| partial.contributors.clone());
-        inputs.iter().for_each(|input| contributors.extend(&input.contributors));
+        let mut contributors = previous.as_ref().map_or_else(
+            || self.no_contributors(),
+            |partial| partial.contributors.clone(),
+        );
+        inputs
+            .iter()
+            .for_each(|input| contributors.extend(&input.contributors));
         let sequence = previous.as_ref().map_or(0, |partial| partial.sequence) + 1;
         let live = self.commit(place, output, State::Live, contributors, sequence)?;
         for input in inputs {
@@ -152,13 +177,21 @@ impl Job {
         if let Some(aggregator) = self.aggregators.get_mut(&place) {
             aggregator.live = Some(live);
         }
-        self.record(if leaf { Work::Fold } else { Work::Merge }, place, round, read, started);
+        self.record(
+            if leaf { Work::Fold } else { Work::Merge },
+            place,
+            round,
+            read,
+            started,
+        );
         Ok(())
     }
 
     /// True while the aggregator has no accumulator of its own: it continued a child's partial.
     fn is_first(&self, place: Destination) -> bool {
-        self.aggregators.get(&place).is_some_and(|a| a.live.is_none())
+        self.aggregators
+            .get(&place)
+            .is_some_and(|a| a.live.is_none())
     }
 
     fn finish(&mut self, place: Destination, partial: &Partial) -> Result<(), StepError> {
@@ -187,7 +220,9 @@ impl Job {
 
     /// The partial goes to the parent as it lies: the slot changes hands, no byte moves.
     fn send_on(&mut self, place: Destination, partial: &Partial) {
-        let Some(parent) = tree::parent(place, self.attach.fan_in) else { return };
+        let Some(parent) = tree::parent(place, self.attach.fan_in) else {
+            return;
+        };
         let round = self.round(place);
         // A child's partial that is passed on as it is has been sent already.
         let own = self.arena.send_on(partial.at.slot, partial.at.generation);
@@ -221,9 +256,16 @@ impl Job {
         contributors: Contributors,
         sequence: u32,
     ) -> Result<Partial, StepError> {
-        let at = super::aggregator::SlotRef { slot: output.slot(), generation: output.generation() };
+        let at = super::aggregator::SlotRef {
+            slot: output.slot(),
+            generation: output.generation(),
+        };
         let claim = Claim {
-            kind: if state == State::Model { SlotKind::Model } else { SlotKind::Partial },
+            kind: if state == State::Model {
+                SlotKind::Model
+            } else {
+                SlotKind::Partial
+            },
             aggregator: place,
             round: self.round(place),
             weight: 0.0,
@@ -232,7 +274,11 @@ impl Job {
             contributors: contributors.clone(),
         };
         if output.publish(state, &claim) {
-            Ok(Partial { at, contributors, sequence })
+            Ok(Partial {
+                at,
+                contributors,
+                sequence,
+            })
         } else {
             Err(StepError::Disowned)
         }
@@ -290,7 +336,11 @@ impl Job {
         if let Err(renewal) = self.renew_instance(place) {
             return renewal;
         }
-        StepError::Failed(FromWorker::Failed { destination: place.raw(), round, error: told })
+        StepError::Failed(FromWorker::Failed {
+            destination: place.raw(),
+            round,
+            error: told,
+        })
     }
 
     fn told(&self, error: &CallError) -> String {
@@ -312,7 +362,14 @@ impl Job {
         }
     }
 
-    fn record(&mut self, work: Work, place: Destination, round: u32, inputs: u32, started: Instant) {
+    fn record(
+        &mut self,
+        work: Work,
+        place: Destination,
+        round: u32,
+        inputs: u32,
+        started: Instant,
+    ) {
         let completion = Completion {
             work,
             destination: place,
@@ -343,7 +400,9 @@ impl Job {
     }
 
     fn extent(&self, slot: SlotIndex) -> Extent {
-        Extent { offset: u64::from(slot) * self.arena.geometry().slot_stride() }
+        Extent {
+            offset: u64::from(slot) * self.arena.geometry().slot_stride(),
+        }
     }
 
     fn operand(&self, input: &Input) -> tributary_wasm::Input {
@@ -355,13 +414,30 @@ impl Job {
     }
 }
 
-fn instantiate(function: &Function, attach: &Attach, arena: &Arc<Arena>) -> Result<Instance, AttachError> {
+fn instantiate(
+    function: &Function,
+    attach: &Attach,
+    arena: &Arc<Arena>,
+) -> Result<Instance, AttachError> {
     let geometry = arena.geometry();
-    let window =
-        Window { fd: arena.descriptor()?, offset: geometry.data_offset(), len: geometry.data_bytes() };
-    let limits =
-        Limits { memory_bytes: attach.memory_bytes, deadline: Duration::from_millis(attach.deadline_ms) };
+    let window = Window {
+        fd: arena.descriptor()?,
+        offset: geometry.data_offset(),
+        len: geometry.data_bytes(),
+    };
+    let limits = Limits {
+        memory_bytes: attach.memory_bytes,
+        deadline: Duration::from_millis(attach.deadline_ms),
+    };
     function
-        .instantiate(limits, attach.config.as_bytes(), window, geometry.slot_stride())
-        .map_err(|source| AttachError::Function { function: attach.function.clone(), source })
+        .instantiate(
+            limits,
+            attach.config.as_bytes(),
+            window,
+            geometry.slot_stride(),
+        )
+        .map_err(|source| AttachError::Function {
+            function: attach.function.clone(),
+            source,
+        })
 }

@@ -45,7 +45,14 @@ fn a_component_is_not_a_function() {
 
 #[test]
 fn each_missing_export_is_named() {
-    for name in ["memory", "tributary_abi_v1", "describe", "fold", "merge", "finish"] {
+    for name in [
+        "memory",
+        "tributary_abi_v1",
+        "describe",
+        "fold",
+        "merge",
+        "finish",
+    ] {
         let error = without_export(name);
         assert!(
             matches!(&error, Error::MissingExport { name: missing, .. } if *missing == name),
@@ -117,7 +124,10 @@ fn memories_that_no_window_fits_into() {
         memory: r#"(memory (export "memory") 1 16)"#,
         ..SUM
     });
-    assert!(error.to_string().contains("a maximum of 16 pages"), "{error}");
+    assert!(
+        error.to_string().contains("a maximum of 16 pages"),
+        "{error}"
+    );
     for memory in [
         r#"(memory (export "memory") 1) (memory 1)"#,
         r#"(memory (export "memory") i64 1)"#,
@@ -126,7 +136,10 @@ fn memories_that_no_window_fits_into() {
         // Parts of the text suit a 32-bit memory only: all that counts is the refusal.
         let text = Wat { memory, ..SUM }.text();
         let refused = wat::parse_str(text).map(|wasm| load(&wasm).expect_err(memory));
-        assert!(matches!(refused, Ok(Error::Invalid(_))), "{memory}: {refused:?}");
+        assert!(
+            matches!(refused, Ok(Error::Invalid(_))),
+            "{memory}: {refused:?}"
+        );
     }
 }
 
@@ -140,7 +153,13 @@ fn a_memory_that_begins_beyond_its_limit() {
         .try_instance(&wat.function(), LIMITS, "")
         .expect_err("65 pages are more than 4 MiB");
     assert!(
-        matches!(error, Error::InitialMemory { asked: 4_259_840, limit: 4_194_304 }),
+        matches!(
+            error,
+            Error::InitialMemory {
+                asked: 4_259_840,
+                limit: 4_194_304
+            }
+        ),
         "{error}"
     );
 }
@@ -204,7 +223,10 @@ fn a_fold_that_loops_for_ever() {
     let inputs = [arena.update(0, 1.0)];
     let folded = instance.fold(&operands(3, arena.extent(1), &inputs));
     let error = folded.expect_err("it never ends");
-    assert_eq!(error.to_string(), "fold ran longer than its deadline of 50ms");
+    assert_eq!(
+        error.to_string(),
+        "fold ran longer than its deadline of 50ms"
+    );
     let again = instance.fold(&operands(3, arena.extent(1), &inputs));
     assert!(matches!(again, Err(CallError::Unusable { .. })));
 }
@@ -228,7 +250,9 @@ fn a_loop_does_not_disturb_another_instance() {
         // Epochs advance under these calls, for the other's sake.
         while !looping.is_finished() {
             let inputs = [arena.update(0, 1.0)];
-            instance.fold(&operands(3, arena.extent(1), &inputs)).unwrap();
+            instance
+                .fold(&operands(3, arena.extent(1), &inputs))
+                .unwrap();
         }
         let error = looping.join().unwrap().expect_err("it never ends");
         assert!(matches!(error, CallError::Deadline { .. }), "{error}");
@@ -306,7 +330,10 @@ fn overwrites(fold: &str, rest: &str, place: &str) {
     assert_eq!(arena.read(0, 3), [1.0, 2.0, 3.0]);
     for slot in [2, 3] {
         let bytes = arena.bytes(slot, 0, arena.stride as usize);
-        assert!(bytes.iter().all(|byte| *byte == 0), "slot {slot} has changed");
+        assert!(
+            bytes.iter().all(|byte| *byte == 0),
+            "slot {slot} has changed"
+        );
     }
 }
 
@@ -353,7 +380,11 @@ fn bulk_operations_cannot_write_there_either() {
     // Run by the host, a bulk operation on a read-only page would end the process: see `bulk`.
     for len in [4, 64, 200] {
         for operation in ["memory.copy", "memory.fill", "memory.init $bytes"] {
-            let from = if operation == "memory.copy" { "1024" } else { "0" };
+            let from = if operation == "memory.copy" {
+                "1024"
+            } else {
+                "0"
+            };
             let input = "(i32.load offset=64 (local.get $call))";
             let fold =
                 format!("({operation} {input} (i32.const {from}) (i32.const {len})) (i32.const 0)");
@@ -395,7 +426,10 @@ fn accesses_outside_of_memory_trap_and_are_not_blamed_on_the_window() {
         let (_, folded) = fold_by(Wat { fold, ..SUM });
         let error = folded.expect_err(fold);
         assert!(matches!(error, CallError::Trap { .. }), "{fold}: {error}");
-        assert!(error.to_string().contains("out of bounds"), "{fold}: {error}");
+        assert!(
+            error.to_string().contains("out of bounds"),
+            "{fold}: {error}"
+        );
     }
 }
 

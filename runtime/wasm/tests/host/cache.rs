@@ -39,7 +39,10 @@ fn the_digest_is_the_modules_sha_256() {
     let again = deployed().2;
     assert_eq!(digest, again);
     assert_eq!(digest.len(), 64);
-    let other = Wat { fold: "(i32.const 1)", ..SUM };
+    let other = Wat {
+        fold: "(i32.const 1)",
+        ..SUM
+    };
     let dir = tempfile::tempdir().unwrap();
     let cache = ModuleCache::open(dir.path()).unwrap();
     assert_ne!(cache.deploy(&ENGINE, &other.wasm()).unwrap(), digest);
@@ -50,18 +53,26 @@ fn any_changed_byte_is_found_and_deploying_mends_it() {
     let (_dir, cache, digest, entry) = deployed();
     let whole = std::fs::read(&entry).unwrap();
     // The header whole, then samples of the code, then the last byte.
-    let samples = (0..48).chain((48..whole.len()).step_by(997)).chain([whole.len() - 1]);
+    let samples = (0..48)
+        .chain((48..whole.len()).step_by(997))
+        .chain([whole.len() - 1]);
     for at in samples {
         let mut changed = whole.clone();
         changed[at] ^= 1;
         std::fs::write(&entry, changed).unwrap();
         let error = cache.load(&ENGINE, &digest).expect_err("changed");
-        assert!(matches!(error, Error::Tampered { .. }), "byte {at}: {error}");
+        assert!(
+            matches!(error, Error::Tampered { .. }),
+            "byte {at}: {error}"
+        );
     }
     for len in [0, 7, 47, 48, whole.len() - 1] {
         std::fs::write(&entry, &whole[..len]).unwrap();
         let error = cache.load(&ENGINE, &digest).expect_err("cut short");
-        assert!(matches!(error, Error::Tampered { .. }), "{len} bytes: {error}");
+        assert!(
+            matches!(error, Error::Tampered { .. }),
+            "{len} bytes: {error}"
+        );
     }
     cache.deploy(&ENGINE, &SUM.wasm()).unwrap();
     cache.load(&ENGINE, &digest).unwrap();
@@ -70,7 +81,10 @@ fn any_changed_byte_is_found_and_deploying_mends_it() {
 #[test]
 fn an_entry_in_anothers_place_is_found() {
     let (dir, cache, digest, entry) = deployed();
-    let other = Wat { fold: "(i32.const 1)", ..SUM };
+    let other = Wat {
+        fold: "(i32.const 1)",
+        ..SUM
+    };
     let other_digest = cache.deploy(&ENGINE, &other.wasm()).unwrap();
     std::fs::copy(&entry, dir.path().join(format!("{other_digest}.compiled"))).unwrap();
     let error = cache.load(&ENGINE, &other_digest).expect_err("not its own");
@@ -102,7 +116,11 @@ fn what_was_never_deployed_is_not_loaded() {
 fn a_key_that_others_can_read_is_refused() {
     let (dir, ..) = deployed();
     let key = dir.path().join("key");
-    let open = || ModuleCache::open(dir.path()).expect_err("a bad key").to_string();
+    let open = || {
+        ModuleCache::open(dir.path())
+            .expect_err("a bad key")
+            .to_string()
+    };
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
     assert!(open().contains("0644"));
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
@@ -126,12 +144,19 @@ fn processes_that_open_a_new_cache_at_once_agree_on_its_key() {
             (cache, digest)
         };
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     for (cache, digest) in digests {
         cache.load(&ENGINE, &digest).unwrap();
     }
     assert_eq!(mode(&path), 0o700);
     let left: Vec<_> = std::fs::read_dir(&path).unwrap().collect();
-    assert_eq!(left.len(), 2, "a key and an entry, nothing temporary: {left:?}");
+    assert_eq!(
+        left.len(),
+        2,
+        "a key and an entry, nothing temporary: {left:?}"
+    );
 }

@@ -103,7 +103,10 @@ impl Arena {
     }
 
     pub(crate) fn write(&self, slot: u64, values: &[f32]) {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         self.file
             .write_all_at(&bytes, slot * self.stride + PAGE_BYTES)
             .unwrap();

@@ -29,7 +29,10 @@ fn the_last_update_wins_is_not_commutative() {
         ..SUM
     };
     let error = verdict(wat);
-    assert!(error.to_string().contains("the order of updates"), "{error}");
+    assert!(
+        error.to_string().contains("the order of updates"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -113,7 +116,10 @@ fn partials_larger_than_declared_trap_at_the_page() {
         matches!(error, Error::Call(CallError::WroteOutside { .. })),
         "{error}"
     );
-    assert!(error.to_string().contains("beyond what it declared"), "{error}");
+    assert!(
+        error.to_string().contains("beyond what it declared"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -137,5 +143,8 @@ fn a_finish_that_fails_is_reported() {
         ..SUM
     };
     let error = verdict(wat);
-    assert!(error.to_string().contains("finish returned error 5"), "{error}");
+    assert!(
+        error.to_string().contains("finish returned error 5"),
+        "{error}"
+    );
 }

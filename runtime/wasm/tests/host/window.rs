@@ -28,12 +28,18 @@ fn folds_merges_and_finishes_in_place() {
     assert_eq!(arena.read(4, 3), [6.0, 30.0, 300.0]);
 
     let partials = [arena.partial(3), arena.partial(4)];
-    instance.merge(&operands(3, arena.extent(5), &partials)).unwrap();
+    instance
+        .merge(&operands(3, arena.extent(5), &partials))
+        .unwrap();
     let mut finish = operands(3, arena.extent(6), &[]);
     finish.previous = Some(arena.extent(5));
     instance.finish(&finish).unwrap();
     assert_eq!(arena.read(6, 3), [9.0, 50.0, 500.0]);
-    assert_eq!(arena.read(3, 3), [3.0, 20.0, 200.0], "a shadow never changes");
+    assert_eq!(
+        arena.read(3, 3),
+        [3.0, 20.0, 200.0],
+        "a shadow never changes"
+    );
 }
 
 #[test]
@@ -43,7 +49,9 @@ fn what_others_write_between_calls_is_seen() {
     for value in [1.0, 2.0, 3.0] {
         arena.write(0, &[value]);
         let inputs = [arena.update(0, 1.0)];
-        instance.fold(&operands(1, arena.extent(1), &inputs)).unwrap();
+        instance
+            .fold(&operands(1, arena.extent(1), &inputs))
+            .unwrap();
         assert_eq!(arena.read(1, 1), [value]);
     }
 }
@@ -61,8 +69,12 @@ fn a_slot_is_writable_only_while_it_is_the_output() {
     let arena = Arena::new(4, 4096);
     let mut instance = arena.instance(&wat.function(), LIMITS, "");
     let inputs = [arena.update(0, 1.0)];
-    instance.fold(&operands(3, arena.extent(1), &inputs)).unwrap();
-    instance.fold(&operands(3, arena.extent(1), &inputs)).unwrap();
+    instance
+        .fold(&operands(3, arena.extent(1), &inputs))
+        .unwrap();
+    instance
+        .fold(&operands(3, arena.extent(1), &inputs))
+        .unwrap();
     let error = instance
         .fold(&operands(3, arena.extent(2), &inputs))
         .expect_err("slot 1 is not the output now");
@@ -93,7 +105,9 @@ fn data_segments_and_bulk_operations_work_beside_and_in_the_window() {
     arena.write(0, &[9.0]);
     let mut instance = arena.instance(&wat.function(), LIMITS, "");
     let inputs = [arena.update(0, 1.0)];
-    instance.fold(&operands(6, arena.extent(1), &inputs)).unwrap();
+    instance
+        .fold(&operands(6, arena.extent(1), &inputs))
+        .unwrap();
     assert_eq!(arena.read(1, 6), [0.0, 2.0, 3.0, 4.0, 9.0, 1.0]);
     let error = instance
         .fold(&operands(6, arena.extent(1), &inputs))
@@ -116,7 +130,9 @@ fn overlapping_copies_behave_as_memmove_over_many_pages() {
     arena.write(0, &values);
     let mut instance = arena.instance(&wat.function(), LIMITS, "");
     let inputs = [arena.update(0, 1.0)];
-    instance.fold(&operands(10_000, arena.extent(1), &inputs)).unwrap();
+    instance
+        .fold(&operands(10_000, arena.extent(1), &inputs))
+        .unwrap();
     let mut expected = vec![0.0];
     expected.extend_from_slice(&values[..9_999]);
     assert_eq!(arena.read(1, 10_000), expected);
@@ -136,7 +152,9 @@ fn own_memory_grows_behind_the_window_and_is_counted_alone() {
     let mut instance = arena.instance(&wat.function(), LIMITS, "");
     assert_eq!(instance.own_memory_bytes(), 65_536);
     let inputs = [arena.update(0, 1.0)];
-    instance.fold(&operands(3, arena.extent(1), &inputs)).unwrap();
+    instance
+        .fold(&operands(3, arena.extent(1), &inputs))
+        .unwrap();
     assert_eq!(instance.own_memory_bytes(), 3 * 65_536);
     assert_eq!(arena.read(1, 3), [1.0, 2.0, 3.0]);
 }
@@ -149,7 +167,9 @@ fn nothing_of_a_window_survives_its_instance() {
     for _ in 0..3 {
         let mut instance = arena.instance(&function, LIMITS, "");
         let inputs = [arena.update(0, 1.0)];
-        instance.fold(&operands(3, arena.extent(1), &inputs)).unwrap();
+        instance
+            .fold(&operands(3, arena.extent(1), &inputs))
+            .unwrap();
         instances.push(instance);
     }
     // One mapping each while no call runs: protections are merged again.
@@ -180,7 +200,9 @@ fn nothing_of_a_window_survives_a_trap_or_a_refusal() {
         fd: read_only,
         ..arena.window()
     };
-    let refused = SUM.function().instantiate(LIMITS, b"", window, arena.stride);
+    let refused = SUM
+        .function()
+        .instantiate(LIMITS, b"", window, arena.stride);
     let error = refused.expect_err("not writable");
     assert!(error.to_string().contains("reading and writing"), "{error}");
     assert_eq!(mappings("tributary-refused"), 0);
@@ -195,7 +217,9 @@ fn a_thousand_instances_come_and_go_without_a_trace() {
     let before = descriptors();
     for _ in 0..1000 {
         let mut instance = arena.instance(&function, LIMITS, "");
-        instance.fold(&operands(3, arena.extent(1), &inputs)).unwrap();
+        instance
+            .fold(&operands(3, arena.extent(1), &inputs))
+            .unwrap();
     }
     assert_eq!(mappings("tributary-thousand"), 0);
     // Other tests of this process hold a few.
@@ -220,7 +244,10 @@ fn windows_that_cannot_be_mapped_are_refused() {
         made.map(|_| ()).expect_err("it cannot be mapped")
     };
     let too_large = try_map(5 << 30, 0, 4 << 30, 1 << 20);
-    assert!(matches!(too_large, Error::WindowTooLarge { .. }), "{too_large}");
+    assert!(
+        matches!(too_large, Error::WindowTooLarge { .. }),
+        "{too_large}"
+    );
     assert!(too_large.to_string().contains("3583 slots"), "{too_large}");
     let short = try_map(16_384, 4096, 16_384, 8192);
     assert!(short.to_string().contains("file of 16384 bytes"), "{short}");
@@ -240,7 +267,9 @@ fn the_largest_window_is_mapped_and_used_at_its_end() {
     let mut instance = arena.instance(&SUM.function(), LIMITS, "");
     arena.write(slots - 2, &[1.0, 2.0]);
     let inputs = [arena.update(slots - 2, 1.0)];
-    instance.fold(&operands(2, arena.extent(slots - 1), &inputs)).unwrap();
+    instance
+        .fold(&operands(2, arena.extent(slots - 1), &inputs))
+        .unwrap();
     assert_eq!(arena.read(slots - 1, 2), [1.0, 2.0]);
 }
 
@@ -258,7 +287,15 @@ fn an_arena_may_begin_anywhere_in_its_segment() {
         .instantiate(LIMITS, b"", window, arena.stride)
         .unwrap();
     let inputs = [arena.update(0, 1.0)];
-    instance.fold(&operands(1, Extent { offset: arena.stride }, &inputs)).unwrap();
+    instance
+        .fold(&operands(
+            1,
+            Extent {
+                offset: arena.stride,
+            },
+            &inputs,
+        ))
+        .unwrap();
     assert_eq!(arena.read(3, 1), [7.0]);
 }
 
@@ -285,7 +322,9 @@ fn operands_that_cannot_be_right_are_refused_and_the_instance_stays_usable() {
         .expect_err("the output is an input");
     assert!(matches!(error, CallError::Operands { .. }), "{error}");
     assert!(error.instance_survives());
-    instance.fold(&operands(3, arena.extent(2), &inputs)).unwrap();
+    instance
+        .fold(&operands(3, arena.extent(2), &inputs))
+        .unwrap();
 }
 
 #[test]
