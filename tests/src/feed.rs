@@ -41,14 +41,16 @@ impl Feed {
                     Some(("event", event)) => heard.event = event.trim().into(),
                     Some(("id", id)) => heard.id = id.trim().into(),
                     Some(("data", data)) => {
-                        heard.data = serde_json::from_str(data).unwrap_or_default()
+                        heard.data = serde_json::from_str(data).unwrap_or_default();
                     }
-                    _ if line.is_empty() && !heard.data.is_null() => {
+                    Some(_) => {}
+                    // An empty line ends an event; comments have no data.
+                    None if heard.data.is_null() => {}
+                    None => {
                         if sender.send(std::mem::take(&mut heard)).is_err() {
                             return;
                         }
                     }
-                    _ => {}
                 }
             }
         });

@@ -224,7 +224,7 @@ impl Agent {
         match event {
             WorkerEvent::Message(FromWorker::Attached { job }) => self.attached(owner, job),
             WorkerEvent::Message(FromWorker::AttachFailed { job, error }) => {
-                self.attach_failed(owner, job, error);
+                self.attach_failed(owner, job, &error);
             }
             WorkerEvent::Message(FromWorker::Refused {
                 destination,
@@ -248,7 +248,7 @@ impl Agent {
                     .jobs
                     .by_number(Destination::from_raw(destination).job())
                 {
-                    job.fail_round(Epoch::from_raw(round), error);
+                    job.fail_round(Epoch::from_raw(round), &error);
                 }
             }
             WorkerEvent::Ended(how) => self.lost(owner, &how),
@@ -265,7 +265,7 @@ impl Agent {
         job.send_again();
     }
 
-    fn attach_failed(&mut self, owner: u32, number: u32, error: String) {
+    fn attach_failed(&mut self, owner: u32, number: u32, error: &str) {
         if let Some(hosting) = self.hosting.get_mut(&number) {
             hosting.remove(owner);
         }

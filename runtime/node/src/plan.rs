@@ -157,11 +157,11 @@ fn default_slots(least: u32, tree: Tree, max_inputs: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn spec(yaml_round: serde_json::Value, slots: Option<u32>) -> JobSpec {
+    fn spec(round: &serde_json::Value, slots: Option<u32>) -> JobSpec {
         let mut value = serde_json::json!({
             "function": { "name": "fedavg" },
             "model": { "path": "m.safetensors" },
-            "round": yaml_round,
+            "round": round,
         });
         if let Some(slots) = slots {
             value["arena"] = serde_json::json!({ "slots": slots });
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn slots_hold_the_widest_vector() {
         let plan = plan(
-            &spec(serde_json::json!({"expected": 20}), None),
+            &spec(&serde_json::json!({"expected": 20}), None),
             1000,
             &fedavg(),
             2,
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_small_round_needs_no_second_lane() {
         let plan = plan(
-            &spec(serde_json::json!({"expected": 8}), None),
+            &spec(&serde_json::json!({"expected": 8}), None),
             10,
             &fedavg(),
             4,
@@ -217,11 +217,11 @@ mod tests {
 
     #[test]
     fn refusals_do_the_arithmetic() {
-        let small = spec(serde_json::json!({"expected": 20}), Some(3));
+        let small = spec(&serde_json::json!({"expected": 20}), Some(3));
         let error = plan(&small, 1000, &fedavg(), 2, PLENTY).unwrap_err();
         assert!(error.to_string().contains("at least 11"), "{error}");
 
-        let all = spec(serde_json::json!({"expected": 20}), None);
+        let all = spec(&serde_json::json!({"expected": 20}), None);
         let error = plan(&all, 1000, &fedavg(), 2, 4096)
             .unwrap_err()
             .to_string();

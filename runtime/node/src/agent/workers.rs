@@ -279,7 +279,7 @@ fn watch(
             match serde_json::from_str(&line) {
                 Ok(message) => drop(reader.send((owner, WorkerEvent::Message(message)))),
                 Err(error) => {
-                    error!(worker = owner, %error, line, "a worker's message cannot be read")
+                    error!(worker = owner, %error, line, "a worker's message cannot be read");
                 }
             }
         }

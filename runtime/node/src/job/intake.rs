@@ -1,0 +1,262 @@
+//! Updates into a round: who may send, what is known of them, when the round closes.
+
+use super::{Inner, Job, descriptor};
+use crate::round::{Close, Known, Reason, Round};
+use jiff::Timestamp;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tributary_api::ClientName;
+use tributary_api::event::EventKind;
+use tributary_arena::{Claim, Contributors, Filling, Kind as SlotKind, OWNER_AGENT, State};
+use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
+
+/// Why an update is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Another round is open.
+    WrongRound { open: u64 },
+    /// The round takes no more updates; its model is being made.
+    Closing { round: u64 },
+    /// All rounds are done.
+    Completed { version: u64 },
+    /// The client has sent other bytes in this round.
+    OtherBytes,
+    /// The function failed on this update before.
+    Function(String),
+    /// The job has failed; why.
+    Failed(String),
+    /// The job has been stopped.
+    Stopped,
+}
+
+/// An update that was accepted, now or before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    pub repeated: bool,
+    pub contributors: u32,
+}
+
+/// A checked update, ready to be entered.
+pub(crate) struct Update {
+    pub client: ClientName,
+    pub round: u64,
+    pub weight: f64,
+    pub digest: u128,
+    /// Bytes copied to bring it into its slot.
+    pub copied: u64,
+}
+
+impl Job {
+    /// Whether an update for `round` could be accepted now.
+    pub(crate) fn check_round(&self, round: u64) -> Result<(), Refusal> {
+        self.lock().check_round(round)
+    }
+
+    /// Counts an update that came for a round that has ended.
+    pub(crate) fn count_late(&self, round: u64) {
+        if let Some(status) = self
+            .lock()
+            .history
+            .iter_mut()
+            .find(|status| status.round == round)
+        {
+            status.late += 1;
+        }
+    }
+
+    /// Counts an update that was turned away.
+    pub(crate) fn count_rejected(&self) {
+        self.lock().tally.rejected += 1;
+    }
+
+    /// True if the client has an update in the open round or the one before: another body of it
+    /// needs no slot.
+    pub(crate) fn has(&self, client: &ClientName, round: u64) -> bool {
+        self.lock().book(round).is_some_and(|book| book.has(client))
+    }
+
+    /// Answers a client that has an update in the round already; `None` if it has none.
+    pub(crate) fn repeated(
+        &self,
+        client: &ClientName,
+        round: u64,
+        digest: u128,
+    ) -> Option<Result<Accepted, Refusal>> {
+        self.lock().answer_known(client, round, digest)
+    }
+
+    /// Enters an update, publishes its slot and sends its descriptor.
+    pub(crate) fn accept(&self, update: Update, filling: Filling) -> Result<Accepted, Refusal> {
+        let mut state = self.lock();
+        state.check_round(update.round)?;
+        if let Some(answer) = state.answer_known(&update.client, update.round, update.digest) {
+            return answer;
+        }
+        let now = Instant::now();
+        let epoch = state.round.epoch;
+        let Some(placement) = state.round.accept(update.client, update.digest, now) else {
+            return Err(Refusal::Closing {
+                round: update.round,
+            });
+        };
+        let leaf = Destination::new(self.number, Level::Leaf, placement.leaf);
+        let mut contributors = Contributors::empty(self.arena.geometry().contributor_words());
+        contributors.insert(placement.client);
+        let descriptor = descriptor(
+            leaf,
+            filling.slot(),
+            filling.generation(),
+            epoch,
+            Kind::Update,
+        );
+        let claim = Claim {
+            kind: SlotKind::Update,
+            aggregator: leaf,
+            round: epoch.raw(),
+            weight: update.weight,
+            client: placement.client,
+            sequence: 0,
+            contributors,
+        };
+        if !filling.publish(State::Ready, &claim) {
+            // Only this process recovers its own slots, at its end.
+            return Err(Refusal::Stopped);
+        }
+        state.tally.bytes_copied += update.copied;
+        state.last_activity = now;
+        let accepted = state.round.accepted();
+        self.outbox.send([descriptor]);
+        let reason = state.round.due(now);
+        self.close_if(&mut state, reason);
+        self.send_closes(&mut state);
+        drop(state);
+        if accepted == 1 {
+            self.wake.notify_one();
+        }
+        self.tell(
+            EventKind::UpdateAccepted,
+            json!({ "round": epoch.round(), "accepted": accepted }),
+        );
+        Ok(Accepted {
+            repeated: false,
+            contributors: accepted,
+        })
+    }
+
+    /// Closes the round if its deadline has passed and its quorum is met.
+    pub(crate) fn close_if_due(&self, now: Instant) {
+        let mut state = self.lock();
+        let reason = state.round.due(now);
+        if reason.is_some() {
+            self.close_if(&mut state, reason);
+            self.send_closes(&mut state);
+        }
+    }
+
+    /// When the agent must look at this job again, if at all.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let state = self.lock();
+        if state.round.is_closed() {
+            None
+        } else {
+            state.round.deadline()
+        }
+    }
+
+    pub(super) fn close_if(&self, state: &mut Inner, reason: Option<Reason>) {
+        let Some(reason) = reason else { return };
+        state.round.close();
+        state.tally.closed = Some((Timestamp::now(), Instant::now()));
+        let reason = match reason {
+            Reason::Full => "full",
+            Reason::Deadline => "deadline",
+        };
+        let data = json!({ "round": state.round.number(), "accepted": state.round.accepted(), "reason": reason });
+        self.tell(EventKind::RoundClosed, data);
+    }
+
+    pub(super) fn send_closes(&self, state: &mut Inner) {
+        let closes = state.round.closes();
+        self.outbox.send(
+            closes
+                .into_iter()
+                .map(|close| self.close_descriptor(state, close)),
+        );
+    }
+
+    pub(super) fn close_descriptor(&self, state: &Inner, close: Close) -> Descriptor {
+        let level = Level::from_raw(close.level).unwrap_or(Level::Leaf);
+        let to = Destination::new(self.number, level, close.index);
+        descriptor(
+            to,
+            close.expected,
+            state.model.slot,
+            state.round.epoch,
+            Kind::Close,
+        )
+    }
+
+    /// Claims a slot for an update; waits up to `patience` for one to become free. `None`: no slot.
+    pub(crate) async fn claim_slot(
+        &self,
+        patience: Duration,
+    ) -> Result<Option<Filling>, tributary_arena::Error> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let freed = self.slot_freed.notified();
+            if self.arena.free_slots() > self.plan.reserve
+                && let Some(filling) = self.arena.claim(OWNER_AGENT)?
+            {
+                return Ok(Some(filling));
+            }
+            if self.is_stopped() || tokio::time::timeout_at(deadline, freed).await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn check_round(&self, round: u64) -> Result<(), Refusal> {
+        let open = self.round.number();
+        if self.stopped {
+            Err(Refusal::Stopped)
+        } else if let Some(why) = &self.failed {
+            Err(Refusal::Failed(why.clone()))
+        } else if self.completed {
+            Err(Refusal::Completed { version: open })
+        } else if round != open {
+            Err(Refusal::WrongRound { open })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The book of the open round or of the one before.
+    fn book(&self, round: u64) -> Option<&Round> {
+        let books = std::iter::once(&self.round).chain(&self.round_before);
+        books.into_iter().find(|book| book.number() == round)
+    }
+
+    /// The answer to a client that the round knows, or to everybody once it is closed.
+    fn answer_known(
+        &self,
+        client: &ClientName,
+        round: u64,
+        digest: u128,
+    ) -> Option<Result<Accepted, Refusal>> {
+        let book = self.book(round)?;
+        match book.known(client, digest) {
+            Some(Known::Same) => Some(Ok(Accepted {
+                repeated: true,
+                contributors: book.accepted(),
+            })),
+            Some(Known::Other) => Some(Err(Refusal::OtherBytes)),
+            Some(Known::Refused(why)) => Some(Err(Refusal::Function(why))),
+            None if book.is_closed() && round == self.round.number() => {
+                Some(Err(Refusal::Closing { round }))
+            }
+            None => None,
+        }
+    }
+}

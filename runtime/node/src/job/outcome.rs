@@ -1,0 +1,245 @@
+//! What becomes of a round: steps that workers report, its failure, its model, the next round.
+
+use super::{Inner, Job, ModelSlot, Tally, descriptor, memory};
+use crate::protocol::{Completion, Work};
+use crate::round::{Epoch, Round};
+use crate::tree;
+use jiff::Timestamp;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tributary_api::event::EventKind;
+use tributary_api::status::{RoundPhase, RoundStatus};
+use tributary_arena::{SlotInfo, State};
+use tributary_sidecar_layout::Kind;
+
+/// Rounds whose status is remembered.
+const HISTORY: usize = 256;
+
+impl Job {
+    /// Everything of the open round that has not been counted yet, sent again: after a worker was
+    /// lost, or when the job is attached after it had none. Descriptors that arrive twice are
+    /// harmless: slot, generation and contributors tell.
+    pub(crate) fn send_again(&self) {
+        let state = self.lock();
+        let epoch = state.round.epoch;
+        let target = |info: &SlotInfo| match info.word.state {
+            State::Ready if info.round == epoch.raw() => Some((info.aggregator, Kind::Update)),
+            State::Sent if info.round == epoch.raw() => {
+                tree::parent(info.aggregator, self.plan.tree.fan_in)
+                    .map(|parent| (parent, Kind::Partial))
+            }
+            _ => None,
+        };
+        let waiting = self.arena.in_use().filter_map(|info| {
+            let (to, kind) = target(&info)?;
+            Some(descriptor(to, info.slot, info.word.generation, epoch, kind))
+        });
+        self.outbox.send(waiting);
+        let closes = state.round.current_closes();
+        self.outbox.send(
+            closes
+                .into_iter()
+                .map(|close| self.close_descriptor(&state, close)),
+        );
+    }
+
+    /// Counts a committed step. True if it says that the open round's model is made.
+    pub(crate) fn completed_step(&self, completion: &Completion) -> bool {
+        let mut state = self.lock();
+        state.last_activity = Instant::now();
+        let bytes = match completion.work {
+            Work::Fold => self.layout.data_bytes(),
+            Work::Merge | Work::Finish | Work::Pass => self.plan.partial_bytes,
+        } * u64::from(completion.inputs);
+        let name = self.name.as_str();
+        self.metrics
+            .bytes_in_place
+            .with_label_values(&[name])
+            .inc_by(bytes);
+        if let Some(level) = completion.destination.level() {
+            let seconds = Duration::from_nanos(completion.nanoseconds).as_secs_f64();
+            self.metrics
+                .step
+                .with_label_values(&[name, level.name()])
+                .observe(seconds);
+        }
+        self.slot_freed.notify_waiters();
+        if Epoch::from_raw(completion.round) != state.round.epoch {
+            return false;
+        }
+        state.tally.bytes_in_place += bytes;
+        completion.work == Work::Finish
+    }
+
+    /// The function failed on one client's update: the round goes on without it.
+    pub(crate) fn refuse_update(&self, epoch: Epoch, client: u32, error: String) {
+        let mut state = self.lock();
+        if state.round.epoch != epoch {
+            return;
+        }
+        self.metrics
+            .updates
+            .with_label_values(&[self.name.as_str(), "function_failed"])
+            .inc();
+        state.tally.rejected += 1;
+        state.last_error = Some(error.clone());
+        state.round.refuse(client, error);
+        self.send_closes(&mut state);
+        self.slot_freed.notify_waiters();
+        let nothing_left = state.round.is_closed() && state.round.contributors() == 0;
+        if nothing_left {
+            let why = state.last_error.clone().unwrap_or_default();
+            self.fail(&mut state, &why);
+        }
+    }
+
+    /// The open round has no result: everything of it is dropped, and it opens again.
+    pub(crate) fn fail_round(&self, epoch: Epoch, error: &str) {
+        let mut state = self.lock();
+        if state.round.epoch == epoch && !state.finished {
+            self.fail(&mut state, error);
+        }
+    }
+
+    /// As [`Self::fail_round`], whichever attempt is open.
+    pub(crate) fn fail_open_round(&self, error: &str) {
+        let mut state = self.lock();
+        if !state.finished {
+            self.fail(&mut state, error);
+        }
+    }
+
+    fn fail(&self, state: &mut Inner, error: &str) {
+        let mut status = self.describe_round(state);
+        status.phase = RoundPhase::Failed;
+        status.error = Some(error.to_owned());
+        state.remember(status);
+        self.metrics
+            .rounds
+            .with_label_values(&[self.name.as_str(), "failed"])
+            .inc();
+        self.tell(
+            EventKind::RoundFailed,
+            json!({ "round": state.round.number(), "error": error }),
+        );
+        state.last_error = Some(error.to_owned());
+        memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
+        match state.round.epoch.again() {
+            Some(epoch) => self.open_round(state, epoch),
+            None => {
+                let round = state.round.number();
+                state.failed = Some(format!("round {round} failed too often: {error}"));
+            }
+        }
+    }
+
+    /// The slot that holds the open round's result, if a worker has made it and nobody has taken it.
+    pub(crate) fn take_finished(&self) -> Option<ModelSlot> {
+        let mut state = self.lock();
+        if state.finished || !state.round.is_closed() {
+            return None;
+        }
+        let epoch = state.round.epoch;
+        let made = |info: &SlotInfo| info.word.state == State::Model && info.round == epoch.raw();
+        let info = self.arena.in_use().find(made)?;
+        state.finished = true;
+        Some(ModelSlot {
+            version: u64::from(epoch.round()) + 1,
+            slot: info.slot,
+            generation: info.word.generation,
+        })
+    }
+
+    /// Hands a model out, frees what the round used, and opens the next round.
+    pub(crate) fn publish(&self, model: ModelSlot, checkpoint: Result<(), String>) {
+        let mut state = self.lock();
+        if state.stopped {
+            return;
+        }
+        let before = std::mem::replace(&mut state.model, model);
+        let oldest = state.model_before.replace(before);
+        if let Some(oldest) = oldest {
+            self.arena.release(oldest.slot, oldest.generation);
+        }
+        let mut status = self.describe_round(&state);
+        status.phase = RoundPhase::Completed;
+        status.completed_at = Some(Timestamp::now());
+        status.aggregation_seconds = state.tally.closed.map(|(_, at)| at.elapsed().as_secs_f64());
+        status.seconds = state
+            .round
+            .first_update()
+            .map(|at| at.elapsed().as_secs_f64());
+        let name = self.name.as_str();
+        let observe = |family: &prometheus::HistogramVec, seconds: Option<f64>| {
+            family
+                .with_label_values(&[name])
+                .observe(seconds.unwrap_or_default());
+        };
+        observe(&self.metrics.aggregation, status.aggregation_seconds);
+        observe(&self.metrics.round, status.seconds);
+        self.metrics
+            .rounds
+            .with_label_values(&[name, "completed"])
+            .inc();
+        self.metrics
+            .model_version
+            .with_label_values(&[name])
+            .set(model.version as i64);
+        if let Err(error) = checkpoint {
+            self.metrics
+                .checkpoint_failures
+                .with_label_values(&[name])
+                .inc();
+            state.last_error = Some(error);
+        }
+        let data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
+        state.remember(status);
+        memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
+        self.tell(EventKind::RoundCompleted, data);
+        self.tell(
+            EventKind::ModelPublished,
+            json!({ "version": model.version }),
+        );
+        state.completed = state
+            .spec
+            .rounds
+            .is_some_and(|rounds| model.version > u64::from(rounds));
+        self.open_round(&mut state, Epoch::new(model.version as u32, 0));
+        drop(state);
+        self.version.send_replace(model.version);
+        self.slot_freed.notify_waiters();
+    }
+
+    fn open_round(&self, state: &mut Inner, epoch: Epoch) {
+        let next = Round::new(epoch, self.plan.tree, state.spec.closing());
+        let before = std::mem::replace(&mut state.round, next);
+        state.round_before = (before.epoch.round() < epoch.round()).then_some(before);
+        state.tally = Tally::new();
+        state.finished = false;
+        if state.completed {
+            self.tell(
+                EventKind::JobCompleted,
+                json!({ "version": state.model.version }),
+            );
+        } else {
+            self.tell(
+                EventKind::RoundOpened,
+                json!({ "round": state.model.version }),
+            );
+        }
+    }
+}
+
+impl Inner {
+    fn kept_models(&self) -> Vec<u32> {
+        let before = self.model_before.map(|model| model.slot);
+        std::iter::once(self.model.slot).chain(before).collect()
+    }
+
+    fn remember(&mut self, status: RoundStatus) {
+        self.history.push_back(status);
+        if self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
+    }
+}
