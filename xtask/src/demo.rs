@@ -105,14 +105,13 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
     checks.metrics(&server);
     if options.keep {
         keep(&server, &interrupted);
-    } else {
-        output::progress(
-            "hint",
-            "`cargo xtask demo --keep` leaves the server running, to look around",
-        );
     }
     stop(server, &mut checks)?;
-    Ok(checks.conclude())
+    let passed = checks.conclude();
+    if passed && !options.keep {
+        println!("     `cargo xtask demo --keep` leaves the server running, to look around");
+    }
+    Ok(passed)
 }
 
 /// Follows the clients through all rounds.
@@ -170,10 +169,7 @@ fn keep(server: &Server, interrupted: &AtomicBool) {
     output::progress("server", format_args!("{url} stays until you press Ctrl-C"));
     output::progress("metrics", format_args!("{url}/metrics"));
     output::progress("events", format_args!("curl -N {url}/v1/events"));
-    output::progress(
-        "jobs",
-        format_args!("target/debug/tributary --server {url} get jobs"),
-    );
+    output::progress("jobs", server.command("get jobs"));
     while !interrupted.load(Ordering::Relaxed) {
         std::thread::sleep(TICK);
     }

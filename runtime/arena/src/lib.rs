@@ -24,6 +24,7 @@
 mod contributors;
 mod geometry;
 pub mod ring;
+#[cfg(not(loom))]
 mod segment;
 mod slot;
 mod sync;

@@ -191,7 +191,6 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::heap::HeapRing;
-    use super::*;
     use loom::sync::Arc;
     use loom::thread;
 

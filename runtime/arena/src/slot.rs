@@ -83,6 +83,15 @@ pub struct StateWord {
 }
 
 impl StateWord {
+    /// The next generation's beginning.
+    fn freed(self) -> Self {
+        Self {
+            state: State::Free,
+            owner: 0,
+            generation: self.generation.wrapping_add(1),
+        }
+    }
+
     fn bits(self) -> u64 {
         (self.state as u64)
             | (u64::from(self.owner & 0x00ff_ffff) << 8)
@@ -174,12 +183,7 @@ impl AtomicState {
     pub(crate) fn release(&self, generation: Generation) -> bool {
         let mut word = self.load();
         while word.generation == generation && word.state != State::Free {
-            let freed = StateWord {
-                state: State::Free,
-                owner: 0,
-                generation: generation.wrapping_add(1),
-            };
-            if self.step(word, freed) {
+            if self.step(word, word.freed()) {
                 return true;
             }
             word = self.load();
@@ -187,10 +191,11 @@ impl AtomicState {
         false
     }
 
-    /// Takes the slot back if the dead `owner` was filling it.
+    /// Takes the slot back if the dead `owner` was filling it. From exactly that word: what the owner
+    /// has published in the meantime (it was not dead after all) is no longer its to lose.
     pub(crate) fn recover(&self, owner: Owner) -> bool {
         let word = self.load();
-        word.state == State::Filling && word.owner == owner && self.release(word.generation)
+        word.state == State::Filling && word.owner == owner && self.step(word, word.freed())
     }
 }
 
@@ -351,6 +356,22 @@ mod loom_tests {
             let mine = slot.release(generation);
             assert!(mine ^ racer.join().unwrap());
             assert_eq!(slot.load().generation, generation + 1);
+        });
+    }
+
+    /// A worker sends its partial on while the agent sweeps the round: the slot ends free, once.
+    #[test]
+    fn loom_send_on_against_sweep() {
+        loom::model(|| {
+            let slot = Arc::new(AtomicState::new());
+            let generation = slot.claim(2).unwrap();
+            assert!(slot.publish(2, generation, State::Live));
+            let worker = slot.clone();
+            let sending = thread::spawn(move || worker.send_on(generation));
+            assert!(slot.release(generation));
+            sending.join().unwrap();
+            let word = slot.load();
+            assert_eq!((word.state, word.generation), (State::Free, generation + 1));
         });
     }
 

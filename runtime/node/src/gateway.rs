@@ -35,9 +35,9 @@ pub(crate) struct Gateway {
     pub digest_seed: u64,
 }
 
-/// Routes of the data plane, to be merged with those of other parts.
-pub(crate) fn routes(gateway: Gateway) -> Router {
-    routes::routes(gateway)
+/// Routes of the data plane and of other parts of the process.
+pub(crate) fn routes(gateway: Gateway, others: Router) -> Router {
+    routes::with_fallbacks(routes::routes(gateway).merge(others))
 }
 
 /// Serves connections until `stop` says so.

@@ -151,7 +151,7 @@ impl Node {
             events: self.events.clone(),
             digest_seed: rand_seed(),
         };
-        let routes = gateway::routes(gateway.clone()).merge(others);
+        let routes = gateway::routes(gateway.clone(), others);
         tokio::spawn(gateway::serve(listener, gateway, routes, stop))
     }
 

@@ -93,9 +93,12 @@ impl Checks {
         match leftovers.describe() {
             None => {
                 let (segments, processes) = leftovers.had;
-                let gone =
-                    format!("{processes} processes and {segments} segments of shared memory gone");
-                self.check(true, &format!("stop: clean, in {took}; {gone}"));
+                let segments = match segments {
+                    1 => "1 segment".to_owned(),
+                    _ => format!("{segments} segments"),
+                };
+                let gone = format!("{processes} processes, {segments} of shared memory");
+                self.check(true, &format!("stop: clean in {took}; gone are {gone}"));
             }
             Some(left) => self.check(false, &format!("stop: {left} (after {took})")),
         }

@@ -153,6 +153,15 @@ impl Server {
         &self.url
     }
 
+    /// How a person calls the command line on this server.
+    pub(super) fn command(&self, arguments: &str) -> String {
+        format!(
+            "{} --server {} {arguments}",
+            self.binary.display(),
+            self.url
+        )
+    }
+
     /// Applies the manifests; gives what the command line says, talk first.
     pub(super) fn apply(&self, workspace: &Workspace) -> Result<Vec<String>> {
         let mut command = workspace.command(&self.binary);

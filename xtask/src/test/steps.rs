@@ -211,3 +211,42 @@ fn demonstration(context: &Context) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    /// Words of `text` that could be names of metrics.
+    fn metrics(text: &str) -> BTreeSet<&str> {
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        words
+            .filter(|word| word.starts_with("tributary_"))
+            .collect()
+    }
+
+    fn sources(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                text.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    /// promtool checks the rules' language, but a rule on a metric that nobody writes never fires.
+    #[test]
+    fn alert_rules_use_metrics_that_exist() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let rules = fs::read_to_string(root.join("manifests/prometheus/alerts.yml")).unwrap();
+        let mut written = String::new();
+        sources(&root.join("runtime/node/src"), &mut written);
+        let (used, written) = (metrics(&rules), metrics(&written));
+        assert!(used.len() > 3, "{used:?}");
+        let unknown: Vec<_> = used.difference(&written).collect();
+        assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
+    }
+}

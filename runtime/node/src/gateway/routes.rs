@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use serde::Deserialize;
 use std::convert::Infallible;
 use tokio_stream::wrappers::BroadcastStream;
@@ -31,6 +31,27 @@ pub(super) fn routes(gateway: Gateway) -> Router {
         // The door opens when the controller has brought the node to its desired state.
         .route("/ready", get(async || "ready\n"))
         .with_state(gateway)
+}
+
+/// What answers a path that nobody serves, and a method that a path does not know.
+pub(super) fn with_fallbacks(routes: Router) -> Router {
+    let unknown = async |uri: Uri| {
+        let detail = format!(
+            "nothing is served at {}; docs/http.md lists what is",
+            uri.path()
+        );
+        problem(&Problem::new(404, "unknown-path", "Unknown path", detail))
+    };
+    let wrong_method = async |method: Method, uri: Uri| {
+        let detail = format!(
+            "{method} is not served at {}; docs/http.md lists what is",
+            uri.path()
+        );
+        problem(&Problem::new(405, "wrong-method", "Wrong method", detail))
+    };
+    routes
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
 }
 
 /// A problem document as a response.
