@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod doctor;
 mod failure;
+mod logging;
 mod output;
 mod sources;
 mod state_dir;

@@ -1,6 +1,6 @@
 //! `tributary up`: controller and node in one process.
 
-use std::{env, io::IsTerminal as _, sync::Arc, thread};
+use std::{env, sync::Arc, thread};
 
 use anyhow::Context as _;
 use tokio::{
@@ -8,19 +8,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tracing_subscriber::EnvFilter;
 use tributary_controller::{Controller, State, routes};
 use tributary_node::{Node, Options, events::Events, identity::Identity, metrics::Metrics};
 
-use crate::{args::UpOptions, state_dir::state_dir};
+use crate::{args::UpOptions, logging, state_dir::state_dir};
 
 pub(crate) fn run(options: UpOptions) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    logging::start();
+    raise_open_files();
     tokio::runtime::Runtime::new()?.block_on(up(options))
 }
 
@@ -50,8 +45,12 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
         events,
     )?;
     let node = Arc::new(node);
-    let (kind, reason) = node.sidecar();
-    tracing::info!(sidecar = %kind, reason, "descriptors are routed");
+    match node.sidecar() {
+        (kind, None) => tracing::info!(sidecar = %kind, "descriptors are routed"),
+        (kind, Some(reason)) => {
+            tracing::warn!(sidecar = %kind, reason, "descriptors are not routed in the kernel");
+        }
+    }
 
     let controller = Controller::start(state, node.clone()).await?;
     let (stop, stopped) = watch::channel(false);
@@ -72,4 +71,17 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     server.await.context("the gateway ended abnormally")?;
     node.shutdown().await;
     Ok(())
+}
+
+/// Every client is a connection: uses all the descriptors that the process may have.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }

@@ -146,8 +146,7 @@ impl WeightedSum {
             Accumulate::Exact => *call.partial.scalars::<i64>() as f64,
             Accumulate::F32 | Accumulate::F64 => *call.partial.scalars::<f64>(),
         };
-        // Written so that what is not a number is refused.
-        if !(weight > 0.0) {
+        if weight.is_nan() || weight <= 0.0 {
             return Err(Error::new(
                 Error::EMPTY,
                 format!("the weights sum to {weight}: there is no mean"),
@@ -212,9 +211,9 @@ fn sum_scalars(previous: Option<&Partial<'_>>, partials: &[Partial<'_>]) -> f64 
 fn add_weights(start: i64, weights: impl IntoIterator<Item = i64>) -> Result<i64, Error> {
     let mut sum = start;
     for weight in weights {
-        sum = sum
-            .checked_add(weight)
-            .ok_or_else(|| Error::new(Error::OVERFLOW, "the sum of the weights overflows"))?;
+        sum = exact::add(sum, weight).ok_or_else(|| {
+            Error::new(Error::OVERFLOW, "the sum of the weights leaves the range of exact sums")
+        })?;
     }
     Ok(sum)
 }

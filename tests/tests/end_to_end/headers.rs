@@ -134,7 +134,7 @@ fn lying_headers_are_refused(sidecar: Sidecar) {
             tensor(
                 "dense.bias",
                 "data_offsets",
-                json!([1 << 40, (1_u64 << 40) + 20]),
+                json!([1_u64 << 40, (1_u64 << 40) + 20]),
             ),
         ),
         (

@@ -52,7 +52,7 @@ fn a_job_is_deleted_while_updates_stream(sidecar: Sidecar) {
                             return drop(answer.refused(404, "unknown-job"));
                         }
                         Ok(answer) => {
-                            assert!(matches!(answer.status, 202 | 429), "{}", answer.text())
+                            assert!(matches!(answer.status, 202 | 429), "{}", answer.text());
                         }
                         // The connection may be closed under an update, once the job is going.
                         Err(error) => assert!(gone.load(Ordering::Relaxed), "{error}"),

@@ -50,12 +50,18 @@ pub fn quantise(value: f64, bits: u32) -> Option<i64> {
     round(value * scale)
 }
 
+/// The sum of two numbers in fixed point; `None` if it is 2^62 or more in absolute value.
+#[must_use]
+pub fn add(left: i64, right: i64) -> Option<i64> {
+    let sum = left.checked_add(right)?;
+    (sum.unsigned_abs() < LIMIT.unsigned_abs()).then_some(sum)
+}
+
 /// Rounds to the nearest integer, of two to the even one.
 fn round(value: f64) -> Option<i64> {
     /// From here on every `f64` is an integer.
     const WHOLE: f64 = (1_u64 << 52) as f64;
-    // Written so that what is not a number is refused.
-    if !(value.abs() < LIMIT as f64) {
+    if value.is_nan() || value.abs() >= LIMIT as f64 {
         return None;
     }
     let whole = if value.abs() >= WHOLE {
@@ -264,10 +270,7 @@ fn one_by_one<R: Rule<Output = i64>>(
     for (element, place) in (start..).zip(block) {
         let mut sum = terms.previous.map_or(0, |previous| previous[element]);
         for input in 0..terms.inputs.len() {
-            sum = sum
-                .checked_add(term(input, element)?)
-                .filter(|sum| sum.unsigned_abs() < LIMIT.unsigned_abs())
-                .ok_or(Fault::Overflow { element })?;
+            sum = add(sum, term(input, element)?).ok_or(Fault::Overflow { element })?;
         }
         *place = sum;
     }
