@@ -79,7 +79,7 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
     let data = Dataset::load(SEED)?;
     let shards = Arc::new(shards::deal(&data.train, CLIENTS, CONCENTRATION, SEED)?);
 
-    let server = Server::start(workspace, options.sidecar, &interrupted)?;
+    let mut server = Server::start(workspace, options.sidecar, &interrupted)?;
     let node = server.node()?;
     output::progress(
         "server",
@@ -100,7 +100,7 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
         ),
     );
 
-    let outcome = rounds(&server, &shards, &data, &interrupted)?;
+    let outcome = rounds(&mut server, &shards, &data, &interrupted)?;
     let mut checks = checks::learning(&data, &shards, &outcome)?;
     checks.metrics(&server);
     if options.keep {
@@ -116,7 +116,7 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
 
 /// Follows the clients through all rounds.
 fn rounds(
-    server: &Server,
+    server: &mut Server,
     shards: &Arc<Vec<Vec<digits::Image>>>,
     data: &Dataset,
     interrupted: &AtomicBool,
@@ -134,7 +134,10 @@ fn rounds(
         }
         let event = match events.recv_timeout(TICK) {
             Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) if heard.elapsed() < SILENCE_MAX => continue,
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() < SILENCE_MAX => {
+                server.check_alive()?;
+                continue;
+            }
             Err(_) => bail!(
                 "no client has got any further for {} s",
                 SILENCE_MAX.as_secs()

@@ -53,12 +53,12 @@ pub struct Accepted {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server could not be reached, or hung up, for longer than the client's patience.
-    #[error("{url}: {source}")]
+    #[error("{url}: {reason}")]
     Unreachable {
         /// What was called.
         url: String,
         /// What the last attempt met.
-        source: Box<ureq::Error>,
+        reason: Box<ureq::Error>,
     },
     /// The server had no free slot for longer than the client's patience.
     #[error("{url}: the server had no free slot for {} s", waited.as_secs())]
@@ -217,13 +217,13 @@ impl DataPlane {
                     )
                 }
                 Ok(response) => return Ok(response),
-                Err(source) => {
-                    let source = Box::new(source);
+                Err(error) => {
+                    let reason = Box::new(error);
                     (
                         PAUSE,
                         Error::Unreachable {
                             url: url.to_owned(),
-                            source,
+                            reason,
                         },
                     )
                 }

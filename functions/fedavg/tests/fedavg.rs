@@ -22,8 +22,10 @@ fn refusal(config: &str) -> String {
 }
 
 fn fold_all(function: &FedAvg, updates: &[Update]) -> Result<OwnedPartial, Error> {
-    let updates: Vec<(&[f32], f64)> =
-        updates.iter().map(|(values, weight)| (values.as_slice(), *weight)).collect();
+    let updates: Vec<(&[f32], f64)> = updates
+        .iter()
+        .map(|(values, weight)| (values.as_slice(), *weight))
+        .collect();
     let mut partial = None;
     for step in updates.chunks(function.describe().max_inputs as usize) {
         partial = Some(fold(function, partial.as_ref(), step)?);
@@ -33,7 +35,11 @@ fn fold_all(function: &FedAvg, updates: &[Update]) -> Result<OwnedPartial, Error
 
 fn mean(updates: &[Update], element: usize) -> f64 {
     let total: f64 = updates.iter().map(|(_, weight)| weight).sum();
-    updates.iter().map(|(values, weight)| f64::from(values[element]) * weight).sum::<f64>() / total
+    updates
+        .iter()
+        .map(|(values, weight)| f64::from(values[element]) * weight)
+        .sum::<f64>()
+        / total
 }
 
 fn updates() -> impl Strategy<Value = Vec<Update>> {
@@ -150,7 +156,8 @@ fn weights_that_mean_nothing_are_refused() {
 #[test]
 fn exact_sums_say_when_they_cannot_be_exact() {
     let function = fedavg(r#"{"accumulate": "exact"}"#);
-    let failed = |value: f32, weight: f64| fold(&function, None, &[(&[0.0, value], weight)]).unwrap_err();
+    let failed =
+        |value: f32, weight: f64| fold(&function, None, &[(&[0.0, value], weight)]).unwrap_err();
     let error = failed(2000.0, 1e6);
     assert_eq!(error.code(), Error::OVERFLOW);
     assert!(error.message().contains("coordinate 1"), "{error}");

@@ -130,7 +130,10 @@ impl WeightedSum {
                 let before = previous.map(Partial::vector);
                 exact::plain_sum(call.output.vector(), before, &vectors(&call.partials))
                     .map_err(|fault| explain(fault, call.round.first_element))?;
-                let weights = call.partials.iter().map(|partial| *partial.scalars::<i64>());
+                let weights = call
+                    .partials
+                    .iter()
+                    .map(|partial| *partial.scalars::<i64>());
                 *call.output.scalars() = add_weights(scalar(previous), weights)?;
             }
         }
@@ -165,12 +168,18 @@ impl WeightedSum {
         match exact::quantise(weight, self.scale_bits) {
             Some(0) if weight > 0.0 => Err(Error::new(
                 Error::INPUT,
-                format!("the weight {weight} is too small for scaleBits {}", self.scale_bits),
+                format!(
+                    "the weight {weight} is too small for scaleBits {}",
+                    self.scale_bits
+                ),
             )),
             Some(steps) => Ok(steps),
             None => Err(Error::new(
                 Error::OVERFLOW,
-                format!("the weight {weight} is too large for scaleBits {}", self.scale_bits),
+                format!(
+                    "the weight {weight} is too large for scaleBits {}",
+                    self.scale_bits
+                ),
             )),
         }
     }
@@ -212,7 +221,10 @@ fn add_weights(start: i64, weights: impl IntoIterator<Item = i64>) -> Result<i64
     let mut sum = start;
     for weight in weights {
         sum = exact::add(sum, weight).ok_or_else(|| {
-            Error::new(Error::OVERFLOW, "the sum of the weights leaves the range of exact sums")
+            Error::new(
+                Error::OVERFLOW,
+                "the sum of the weights leaves the range of exact sums",
+            )
         })?;
     }
     Ok(sum)

@@ -19,6 +19,15 @@ pub enum Error {
     )]
     NotBuilt,
 
+    /// What is in this binary is no kernel program.
+    #[error(
+        "the sidecar program in this binary cannot be read: {reason}; build it anew with `cargo xtask build`"
+    )]
+    Unreadable {
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// The process may not load the program.
     #[error(
         "loading the sidecar needs CAP_BPF and CAP_NET_ADMIN, and this process lacks {missing}; run it as root, \

@@ -127,12 +127,7 @@ impl Server {
     fn wait_until_ready(&mut self, interrupted: &AtomicBool) -> Result<()> {
         let started = Instant::now();
         while self.get("/ready").is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "the server ended at once ({status}); its last words:\n{}",
-                    self.last_words()
-                );
-            }
+            self.check_alive()?;
             if started.elapsed() > PATIENCE {
                 bail!(
                     "the server was not ready after {} s; its last words:\n{}",
@@ -144,6 +139,17 @@ impl Server {
                 bail!("interrupted");
             }
             thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Fails when the server has ended by itself.
+    pub(super) fn check_alive(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!(
+                "the server ended ({status}); its last words:\n{}",
+                self.last_words()
+            );
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 //!
 //! Each input contributes an integer that depends on nothing but its value and its weight:
 //! `round(value · weight)`, to the nearest and of two to the even one, where the weight is an integer
-//! already (see [`quantise`]). Integers add up to the same sum in any order. A term or a sum of
-//! 2^62 or more in absolute value is an error, never a wrong number: sums of two that are below do not
-//! wrap around, so no overflow goes unseen.
+//! already (see [`quantise`]). Integers add up to the same sum in any order. A term or a sum that is not
+//! within -2^62..2^62 is an error, never a wrong number: sums of two that are do not wrap around, so no
+//! overflow goes unseen.
 //!
 //! WASM has no vector instruction that turns `f64` into `i64`. But adding 1.5·2^52 to a number below
 //! 2^51 leaves its rounded integer in the low bits of the sum, so a block is first summed that way
@@ -14,7 +14,7 @@ use super::lanes::{F64x2, I64x2, Magnitude};
 use super::{Rule, Terms, sum};
 use alloc::vec::Vec;
 
-/// The first magnitude that no term and no sum may have.
+/// Terms and sums lie within `-LIMIT..LIMIT`.
 const LIMIT: i64 = 1 << 62;
 /// The first magnitude that the fast way cannot round.
 const FAST_LIMIT: f64 = (1_u64 << 51) as f64;
@@ -27,7 +27,7 @@ const STEP: usize = VECTORS * I64x2::LANES;
 /// Why a sum could not be formed: the place of the first element concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// A term or the sum is 2^62 or more in absolute value.
+    /// A term or a sum is not within -2^62..2^62.
     Overflow {
         /// The element.
         element: usize,
@@ -50,11 +50,11 @@ pub fn quantise(value: f64, bits: u32) -> Option<i64> {
     round(value * scale)
 }
 
-/// The sum of two numbers in fixed point; `None` if it is 2^62 or more in absolute value.
+/// The sum of two numbers in fixed point; `None` if it is not within -2^62..2^62.
 #[must_use]
 pub fn add(left: i64, right: i64) -> Option<i64> {
     let sum = left.checked_add(right)?;
-    (sum.unsigned_abs() < LIMIT.unsigned_abs()).then_some(sum)
+    (-LIMIT..LIMIT).contains(&sum).then_some(sum)
 }
 
 /// Rounds to the nearest integer, of two to the even one.
@@ -212,7 +212,9 @@ pub fn weighted_sum(
     weights: &[i64],
 ) -> Result<(), Fault> {
     let weights: Vec<f64> = weights.iter().map(|weight| *weight as f64).collect();
-    let heaviest = weights.iter().fold(0.0_f64, |most, weight| most.max(weight.abs()));
+    let heaviest = weights
+        .iter()
+        .fold(0.0_f64, |most, weight| most.max(weight.abs()));
     // Rounded down twice over: a value below it times any weight is below the fast way's limit.
     let fast_below = (FAST_LIMIT / heaviest * 0.999) as f32;
     let terms = Terms::<Weighted> {
@@ -255,7 +257,9 @@ pub fn plain_sum(
         if !seen.range.any_negative() {
             return Ok(());
         }
-        one_by_one(start, block, &terms, |input, element| Ok(inputs[input][element]))
+        one_by_one(start, block, &terms, |input, element| {
+            Ok(inputs[input][element])
+        })
     })
 }
 

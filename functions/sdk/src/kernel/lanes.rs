@@ -25,8 +25,8 @@ pub(super) use plain::{F32x4, F64x2, I64x2, Magnitude};
 mod simd {
     use core::arch::wasm32::{
         f32x4_relaxed_madd, f32x4_splat, f64x2_add, f64x2_mul, f64x2_promote_low_f32x4,
-        f64x2_relaxed_madd, f64x2_splat, i32x4_extract_lane, i32x4_shuffle, i32x4_splat,
-        i64x2_add,         i64x2_extract_lane, i64x2_splat, u32x4_max, v128, v128_and, v128_load, v128_or, v128_store,
+        f64x2_relaxed_madd, f64x2_splat, i32x4_extract_lane, i32x4_shuffle, i32x4_splat, i64x2_add,
+        i64x2_extract_lane, i64x2_splat, u32x4_max, v128, v128_and, v128_load, v128_or, v128_store,
     };
 
     #[derive(Clone, Copy)]
@@ -252,7 +252,9 @@ mod plain {
 
         #[inline(always)]
         pub(crate) fn madd(self, left: Self, right: Self) -> Self {
-            Self(array::from_fn(|lane| left.0[lane] * right.0[lane] + self.0[lane]))
+            Self(array::from_fn(|lane| {
+                left.0[lane] * right.0[lane] + self.0[lane]
+            }))
         }
     }
 
@@ -339,7 +341,9 @@ mod plain {
         /// Wraps around.
         #[inline(always)]
         pub(crate) fn add(self, other: Self) -> Self {
-            Self(array::from_fn(|lane| self.0[lane].wrapping_add(other.0[lane])))
+            Self(array::from_fn(|lane| {
+                self.0[lane].wrapping_add(other.0[lane])
+            }))
         }
 
         #[inline(always)]
@@ -367,7 +371,9 @@ mod plain {
         pub(crate) unsafe fn see(self, place: *const f32) -> Self {
             // SAFETY: passed on; the read needs no alignment.
             let values = unsafe { place.cast::<[f32; 4]>().read_unaligned() };
-            Self(array::from_fn(|lane| self.0[lane].max(values[lane].abs().to_bits())))
+            Self(array::from_fn(|lane| {
+                self.0[lane].max(values[lane].abs().to_bits())
+            }))
         }
 
         /// Whether all that was seen is below `limit` in absolute value. Not a number is not.
