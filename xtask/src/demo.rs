@@ -9,6 +9,7 @@ mod checks;
 mod clients;
 mod server;
 mod table;
+mod traces;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

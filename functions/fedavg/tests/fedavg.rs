@@ -1,5 +1,7 @@
 //! Federated averaging, in all its modes, against a mean in `f64`.
 
+#![allow(clippy::unwrap_used)] // The helpers of tests, too, are tests.
+
 use fedavg::{Config, FedAvg};
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! The kernels against sums of one element at a time.
 
+#![allow(clippy::unwrap_used)] // The helpers of tests, too, are tests.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tributary_sdk::kernel::exact::{self, Fault, quantise};

@@ -56,8 +56,8 @@ use crate::{
 /// Loads and attaches the sidecar and sends three descriptors through it; leaves nothing behind.
 ///
 /// # Errors
-/// What is missing, in one line: see [`Error::NotBuilt`], [`Error::Privileges`], [`Error::Refused`] and
-/// [`Error::SelfTest`].
+/// What is missing, in one line: see [`Error::NotBuilt`], [`Error::Unreadable`], [`Error::Privileges`],
+/// [`Error::Refused`] and [`Error::SelfTest`].
 pub fn probe() -> Result<(), Error> {
     self_test::run(&mut Sidecar::load()?)
 }

@@ -240,8 +240,8 @@ pub enum Error {
     /// The arena does not fit beside the module into one linear memory.
     #[error(
         "the arena's data region of {window} bytes does not fit: a function can address 4294967296 \
-         bytes, of which {own} are kept for its own memory, so at most {available} for the arena, \
-         which is {slots} slots of {slot_stride} bytes"
+         bytes, of which {own} are kept for its own memory and 65536 for the call page, so at most \
+         {available} for the arena, which is {slots} slots of {slot_stride} bytes"
     )]
     WindowTooLarge {
         /// Bytes of the window.

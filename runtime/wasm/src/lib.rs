@@ -48,4 +48,4 @@ pub use error::{CallError, Error, Export};
 pub use function::{Function, Limits};
 pub use instance::{Extent, Input, Instance, Operands, Window};
 pub use module::MODULE_BYTES_MAX;
-pub use window::WINDOW_BYTES_MAX;
+pub use window::{WINDOW_BYTES_MAX, window_bytes_max};

@@ -22,10 +22,30 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use wasmtime::{Memory, Store};
 
-/// The most bytes of arena that one window takes, whatever the module's own memory needs.
-pub const WINDOW_BYTES_MAX: u64 = (4 << 30) - (512 << 20);
-
 const ADDRESSABLE_BYTES: u64 = 1 << 32;
+/// Bytes kept for the module's own memory even if its limit is lower.
+const OWN_BYTES_MIN: u64 = 512 << 20;
+
+/// The most bytes of arena that a window takes beside a module that may use 512 MiB or less itself;
+/// [`window_bytes_max`] answers for more. One WASM page less than 3.5 GiB: it holds the call page.
+pub const WINDOW_BYTES_MAX: u64 = ADDRESSABLE_BYTES - OWN_BYTES_MIN - WASM_PAGE_BYTES;
+
+/// The most bytes of arena that a window takes beside a module whose own memory may have
+/// `memory_limit` bytes.
+#[must_use]
+pub fn window_bytes_max(memory_limit: u64) -> u64 {
+    ADDRESSABLE_BYTES
+        .saturating_sub(own_bytes(memory_limit))
+        .saturating_sub(WASM_PAGE_BYTES)
+}
+
+/// Bytes kept for the module's own memory.
+fn own_bytes(memory_limit: u64) -> u64 {
+    memory_limit
+        .max(OWN_BYTES_MIN)
+        .checked_next_multiple_of(WASM_PAGE_BYTES)
+        .unwrap_or(u64::MAX)
+}
 
 /// How large a window is and what lies where in it. Offsets count from the window's first byte.
 #[derive(Debug, Clone, Copy)]
@@ -53,18 +73,11 @@ impl Layout {
                 "its {slots_bytes} bytes are not a whole number of slots of {slot_stride} bytes"
             )));
         }
-        let own = memory_limit
-            .max(ADDRESSABLE_BYTES - WINDOW_BYTES_MAX)
-            .checked_next_multiple_of(WASM_PAGE_BYTES)
-            .unwrap_or(u64::MAX);
-        // The call page, rounded up with the rest to WASM pages.
-        let available = ADDRESSABLE_BYTES
-            .saturating_sub(own)
-            .saturating_sub(WASM_PAGE_BYTES);
+        let available = window_bytes_max(memory_limit);
         if slots_bytes > available {
             return Err(Error::WindowTooLarge {
                 window: slots_bytes,
-                own,
+                own: own_bytes(memory_limit),
                 available,
                 slots: available / slot_stride,
                 slot_stride,
@@ -359,6 +372,9 @@ mod tests {
         assert!(Layout::plan(48 * stride, stride, 1 << 30).is_err());
         assert!(Layout::plan(stride, stride, 4 << 30).is_err());
         assert!(Layout::plan(stride, stride, u64::MAX).is_err());
+        assert_eq!(window_bytes_max(64 << 20), WINDOW_BYTES_MAX);
+        assert_eq!(window_bytes_max(1 << 30), (3 << 30) - 65_536);
+        assert_eq!(window_bytes_max(u64::MAX), 0);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use digits::federated::{Reference, central};
 use digits::{CLIENTS, Dataset, Image, ROUNDS};
 
 use super::Outcome;
-use super::server::{Leftovers, Server};
+use super::server::Server;
+use super::traces::Leftovers;
 use crate::output;
 
 /// Largest relative difference of a parameter from the average in f64.
@@ -92,12 +93,7 @@ impl Checks {
         let took = output::duration(took);
         match leftovers.describe() {
             None => {
-                let (segments, processes) = leftovers.had;
-                let segments = match segments {
-                    1 => "1 segment".to_owned(),
-                    _ => format!("{segments} segments"),
-                };
-                let gone = format!("{processes} processes, {segments} of shared memory");
+                let gone = leftovers.before().describe();
                 self.check(true, &format!("stop: clean in {took}; gone are {gone}"));
             }
             Some(left) => self.check(false, &format!("stop: {left} (after {took})")),

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use ureq::Agent;
 
 use super::Sidecar;
+use super::traces::{self, Leftovers, Traces};
 use crate::command;
 use crate::workspace::Workspace;
 
@@ -29,9 +30,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Lines of the server's log that are shown when it fails.
 const LOG_LINES: usize = 30;
-
-/// Where shared memory lies.
-const SHARED_MEMORY: &str = "/dev/shm";
 
 /// The manifests that the demonstration applies, in the workspace.
 const MANIFESTS: [&str; 2] = ["manifests/functions.yaml", "manifests/digits.yaml"];
@@ -64,16 +62,6 @@ pub(super) struct RoundStatus {
     pub(super) bytes_copied: u64,
     pub(super) bytes_read_in_place: u64,
     pub(super) error: Option<String>,
-}
-
-/// What a server left behind when it stopped.
-#[derive(Debug, Default)]
-pub(super) struct Leftovers {
-    exit: Option<ExitStatus>,
-    segments: Vec<String>,
-    processes: usize,
-    /// Segments and processes that it had before.
-    pub(super) had: (usize, usize),
 }
 
 impl Server {
@@ -217,34 +205,10 @@ impl Server {
 
     /// Tells the server to stop, waits, and looks at what is left.
     pub(super) fn stop(mut self) -> Result<Leftovers> {
-        let segments = self.segments()?;
-        let had = (segments.len(), members(self.group)?.len());
+        let before = Traces::of(self.group)?;
         kill_process(self.group, Signal::TERM)?;
         let exit = self.wait()?;
-        let left = |name: &String| Path::new(SHARED_MEMORY).join(name).exists();
-        Ok(Leftovers {
-            exit,
-            segments: segments.into_iter().filter(left).collect(),
-            processes: members(self.group)?.len(),
-            had,
-        })
-    }
-
-    /// Names of the shared memory that the server and its workers have mapped.
-    fn segments(&self) -> Result<Vec<String>> {
-        let prefix = format!("{SHARED_MEMORY}/");
-        let mut names = Vec::new();
-        for process in members(self.group)? {
-            // A process that has just ended has no map any more, and no segment either.
-            let map = fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
-            names.extend(
-                map.lines()
-                    .filter_map(|line| Some(line.split_once(&prefix)?.1.trim().to_owned())),
-            );
-        }
-        names.sort();
-        names.dedup();
-        Ok(names)
+        Leftovers::of(self.group, before, exit)
     }
 
     /// Waits for the server's end; `None` when it does not come.
@@ -287,7 +251,7 @@ impl Drop for Server {
             let _ = kill_process(self.group, Signal::TERM);
             let _ = self.wait();
         }
-        if members(self.group).is_ok_and(|left| !left.is_empty()) {
+        if traces::members(self.group).is_ok_and(|left| !left.is_empty()) {
             let _ = kill_process_group(self.group, Signal::KILL);
         }
         let _ = self.child.wait();
@@ -309,36 +273,6 @@ impl Node {
     }
 }
 
-impl Leftovers {
-    /// What is wrong; `None` when all is gone.
-    pub(super) fn describe(&self) -> Option<String> {
-        let mut wrong = Vec::new();
-        match self.exit {
-            None => wrong.push(format!(
-                "the server did not stop within {} s",
-                PATIENCE.as_secs()
-            )),
-            Some(status) if !status.success() => {
-                wrong.push(format!("the server ended with {status}"));
-            }
-            Some(_) => {}
-        }
-        if !self.segments.is_empty() {
-            wrong.push(format!(
-                "left in {SHARED_MEMORY}: {}",
-                self.segments.join(", ")
-            ));
-        }
-        if self.processes > 0 {
-            wrong.push(format!(
-                "processes of the server are left: {}",
-                self.processes
-            ));
-        }
-        (!wrong.is_empty()).then(|| wrong.join("; "))
-    }
-}
-
 fn name(sidecar: Sidecar) -> String {
     // `Sidecar` skips no value, so each has a name.
     sidecar
@@ -350,65 +284,4 @@ fn name(sidecar: Sidecar) -> String {
 /// An address that nobody listens on. Somebody else could take it before the server does; it would say so.
 fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
-}
-
-/// Processes of a group, from /proc.
-fn members(group: Pid) -> Result<Vec<u32>> {
-    let mut members = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(process) = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        if group_of(&stat) == Some(group.as_raw_nonzero().get()) {
-            members.push(process);
-        }
-    }
-    Ok(members)
-}
-
-/// The process group in a line of `/proc/<pid>/stat`: the third word after the name, which stands in
-/// parentheses and may contain anything.
-fn group_of(stat: &str) -> Option<i32> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(2)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::process::ExitStatusExt;
-
-    #[test]
-    fn the_group_is_found_behind_any_name() {
-        assert_eq!(group_of("17 (a) b) c) S 1 42 17 0 -1"), Some(42));
-        assert_eq!(group_of(""), None);
-        let own = rustix::process::getpgrp();
-        assert!(members(own).unwrap().contains(&std::process::id()));
-    }
-
-    #[test]
-    fn leftovers_are_told() {
-        let clean = Leftovers {
-            exit: Some(ExitStatus::from_raw(0)),
-            ..Leftovers::default()
-        };
-        assert_eq!(clean.describe(), None);
-        let segments = vec!["tributary-1".to_owned()];
-        let dirty = Leftovers {
-            segments,
-            processes: 1,
-            ..Leftovers::default()
-        };
-        let told = dirty.describe().unwrap();
-        assert!(
-            told.contains("did not stop")
-                && told.contains("/dev/shm: tributary-1")
-                && told.contains("process")
-        );
-    }
 }

@@ -89,7 +89,7 @@ fn chain<'a>(
 }
 
 /// An error and its causes. Some of aya's errors repeat their cause: each text is said once.
-fn one_line(error: &(dyn error::Error + 'static)) -> String {
+pub(super) fn one_line(error: &(dyn error::Error + 'static)) -> String {
     let mut line = String::new();
     for cause in chain(error) {
         let text = cause

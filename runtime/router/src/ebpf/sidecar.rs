@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
+    Ebpf, EbpfError,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockHash},
     programs::SkMsg,
 };
@@ -40,8 +40,12 @@ impl Sidecar {
         if EMBEDDED.is_empty() {
             return Err(Error::NotBuilt);
         }
-        let mut ebpf =
-            Ebpf::load(EMBEDDED).map_err(|error| refusal::explain("creating its maps", &error))?;
+        let mut ebpf = Ebpf::load(EMBEDDED).map_err(|error| match error {
+            EbpfError::ParseError(error) => Error::Unreadable {
+                reason: refusal::one_line(&error),
+            },
+            error => refusal::explain("creating its maps", &error),
+        })?;
         let sockets: SockHash<_, u32> = take(&mut ebpf, SOCKETS)?;
         let target = sockets
             .fd()

@@ -1,5 +1,7 @@
 //! The host against real modules: good ones, bad ones, and the ones that `cargo xtask build` makes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // The helpers of tests, too, are tests.
+
 mod bad_modules;
 mod cache;
 mod examples;
