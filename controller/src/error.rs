@@ -87,7 +87,11 @@ impl Error {
         let (status, slug, title) = match self {
             Self::Invalid(_) => (422, "invalid-manifest", "Invalid manifest"),
             Self::Malformed(_) => (400, "malformed-request", "Malformed request"),
-            Self::Unknown { .. } | Self::UnknownBlob(_) => (404, "not-found", "Not found"),
+            Self::Unknown {
+                kind: Kind::Job, ..
+            } => (404, "unknown-job", "Unknown job"),
+            Self::Unknown { .. } => (404, "unknown-function", "Unknown function"),
+            Self::UnknownBlob(_) => (404, "unknown-blob", "Unknown blob"),
             Self::InUse { .. } => (409, "in-use", "In use"),
             Self::DigestMismatch { .. } => (422, "digest-mismatch", "Digest mismatch"),
             Self::TooLarge { .. } => (413, "too-large", "Too large"),

@@ -1,5 +1,6 @@
 //! Processes, as /proc shows them.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -61,6 +62,24 @@ pub fn threads(process: u32) -> usize {
 #[must_use]
 pub fn mappings(process: u32) -> usize {
     fs::read_to_string(format!("/proc/{process}/maps")).map_or(0, |maps| maps.lines().count())
+}
+
+/// The ids of the BPF programs (`prog`) or maps (`map`) that a process holds.
+#[must_use]
+pub fn kernel_objects(process: u32, kind: &str) -> BTreeSet<u32> {
+    let Ok(files) = fs::read_dir(format!("/proc/{process}/fdinfo")) else {
+        return BTreeSet::new();
+    };
+    let texts = files
+        .flatten()
+        .filter_map(|file| fs::read_to_string(file.path()).ok());
+    let id = |text: String| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{kind}_id:")))?;
+        line.trim().parse().ok()
+    };
+    texts.filter_map(id).collect()
 }
 
 /// SIGKILL. False if there is no such process any more.

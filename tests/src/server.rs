@@ -22,6 +22,7 @@ use crate::scrape::Scrape;
 use crate::tensors::Model;
 use crate::wait::{eventually, until};
 use crate::{Sidecar, place, process};
+use starting::Privileges;
 
 /// Workers, unless a scenario says otherwise: as many as the smallest machine has cores.
 const WORKERS: u32 = 2;
@@ -88,20 +89,51 @@ impl Server {
     /// If it does not become ready, or routes in another way.
     #[must_use]
     pub fn with_workers(sidecar: Sidecar, workers: u32) -> Self {
+        Self::launch(sidecar, sidecar.name(), Privileges::All, workers)
+    }
+
+    /// Starts one that may choose its sidecar but lacks the privilege for the kernel's.
+    ///
+    /// # Panics
+    /// As [`Self::with_workers`].
+    #[must_use]
+    pub fn unprivileged() -> Self {
+        Self::launch(Sidecar::Userspace, "auto", Privileges::NoBpf, WORKERS)
+    }
+
+    fn launch(sidecar: Sidecar, choice: &str, privileges: Privileges, workers: u32) -> Self {
         let home = TempDir::with_prefix("tributary-test-").expect("a temporary folder");
-        let (child, address, log) = starting::start(sidecar, workers, &home.path().join("state"));
-        let node = String::new();
+        let state = home.path().join("state");
+        let (child, address, log) = starting::start(choice, privileges, workers, &state);
+        let (client, node) = (Client::new(address), String::new());
         let mut server = Self {
             sidecar,
             workers,
             home,
             child,
-            client: Client::new(address),
+            client,
             node,
             log,
         };
         server.node = server.greet();
         server
+    }
+
+    /// Starts another server that must refuse to start, and gives what it says.
+    #[must_use]
+    pub fn refused_start(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
+        starting::refused(sidecar.name(), Privileges::All, state, listen)
+    }
+
+    /// Starts a server that shall use the kernel's sidecar and lacks the privilege.
+    #[must_use]
+    pub fn refused_unprivileged_start(state: &Path) -> Ran {
+        starting::refused(
+            Sidecar::Ebpf.name(),
+            Privileges::NoBpf,
+            state,
+            "127.0.0.1:0",
+        )
     }
 
     /// Starts again in the same state directory after a kill.
@@ -110,15 +142,10 @@ impl Server {
     /// As [`Self::with_workers`]; also if the node has another name than before.
     pub fn start_again(&mut self) {
         let state = self.state();
-        let (child, address, log) = starting::start(self.sidecar, self.workers, &state);
+        let (child, address, log) =
+            starting::start(self.sidecar.name(), Privileges::All, self.workers, &state);
         (self.child, self.client, self.log) = (child, Client::new(address), log);
         assert_eq!(self.greet(), self.node, "the node keeps its name");
-    }
-
-    /// Starts another server that must refuse to start, and gives what it says.
-    #[must_use]
-    pub fn refused_start(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
-        starting::refused(sidecar, state, listen)
     }
 
     /// Waits until it is ready; gives its name.

@@ -226,11 +226,15 @@ impl Job {
 
     /// No update is accepted any more; who waits is told.
     pub(crate) fn stop(&self) {
-        self.lock().stopped = true;
+        {
+            // Under the lock, as is every count: what is forgotten here does not come back.
+            let mut state = self.lock();
+            state.stopped = true;
+            self.metrics.forget_job(self.name.as_str());
+        }
         self.slot_freed.notify_waiters();
         // A receiver that waits for a version sees the sender's change and looks again.
         self.version.send_modify(|_| {});
-        self.metrics.forget_job(self.name.as_str());
     }
 
     /// True once [`Self::stop`] was called.

@@ -185,7 +185,9 @@ impl Trial {
             .iter()
             .fold(0.0_f32, |most, value| most.max(value.abs()));
         let apart = |(left, right): (&f32, &f32)| {
-            left.to_bits() != right.to_bits() && !((left - right).abs() <= tolerance * largest)
+            let distance = (left - right).abs();
+            left.to_bits() != right.to_bits()
+                && (distance.is_nan() || distance > tolerance * largest)
         };
         match model.iter().zip(&other).position(apart) {
             None => Ok(()),

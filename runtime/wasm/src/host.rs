@@ -157,6 +157,7 @@ fn log(mut caller: Caller<'_, Host>, level: i32, pointer: u32, len: u32) -> wasm
     Ok(())
 }
 
+#[allow(clippy::needless_pass_by_value)] // The linker hands it over.
 fn config_len(caller: Caller<'_, Host>) -> u32 {
     caller.data().config.len() as u32
 }
@@ -176,6 +177,7 @@ fn config_read(mut caller: Caller<'_, Host>, pointer: u32, len: u32) -> wasmtime
     Ok(())
 }
 
+#[allow(clippy::needless_pass_by_value)] // The linker hands it over.
 fn clock_ns(caller: Caller<'_, Host>) -> i64 {
     let elapsed = caller.data().started.elapsed().as_nanos();
     i64::try_from(elapsed).unwrap_or(i64::MAX)

@@ -7,8 +7,8 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Ran;
+use crate::place;
 use crate::wait::eventually;
-use crate::{Sidecar, place};
 
 /// What a process has said so far.
 #[derive(Debug, Clone, Default)]
@@ -34,16 +34,36 @@ impl Log {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .join("\n")
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+}
+
+/// A process that is killed if it is given up.
+struct Guarded(Option<Child>);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
 /// Starts a server on a free port; gives its address.
-pub(super) fn start(sidecar: Sidecar, workers: u32, state: &Path) -> (Child, SocketAddr, Log) {
-    let mut child = command(sidecar, state)
+pub(super) fn start(
+    sidecar: &str,
+    privileges: Privileges,
+    workers: u32,
+    state: &Path,
+) -> (Child, SocketAddr, Log) {
+    let child = command(sidecar, privileges, state)
         .args(["--listen", "127.0.0.1:0", "--workers", &workers.to_string()])
-        .spawn()
-        .expect("the binary runs");
+        .spawn();
+    let mut guarded = Guarded(Some(child.expect("the binary runs")));
+    let child = guarded.0.as_mut().expect("it was put there");
     let log = Log::listen(child.stderr.take().expect("a pipe"));
     let address = eventually("the server says where it listens", || {
         if let Some(address) = address(&log.text()) {
@@ -56,17 +76,34 @@ pub(super) fn start(sidecar: Sidecar, workers: u32, state: &Path) -> (Child, Soc
         }
         None
     });
-    (child, address, log)
+    (guarded.0.take().expect("it is there"), address, log)
 }
 
+/// How a server is started.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Privileges {
+    /// As the test itself runs.
+    All,
+    /// Without those that the kernel's sidecar needs.
+    NoBpf,
+}
+
+/// What the kernel asks of those who load programs for sockets.
+const CAPABILITIES: &str = "-bpf,-net_admin,-sys_admin";
+
 /// `tributary up`, ready to be started.
-pub(super) fn command(sidecar: Sidecar, state: &Path) -> Command {
-    let mut command = Command::new(place::binary());
-    command
-        .arg("up")
-        .arg("--state-dir")
-        .arg(state)
-        .args(["--sidecar", sidecar.name()]);
+fn command(sidecar: &str, privileges: Privileges, state: &Path) -> Command {
+    let mut command = match privileges {
+        Privileges::All => Command::new(place::binary()),
+        Privileges::NoBpf => {
+            let mut command = Command::new(place::tool("setpriv"));
+            command.args(["--bounding-set", CAPABILITIES, "--inh-caps", CAPABILITIES]);
+            command.arg(place::binary());
+            command
+        }
+    };
+    command.arg("up").arg("--state-dir").arg(state);
+    command.args(["--sidecar", sidecar]);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -75,8 +112,8 @@ pub(super) fn command(sidecar: Sidecar, state: &Path) -> Command {
 }
 
 /// Starts a server that must refuse to start, and hears why.
-pub(super) fn refused(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
-    let mut child = command(sidecar, state)
+pub(super) fn refused(sidecar: &str, privileges: Privileges, state: &Path, listen: &str) -> Ran {
+    let mut child = command(sidecar, privileges, state)
         .args(["--listen", listen])
         .spawn()
         .expect("the binary runs");
@@ -100,7 +137,9 @@ pub(super) fn refused(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
     }
 }
 
+/// The first address that is told is that of the door.
 fn address(text: &str) -> Option<SocketAddr> {
-    let after = text.split_once("is up at http://")?.1;
-    after.split_whitespace().next()?.parse().ok()
+    let (_, after) = text.split_once("http://")?;
+    let end = after.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')?;
+    after[..end].parse().ok()
 }

@@ -12,6 +12,12 @@ on_both_sidecars![
     one_idle_job_does_not_stop_another
 ];
 
+fn read_in_place(server: &Server, job: &str) -> f64 {
+    server
+        .scrape()
+        .sum("tributary_read_in_place_bytes_total", &[("job", job)])
+}
+
 fn workers_are_gone(server: &Server) {
     until("the last worker goes", || {
         server.scrape().sum("tributary_workers", &[]) == 0.0 && server.worker_pids().is_empty()
@@ -86,6 +92,12 @@ fn one_idle_job_does_not_stop_another(sidecar: Sidecar) {
     let (first, second) = (updates(SMALL, 2, 1), updates(SMALL, 2, 2));
     long.push_all(1, &first[..1]);
     brief.push_all(1, &second[..1]);
+    until("the long job's update is folded", || {
+        read_in_place(&server, "long") > 0.0
+    });
+    until("the brief job's update is folded", || {
+        read_in_place(&server, "brief") > 0.0
+    });
     until("the brief job is let go", || brief.status().workers == 0);
     assert!(long.status().workers > 0);
     assert!(!server.worker_pids().is_empty());

@@ -1,7 +1,7 @@
 //! The command line: manifests that are wrong, exit codes, and a round run by hand.
 
 use serde_json::Value;
-use tributary_tests::tensors::SMALL;
+use tributary_tests::tensors::{LARGE, SMALL};
 use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars};
 
 on_both_sidecars![
@@ -21,14 +21,14 @@ fn a_wrong_field_is_named_with_its_place_and_its_neighbour(sidecar: Sidecar) {
         (
             "  rounds: 3",
             "  ronuds: 3",
-            "job.yaml:14:3: spec: unknown field `ronuds`; did you mean `rounds`?",
+            "job.yaml:15:3: spec.ronuds: unknown field `ronuds`; did you mean `rounds`?",
         ),
         (
             "{ expected: 2 }",
             "{ expcted: 2 }",
             "did you mean `expected`?",
         ),
-        ("{ expected: 2 }", "{ expected: two }", "job.yaml:13:"),
+        ("{ expected: 2 }", "{ expected: two }", "job.yaml:14:"),
         (
             "{ expected: 2 }",
             "{ expected: 0 }",
@@ -40,19 +40,19 @@ fn a_wrong_field_is_named_with_its_place_and_its_neighbour(sidecar: Sidecar) {
             "spec.round.quorum: 3 is more than `expected`",
         ),
         ("{ expected: 2 }", "{ }", "a round that nothing closes"),
-        ("kind: Job", "kind: Jib", "job.yaml:8:"),
-        ("name: job }", "name: My_Job }", "job.yaml:9:"),
+        ("kind: Job", "kind: Jib", "job.yaml:9:"),
+        ("name: job }", "name: My_Job }", "job.yaml:10:"),
         (
             "tributary.dev/v1\nkind: Job",
             "tributary.dev/v2\nkind: Job",
-            "job.yaml:7:",
+            "job.yaml:8:",
         ),
         ("memory: 64MiB", "memory: 64", "spec.limits.memory"),
         ("fedavg.wasm", "fedawg.wasm", "cannot read"),
         (
             "name: fedavg, config",
             "name: fedawg, config",
-            "job.yaml:11:",
+            "job.yaml:12:",
         ),
         ("config: {}", "config: { acumulate: f64 }", "acumulate"),
         ("metadata:", "metadata", "job.yaml:"),
@@ -90,11 +90,25 @@ fn what_cannot_be_run_is_refused_before_it_is_kept(sidecar: Sidecar) {
         few.stderr
     );
 
+    let many = server
+        .try_deploy(
+            &manifest("arena: { slots: 1000000 }"),
+            &Model::filled(LARGE, 0.0),
+        )
+        .expect(2);
+    assert!(many.stderr.contains("shared memory"), "{}", many.stderr);
+    let _ = server
+        .try_deploy(
+            &manifest("clients: { max: 19 }"),
+            &Model::filled(SMALL, 0.0),
+        )
+        .expect(2);
+
     let not_a_model = server.write("model.safetensors", b"not a model");
     let text = Manifest::fedavg("job", "{ expected: 2 }").text(&not_a_model);
     let ran = server.apply(&server.write("job.yaml", text)).expect(2);
     assert!(
-        ran.stderr.contains("job.yaml:12:") && ran.stderr.contains("spec.model"),
+        ran.stderr.contains("job.yaml:13:") && ran.stderr.contains("spec.model"),
         "{}",
         ran.stderr
     );

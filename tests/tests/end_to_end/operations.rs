@@ -9,7 +9,7 @@ use tributary_tests::http::Client;
 use tributary_tests::job::updates;
 use tributary_tests::tensors::SMALL;
 use tributary_tests::wait::{eventually, until};
-use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars, place};
+use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars, place, process};
 
 on_both_sidecars![
     promtool_finds_nothing_wrong_with_the_metrics,
@@ -161,19 +161,9 @@ fn bpftool(arguments: &[&str]) -> Value {
 
 /// The kernel's objects of one kind that a process holds.
 fn held(kind: &str, process: u32) -> Vec<Value> {
-    let objects = bpftool(&[kind, "show"]);
-    let holds = |object: &&Value| {
-        object["pids"]
-            .as_array()
-            .is_some_and(|pids| pids.iter().any(|holder| holder["pid"] == process))
-    };
-    objects
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(holds)
-        .cloned()
-        .collect()
+    let ids = process::kernel_objects(process, kind);
+    let shown = |id: &u32| bpftool(&[kind, "show", "id", &id.to_string()]);
+    ids.iter().map(shown).collect()
 }
 
 /// The sum over all routes and CPUs of the first counter: descriptors.
@@ -295,7 +285,7 @@ fn the_sidecar_in_use_is_told_everywhere(sidecar: Sidecar) {
         server
             .log()
             .lines()
-            .find(|line| line.trim_start().starts_with("sidecar"))
+            .find(|line| line.contains("sidecar"))
             .map(str::to_owned)
     });
     assert!(line.contains(sidecar.name()), "{line}");

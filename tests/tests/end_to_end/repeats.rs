@@ -2,10 +2,14 @@
 
 use tributary_tests::job::{updates, weighed};
 use tributary_tests::reference::Mean;
-use tributary_tests::tensors::SMALL;
+use tributary_tests::tensors::{LARGE, SMALL};
 use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars};
 
-on_both_sidecars![a_repeat_is_answered_as_before, wrong_addresses_are_refused];
+on_both_sidecars![
+    a_repeat_is_answered_as_before,
+    of_many_at_once_exactly_one_counts,
+    wrong_addresses_are_refused
+];
 
 fn a_repeat_is_answered_as_before(sidecar: Sidecar) {
     let server = Server::start(sidecar);
@@ -52,6 +56,61 @@ fn a_repeat_is_answered_as_before(sidecar: Sidecar) {
         .put("client-0", &query(1), &file)
         .refused(409, "wrong-round");
     let _ = job.put("client-0", &query(2), &file).expect(200);
+    server.finish();
+}
+
+/// One client sends the same update several times at once, and another update with it.
+fn of_many_at_once_exactly_one_counts(sidecar: Sidecar) {
+    let server = Server::start(sidecar);
+    let manifest = Manifest::fedavg("once", "{ expected: 3 }");
+    let job = server.deploy(&manifest, &Model::filled(LARGE, 0.0));
+    let free = job.free_slots();
+    for round in 1..=3 {
+        let [same, other, rest] = [1, 2, 3].map(|seed| Model::random(LARGE, 10 * round + seed));
+        let (same_file, other_file) = (same.file(), other.file());
+        let statuses: Vec<(bool, u16)> = std::thread::scope(|scope| {
+            let sending: Vec<_> = (0..8)
+                .map(|index| {
+                    let (job, is_same) = (&job, index % 4 != 3);
+                    let file = if is_same { &same_file } else { &other_file };
+                    scope.spawn(move || {
+                        (
+                            is_same,
+                            job.put("twice", &format!("?round={round}"), file).status,
+                        )
+                    })
+                })
+                .collect();
+            sending
+                .into_iter()
+                .map(|sent| sent.join().unwrap())
+                .collect()
+        });
+        let accepted: Vec<bool> = statuses
+            .iter()
+            .filter(|(_, status)| *status == 202)
+            .map(|(same, _)| *same)
+            .collect();
+        let [same_won] = accepted[..] else {
+            panic!("{statuses:?}")
+        };
+        for (is_same, status) in &statuses {
+            let expected: &[u16] = if *is_same == same_won {
+                &[200, 202]
+            } else {
+                &[409]
+            };
+            assert!(expected.contains(status), "{statuses:?}");
+        }
+        job.push("a", round, 1.0, &rest);
+        job.push("b", round, 1.0, &rest);
+        let winner = if same_won { &same } else { &other };
+        Mean::of([(winner, 1.0), (&rest, 1.0), (&rest, 1.0)])
+            .assert_near(&job.result(round), 1e-12);
+        assert_eq!(job.completed(round).contributors, 3);
+    }
+    // The model before is kept beside the model.
+    job.until_free(free - 1);
     server.finish();
 }
 

@@ -1,5 +1,7 @@
 //! A thousand rounds, and nothing grows.
 
+use std::time::Duration;
+
 use tributary_tests::connection::Connection;
 use tributary_tests::tensors::SMALL;
 use tributary_tests::{Job, Manifest, Model, Server, Sidecar, on_both_sidecars, process};
@@ -91,7 +93,11 @@ fn a_thousand_rounds_leave_nothing_behind(sidecar: Sidecar) {
 
     run(&mut connection, &job, WARM_UP + 1..=ROUNDS);
     let (held_after, (server_after, worker_after)) = (Held::now(&server, &job), resident(&server));
-    assert_eq!(held_after, held);
+    if held_after != held {
+        // A connection that was just given up may still have been counted.
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(Held::now(&server, &job), held);
+    }
     assert!(
         server_after <= server_bytes + SERVER_SLACK_BYTES,
         "the server's memory grew from {server_bytes} to {server_after} bytes"

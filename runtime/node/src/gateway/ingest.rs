@@ -42,21 +42,10 @@ pub(crate) async fn put<S: Source>(
         .get(&address.job)
         .ok_or_else(|| Refusal::UnknownJob(address.job.clone()))?;
     let outcome = put_into(gateway, &job, address, body).await;
-    let label = match &outcome {
-        Ok((accepted, _)) if accepted.repeated => "repeated".to_owned(),
-        Ok(_) => "accepted".to_owned(),
-        Err(refusal) => {
-            let problem = refusal.problem();
-            job.count_rejected();
-            problem.slug().to_owned()
-        }
-    };
-    if !job.is_stopped() {
-        gateway
-            .metrics
-            .updates
-            .with_label_values(&[job.name.as_str(), &label])
-            .inc();
+    match &outcome {
+        Ok((accepted, _)) if accepted.repeated => job.count_outcome("repeated"),
+        Ok(_) => job.count_outcome("accepted"),
+        Err(refusal) => job.count_outcome(refusal.problem().slug()),
     }
     outcome
 }
@@ -147,11 +136,6 @@ async fn put_into<S: Source>(
             given: round,
             refusal,
         })?;
-    gateway
-        .metrics
-        .bytes_copied
-        .with_label_values(&[job.name.as_str()])
-        .inc_by(copied);
     Ok(receipt(accepted))
 }
 

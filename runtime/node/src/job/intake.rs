@@ -64,9 +64,15 @@ impl Job {
         }
     }
 
-    /// Counts an update that was turned away.
-    pub(crate) fn count_rejected(&self) {
-        self.lock().tally.rejected += 1;
+    /// Counts an update by its outcome: `accepted`, `repeated`, or the slug of a problem.
+    pub(crate) fn count_outcome(&self, outcome: &str) {
+        let mut state = self.lock();
+        if state.stopped {
+            return;
+        }
+        state.tally.rejected += u64::from(!matches!(outcome, "accepted" | "repeated"));
+        let labels = [self.name.as_str(), outcome];
+        self.metrics.updates.with_label_values(&labels).inc();
     }
 
     /// True if the client has an update in the open round or the one before: another body of it
@@ -123,9 +129,18 @@ impl Job {
             return Err(Refusal::Stopped);
         }
         state.tally.bytes_copied += update.copied;
+        let labels = [self.name.as_str()];
+        self.metrics
+            .bytes_copied
+            .with_label_values(&labels)
+            .inc_by(update.copied);
         state.last_activity = now;
         let accepted = state.round.accepted();
         self.outbox.send([descriptor]);
+        self.tell(
+            EventKind::UpdateAccepted,
+            json!({ "round": epoch.round(), "accepted": accepted }),
+        );
         let reason = state.round.due(now);
         self.close_if(&mut state, reason);
         self.send_closes(&mut state);
@@ -133,10 +148,6 @@ impl Job {
         if accepted == 1 {
             self.wake.notify_one();
         }
-        self.tell(
-            EventKind::UpdateAccepted,
-            json!({ "round": epoch.round(), "accepted": accepted }),
-        );
         Ok(Accepted {
             repeated: false,
             contributors: accepted,

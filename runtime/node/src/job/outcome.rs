@@ -46,6 +46,9 @@ impl Job {
     /// Counts a committed step. True if it says that the open round's model is made.
     pub(crate) fn completed_step(&self, completion: &Completion) -> bool {
         let mut state = self.lock();
+        if state.stopped {
+            return false;
+        }
         state.last_activity = Instant::now();
         let bytes = match completion.work {
             Work::Fold => self.layout.data_bytes(),
@@ -74,7 +77,7 @@ impl Job {
     /// The function failed on one client's update: the round goes on without it.
     pub(crate) fn refuse_update(&self, epoch: Epoch, client: u32, error: String) {
         let mut state = self.lock();
-        if state.round.epoch != epoch {
+        if state.stopped || state.round.epoch != epoch {
             return;
         }
         self.metrics
@@ -96,7 +99,7 @@ impl Job {
     /// The open round has no result: everything of it is dropped, and it opens again.
     pub(crate) fn fail_round(&self, epoch: Epoch, error: &str) {
         let mut state = self.lock();
-        if state.round.epoch == epoch && !state.finished {
+        if !state.stopped && state.round.epoch == epoch && !state.finished {
             self.fail(&mut state, error);
         }
     }
@@ -104,7 +107,7 @@ impl Job {
     /// As [`Self::fail_round`], whichever attempt is open.
     pub(crate) fn fail_open_round(&self, error: &str) {
         let mut state = self.lock();
-        if !state.finished {
+        if !state.stopped && !state.finished {
             self.fail(&mut state, error);
         }
     }

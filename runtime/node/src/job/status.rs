@@ -108,6 +108,10 @@ impl Job {
 
     /// Brings the arena's gauges up to date.
     pub(crate) fn observe_arena(&self) {
+        let state = self.lock();
+        if state.stopped {
+            return;
+        }
         let geometry = self.arena.geometry();
         let (free, touched) = (self.arena.free_slots(), self.arena.reserved_slots());
         let name = self.name.as_str();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // The helpers of tests, too, are tests.
 
+mod bad_calls;
 mod bad_modules;
 mod cache;
 mod examples;
