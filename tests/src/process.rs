@@ -1,6 +1,6 @@
 //! Processes, as /proc shows them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -46,10 +46,22 @@ pub fn resident_bytes(process: u32) -> u64 {
     kibibytes.unwrap_or(0) << 10
 }
 
-/// Open file descriptors.
+/// Open file descriptors, by what they stand for: `socket`, `anon_inode`, or a file's path.
 #[must_use]
-pub fn descriptors(process: u32) -> usize {
-    fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count)
+pub fn descriptors(process: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for file in fs::read_dir(format!("/proc/{process}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let target = fs::read_link(file.path()).unwrap_or_default();
+        let target = target.to_string_lossy();
+        // Sockets and pipes are numbered.
+        let kind = target.split(":[").next().unwrap_or_default();
+        *kinds.entry(kind.to_owned()).or_default() += 1;
+    }
+    kinds
 }
 
 /// Threads.

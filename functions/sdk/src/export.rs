@@ -1,4 +1,4 @@
-//! From a [`Function`](crate::Function) to the exports of a module.
+//! From a [`Function`] to the exports of a module.
 
 use crate::Function;
 use crate::abi;

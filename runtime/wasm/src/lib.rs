@@ -2,7 +2,7 @@
 //!
 //! A *function* is a core WASM module that speaks the function ABI (`docs/abi.md`): it folds updates
 //! into partials, merges partials and finishes a partial into a model. This crate compiles such
-//! modules at deploy ([`ModuleCache`]), proves them ([`check`]) and runs them over an arena's pages
+//! modules at deploy ([`ModuleCache`]), proves them ([`check()`]) and runs them over an arena's pages
 //! ([`Instance`]) without copying a vector.
 //!
 //! ```text
@@ -21,7 +21,7 @@
 //!   rewritten before it is compiled;
 //! - [`instance`]: one module instance over one window; `window`: the mapping; `host`: the imports and
 //!   the memory limit; `abi`: the records that cross the border;
-//! - [`check`]: the law tests of the declared algebra.
+//! - [`mod@check`]: the law tests of the declared algebra.
 //!
 //! `unsafe` stands in `window` (mapping the arena), in `host` (reading the guest's memory beside pages
 //! that others may write) and in `cache` (loading code whose MAC has been verified).

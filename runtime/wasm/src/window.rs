@@ -112,9 +112,8 @@ pub(crate) struct Mapping {
     /// The window's addresses in the linear memory; the first is the call page's.
     addresses: Range<u64>,
     call_page: CallPage,
-    /// Whether a slot's pages have been written by this instance before: then they are in its page
-    /// tables already.
-    warm: Vec<bool>,
+    /// What of each slot has been made writable before: its pages are in the page tables already.
+    warm: Vec<Range<u64>>,
 }
 
 // SAFETY: `base` points into the memory of the instance that this mapping belongs to, which moves
@@ -149,7 +148,7 @@ impl Mapping {
             base,
             addresses,
             call_page,
-            warm: vec![false; (layout.slots_bytes / layout.slot_stride) as usize],
+            warm: vec![0..0; (layout.slots_bytes / layout.slot_stride) as usize],
         };
         mapping.place(0, PAGE_BYTES, mapping.call_page.file.as_fd(), 0)?;
         let slots = (PAGE_BYTES, layout.slots_bytes);
@@ -191,9 +190,9 @@ impl Mapping {
         let (offset, len) = (PAGE_BYTES + extent.start, extent.end - extent.start);
         self.protect(offset, len, MprotectFlags::READ | MprotectFlags::WRITE)?;
         let slot = (extent.start / self.layout.slot_stride) as usize;
-        if !self.warm[slot] {
+        if extent.start < self.warm[slot].start || extent.end > self.warm[slot].end {
             self.populate(offset, len)?;
-            self.warm[slot] = true;
+            self.warm[slot] = extent.clone();
         }
         Ok(())
     }

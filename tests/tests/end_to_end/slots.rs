@@ -25,7 +25,8 @@ fn without_a_free_slot_clients_are_told_to_come_again(sidecar: Sidecar) {
     let free = job.free_slots();
 
     // Every one of them holds a slot, in which its last byte is missing.
-    let file = Model::random(SMALL, 1).file();
+    let update = Model::random(SMALL, 1);
+    let file = update.file();
     let mut holding: Vec<Connection> = (0..SLOTS)
         .map(|index| {
             let mut connection = Connection::open(server.address());
@@ -68,6 +69,13 @@ fn without_a_free_slot_clients_are_told_to_come_again(sidecar: Sidecar) {
         job.free_slots() + 3 >= free
     });
     assert_eq!(job.status().accepted, 2);
+    // With everybody else the round is whole.
+    for index in 2..20 {
+        job.push(&format!("client-{index}"), 1, 1.0, &update);
+    }
+    Mean::of([(&update, 1.0)]).assert_near(&job.result(1), 1e-12);
+    assert_eq!(job.completed(1).contributors, 20);
+    job.until_free(free - 1);
     server.finish();
 }
 

@@ -1,5 +1,6 @@
 //! A thousand rounds, and nothing grows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tributary_tests::connection::Connection;
@@ -21,8 +22,8 @@ struct Held {
     free_slots: u32,
     segments: Vec<String>,
     workers: Vec<u32>,
-    server_descriptors: usize,
-    worker_descriptors: Vec<usize>,
+    server_descriptors: BTreeMap<String, usize>,
+    worker_descriptors: Vec<BTreeMap<String, usize>>,
     worker_mappings: Vec<usize>,
     routes: f64,
     ports: f64,

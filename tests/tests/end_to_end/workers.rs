@@ -1,5 +1,6 @@
 //! Workers are killed at any moment, and the result is the same.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -20,20 +21,23 @@ on_both_sidecars![
 const CLIENTS: u64 = 32;
 const ROUNDS: u64 = 3;
 /// Losses in quick succession are answered by growing pauses: more kills would test patience only.
-const KILLS: u32 = 8;
+const KILLS: usize = 8;
 
 /// Kills random workers at random moments until told to stop; gives how many.
 fn rampage(server: u32, seed: u64, done: &AtomicBool) -> u32 {
-    let (mut random, mut killed) = (Random::new(seed), 0);
-    while !done.load(Ordering::Relaxed) && killed < KILLS {
+    let (mut random, mut killed) = (Random::new(seed), BTreeSet::new());
+    while !done.load(Ordering::Relaxed) && killed.len() < KILLS {
         std::thread::sleep(Duration::from_micros(random.below(20_000)));
         let workers = process::workers_of(server);
         if !workers.is_empty() {
             let worker = workers[random.below(workers.len() as u64) as usize];
-            killed += u32::from(process::kill(worker));
+            // One that is dying already may be found again.
+            if process::kill(worker) {
+                killed.insert(worker);
+            }
         }
     }
-    killed
+    killed.len() as u32
 }
 
 /// Runs the rounds while workers are killed; gives the models.

@@ -164,6 +164,22 @@ fn a_memory_that_begins_beyond_its_limit() {
 }
 
 #[test]
+fn tables_that_take_the_hosts_memory() {
+    let arena = Arena::new(4, 4096);
+    for rest in [&"(table 65536 funcref)".repeat(5), "(table 65537 funcref)"] {
+        let wat = Wat { rest, ..SUM };
+        let made = arena.try_instance(&wat.function(), LIMITS, "");
+        let error = made.expect_err("too many, too large");
+        assert!(error.to_string().contains("table"), "{error}");
+    }
+    let wat = Wat {
+        rest: "(table 65536 funcref)",
+        ..SUM
+    };
+    arena.instance(&wat.function(), LIMITS, "");
+}
+
+#[test]
 fn lies_in_describe() {
     let arena = Arena::new(4, 4096);
     let describing = |description: [u32; 8]| {

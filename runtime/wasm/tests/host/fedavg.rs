@@ -171,7 +171,7 @@ fn it_refuses_configurations_with_the_reason() {
 }
 
 #[test]
-fn it_runs_within_one_mebibyte_of_its_own() {
+fn it_runs_within_two_mebibytes_of_its_own() {
     let small = tributary_wasm::Limits {
         memory_bytes: 2 << 20,
         ..LIMITS
