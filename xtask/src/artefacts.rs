@@ -7,7 +7,9 @@ mod functions;
 mod sidecar;
 
 use std::fmt::Display;
-use std::time::Instant;
+use std::fs;
+use std::path::Path;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 
@@ -28,9 +30,20 @@ pub(crate) fn build(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
     step("functions", || functions::build(workspace, *recipe))?;
     step("sidecar", || sidecar::build(workspace, *recipe))?;
     step("the binary", || {
+        let before = made(&workspace.binary());
         command::run(workspace.cargo().args(["build", "--package", "tributary"]))?;
-        Ok(Outcome::Made)
+        let unchanged = before.is_some() && before == made(&workspace.binary());
+        Ok(if unchanged {
+            Outcome::UpToDate
+        } else {
+            Outcome::Made
+        })
     })
+}
+
+/// When a file was made, if it is there.
+fn made(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).and_then(|file| file.modified()).ok()
 }
 
 fn step(what: impl Display, make: impl FnOnce() -> Result<Outcome>) -> Result<()> {

@@ -210,14 +210,14 @@ impl Agent {
         };
         while (hosting.workers() as u32) < job.plan.tree.lanes {
             let Some(owner) = self.workers.find(|owner| !hosting.has(owner)) else {
-                hosting.starved = hosting.workers() == 0;
+                hosting.starved = true;
                 return;
             };
-            hosting.starved = false;
             hosting.attaching(owner);
             self.workers
                 .send(owner, ToWorker::Attach(Box::new(hosting::attachment(job))));
         }
+        hosting.starved = false;
     }
 
     fn worker_event(&mut self, owner: u32, event: WorkerEvent) {
@@ -292,6 +292,7 @@ impl Agent {
                 // The model may be made although the record of it was never written.
                 self.take_finished(&job);
                 job.send_again();
+                self.host(&job);
             }
         }
         self.host_starved();

@@ -1,8 +1,9 @@
 //! Who a node is: its name, kept in its state directory, and the lock that makes it the only one.
 
 use rustix::fs::{FlockOperation, flock};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Why a state directory cannot be used.
@@ -33,7 +34,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Takes a state directory, which is made if it does not exist.
+    /// Takes a state directory, which is made (mode 0700) if it does not exist.
     ///
     /// # Errors
     /// Another process has it, or it cannot be written.
@@ -42,7 +43,12 @@ impl Identity {
             directory: directory.to_owned(),
             source,
         };
-        std::fs::create_dir_all(directory).map_err(io)?;
+        let mut private = DirBuilder::new();
+        private
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(io)?;
         let lock = File::create(directory.join("lock")).map_err(io)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -95,6 +101,7 @@ fn name(file: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_node_keeps_its_name_and_is_alone() {
@@ -106,5 +113,7 @@ mod tests {
         assert!(matches!(error, Error::InUse(_)), "{error}");
         drop(first);
         assert_eq!(Identity::take(&path).unwrap().name(), name);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "models are nobody else's business");
     }
 }

@@ -78,6 +78,8 @@ pub(crate) struct Job {
     /// Workers that host its aggregators, for its status.
     pub workers: AtomicU32,
     slot_freed: Notify,
+    /// Held from looking for a free slot to having it: the reserve is kept whatever comes at once.
+    admission: Mutex<()>,
     version: watch::Sender<u64>,
     state: Mutex<Inner>,
 }
@@ -132,11 +134,10 @@ impl Job {
         model: &[u8],
     ) -> Result<Self, memory::ModelError> {
         let slot = memory::place_model(&parts.arena, parts.number, version, model)?;
-        let round = Round::new(
-            Epoch::new(version as u32, 0),
-            parts.plan.tree,
-            parts.spec.closing(),
-        );
+        let epoch = Epoch::first(version);
+        let failed = epoch.is_none().then(|| outcome::too_many_rounds(version));
+        let epoch = epoch.unwrap_or(Epoch::from_raw(u32::MAX));
+        let round = Round::new(epoch, parts.plan.tree, parts.spec.closing());
         let completed = parts
             .spec
             .rounds
@@ -152,7 +153,7 @@ impl Job {
                 model_before: None,
                 finished: false,
                 completed,
-                failed: None,
+                failed,
                 stopped: false,
                 last_error: None,
                 last_activity: Instant::now(),
@@ -170,6 +171,7 @@ impl Job {
             wake: parts.wake,
             workers: AtomicU32::new(0),
             slot_freed: Notify::new(),
+            admission: Mutex::new(()),
             version: watch::Sender::new(version),
         };
         job.metrics

@@ -54,7 +54,7 @@ macro_rules! family {
 }
 
 fn seconds(name: &str, help: &str) -> HistogramOpts {
-    // 10 us to 84 s in factors of four.
+    // 10 us to 42 s in factors of four.
     let buckets = (0..12).map(|i| 1e-5 * 4f64.powi(i)).collect();
     HistogramOpts::new(name, help).buckets(buckets)
 }

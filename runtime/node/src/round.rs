@@ -22,10 +22,15 @@ impl Epoch {
     /// Attempts at one round before its job is given up.
     pub(crate) const ATTEMPTS: u32 = 256;
 
-    /// Rounds have 24 bits, attempts 8.
-    pub(crate) fn new(round: u32, attempt: u32) -> Self {
-        debug_assert!(round < 1 << 24 && attempt < Self::ATTEMPTS);
-        Self(round << 8 | attempt)
+    /// The last round that can be opened: rounds have 24 bits, attempts 8.
+    pub(crate) const ROUND_MAX: u32 = (1 << 24) - 1;
+
+    /// The first attempt at a round; `None` beyond [`Self::ROUND_MAX`].
+    pub(crate) fn first(round: u64) -> Option<Self> {
+        let round = u32::try_from(round)
+            .ok()
+            .filter(|round| *round <= Self::ROUND_MAX)?;
+        Some(Self(round << 8))
     }
 
     pub(crate) fn from_raw(raw: u32) -> Self {
@@ -321,7 +326,7 @@ mod tests {
     fn round(full: u32, deadline: Option<(u32, u32)>) -> Round {
         let deadline = deadline.map(|(seconds, quorum)| (Interval::from_secs(seconds), quorum));
         Round::new(
-            Epoch::new(3, 0),
+            Epoch::first(3).unwrap(),
             Tree {
                 fan_in: 2,
                 lanes: 2,
@@ -409,11 +414,16 @@ mod tests {
 
     #[test]
     fn attempts_and_rounds_are_ordered() {
-        let first = Epoch::new(3, 0);
+        let first = Epoch::first(3).unwrap();
         let again = first.again().unwrap();
-        assert!(first < again && again < Epoch::new(4, 0));
+        assert!(first < again && again < Epoch::first(4).unwrap());
         assert_eq!((again.round(), again.attempt()), (3, 1));
-        assert_eq!(Epoch::new(3, Epoch::ATTEMPTS - 1).again(), None);
+        assert_eq!(
+            Epoch::from_raw(3 << 8 | (Epoch::ATTEMPTS - 1)).again(),
+            None
+        );
+        assert!(Epoch::first(u64::from(Epoch::ROUND_MAX)).is_some());
+        assert_eq!(Epoch::first(u64::from(Epoch::ROUND_MAX) + 1), None);
     }
 
     proptest! {
@@ -424,7 +434,7 @@ mod tests {
                          refused in proptest::collection::vec(0u32..80, 0..10)) {
             let now = Instant::now();
             let tree = Tree { fan_in, lanes };
-            let mut round = Round::new(Epoch::new(1, 0), tree, Closing { full: 1000, deadline: None });
+            let mut round = Round::new(Epoch::first(1).unwrap(), tree, Closing { full: 1000, deadline: None });
             let mut told = BTreeMap::new();
             let mut hear = |closes: Vec<Close>| {
                 for c in closes { told.insert((c.level, c.index), c.expected); }

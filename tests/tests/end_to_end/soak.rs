@@ -97,6 +97,23 @@ fn a_thousand_rounds_leave_nothing_behind(sidecar: Sidecar) {
     if held_after != held {
         // A connection that was just given up may still have been counted.
         std::thread::sleep(Duration::from_millis(500));
+        if std::env::var_os("SOAK_DEBUG").is_some() {
+            let out = std::process::Command::new("ss")
+                .args(["-tanp"])
+                .output()
+                .unwrap();
+            println!(
+                "pid {} {}",
+                server.pid(),
+                String::from_utf8_lossy(&out.stdout)
+            );
+            let out = std::process::Command::new("sh")
+                .args(["-c", &format!("ls -l /proc/{}/fd", server.pid())])
+                .output()
+                .unwrap();
+            println!("{}", String::from_utf8_lossy(&out.stdout));
+            std::thread::sleep(Duration::from_secs(5));
+        }
         assert_eq!(Held::now(&server, &job), held);
     }
     assert!(

@@ -13,7 +13,7 @@ pub(super) struct Hosting {
     places: BTreeMap<Destination, u32>,
     /// The workers have changed since the aggregators were spread over them.
     changed: bool,
-    /// A worker was needed, and there was none to have.
+    /// More workers were needed than were to be had.
     pub(super) starved: bool,
 }
 
@@ -41,6 +41,7 @@ impl Hosting {
     /// Forgets a worker and all its aggregators; true if it hosted the job or was about to.
     pub(super) fn remove(&mut self, owner: u32) -> bool {
         self.places.retain(|_, host| *host != owner);
+        self.changed = true;
         self.attaching.remove(&owner) | self.attached.remove(&owner)
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::ClientName;
 use tributary_api::manifest::NonFinite;
-use tributary_api::model::{Header, PREFIX_BYTES, Segment, header_length};
+use tributary_api::model::{Header, HeaderError, PREFIX_BYTES, Segment, header_length};
 use tributary_api::status::UpdateReceipt;
 use tributary_arena::Filling;
 use xxhash_rust::xxh3::Xxh3;
@@ -203,7 +203,8 @@ impl Told {
         let in_file = match self.weight {
             Some(weight) => Some(weight),
             None => header
-                .num_examples()?
+                .num_examples()
+                .map_err(bad_weight)?
                 .map(|w| weight(Some(w), &w.to_string()))
                 .transpose()?,
         };
@@ -211,6 +212,14 @@ impl Told {
             round,
             weight: in_file,
         })
+    }
+}
+
+/// A weight is refused alike, wherever it stands.
+fn bad_weight(error: HeaderError) -> Refusal {
+    match error {
+        HeaderError::Metadata { value, .. } => Refusal::BadWeight(value),
+        other => other.into(),
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Inner, Job, descriptor};
 use crate::round::{Close, Known, Reason, Round};
 use jiff::Timestamp;
 use serde_json::json;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tributary_api::ClientName;
 use tributary_api::event::EventKind;
@@ -70,7 +71,11 @@ impl Job {
         if state.stopped {
             return;
         }
-        state.tally.rejected += u64::from(!matches!(outcome, "accepted" | "repeated"));
+        if !matches!(outcome, "accepted" | "repeated") {
+            state.tally.rejected += 1;
+            // Its slot, if it had one, has been given up.
+            self.slot_freed.notify_waiters();
+        }
         let labels = [self.name.as_str(), outcome];
         self.metrics.updates.with_label_values(&labels).inc();
     }
@@ -215,14 +220,26 @@ impl Job {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             let freed = self.slot_freed.notified();
-            if self.arena.free_slots() > self.plan.reserve
-                && let Some(filling) = self.arena.claim(OWNER_AGENT)?
-            {
+            if let Some(filling) = self.claim_above_reserve()? {
                 return Ok(Some(filling));
             }
             if self.is_stopped() || tokio::time::timeout_at(deadline, freed).await.is_err() {
                 return Ok(None);
             }
+        }
+    }
+}
+
+impl Job {
+    fn claim_above_reserve(&self) -> Result<Option<Filling>, tributary_arena::Error> {
+        let _turn = self
+            .admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.arena.free_slots() > self.plan.reserve {
+            self.arena.claim(OWNER_AGENT)
+        } else {
+            Ok(None)
         }
     }
 }

@@ -82,7 +82,7 @@ impl Job {
         }
         self.metrics
             .updates
-            .with_label_values(&[self.name.as_str(), "function_failed"])
+            .with_label_values(&[self.name.as_str(), "function-failed"])
             .inc();
         state.tally.rejected += 1;
         state.last_error = Some(error.clone());
@@ -207,7 +207,10 @@ impl Job {
             .spec
             .rounds
             .is_some_and(|rounds| model.version > u64::from(rounds));
-        self.open_round(&mut state, Epoch::new(model.version as u32, 0));
+        match Epoch::first(model.version) {
+            Some(epoch) => self.open_round(&mut state, epoch),
+            None => state.failed = Some(too_many_rounds(model.version)),
+        }
         drop(state);
         self.version.send_replace(model.version);
         self.slot_freed.notify_waiters();
@@ -231,6 +234,14 @@ impl Job {
             );
         }
     }
+}
+
+/// What a job that has used up all round numbers says.
+pub(super) fn too_many_rounds(version: u64) -> String {
+    let last = Epoch::ROUND_MAX;
+    format!(
+        "round {version} cannot be opened: {last} is the last one; start a new job from this model"
+    )
 }
 
 impl Inner {
