@@ -56,6 +56,9 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let server = node.serve(listener, routes(controller.clone()), stopped);
     tracing::info!("listening on http://{address}");
+    if !address.ip().is_loopback() {
+        tracing::warn!("{address} is not a loopback address, and there is no authentication yet");
+    }
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
