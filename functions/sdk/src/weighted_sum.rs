@@ -36,8 +36,9 @@ pub struct WeightedSum {
     scale_bits: u32,
 }
 
-/// Inputs per call: more would hardly touch the partial's own memory less often.
-const INPUTS_MAX: u32 = 16;
+/// Inputs per call. Of more, the processor follows the streams less well than it saves on the partial:
+/// measured a quarter slower at sixteen in `f32`, and no faster in the others.
+const INPUTS_MAX: u32 = 8;
 
 impl WeightedSum {
     /// The default of `scale_bits`.
