@@ -8,7 +8,7 @@ use crate::job::{Job, Parts};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::plan::{Plan, plan};
+use crate::plan::{Machine, Plan, plan};
 use async_trait::async_trait;
 use axum::Router as Routes;
 use bytes::Bytes;
@@ -182,24 +182,22 @@ impl Node {
     }
 
     /// Loads the function, proves it under the job's configuration, plans tree and arena.
-    async fn planned(&self, job: &JobDesired) -> Result<(Plan, Arc<ModelLayout>), NodeError> {
+    async fn planned(&self, job: &JobDesired) -> Result<Plan, NodeError> {
         let description = self
             .prove(
                 &job.function,
                 &Value::Object(job.spec.function.config.clone()),
             )
             .await?;
-        let free = shared_memory_bytes_free()
+        let shm_free = shared_memory_bytes_free()
             .map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
-        let plan = plan(
-            &job.spec,
-            job.layout.elements(),
-            &description,
-            self.options.workers,
-            free,
-        )
-        .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
-        Ok((plan, job.layout.clone()))
+        let machine = Machine {
+            workers: self.options.workers,
+            shm_free,
+            window_bytes: tributary_wasm::window_bytes_max(job.function.spec.limits.memory.bytes()),
+        };
+        plan(&job.spec, job.layout.elements(), &description, machine)
+            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))
     }
 
     /// The law tests of a deployed function under a configuration.
@@ -282,7 +280,8 @@ impl NodeControl for Node {
 
     async fn start_job(&self, desired: JobDesired, model: Bytes) -> Result<(), NodeError> {
         self.remove(&desired.name).await;
-        let (plan, layout) = self.planned(&desired).await?;
+        let plan = self.planned(&desired).await?;
+        let layout = desired.layout.clone();
         let refused = |error: String| NodeError::Refused(format!("job {}: {error}", desired.name));
         let (found, data) = ModelLayout::from_file(&model).map_err(|e| refused(e.to_string()))?;
         if found.data_bytes() != layout.data_bytes() {

@@ -3,7 +3,7 @@
 use crate::tree::Tree;
 use tributary_api::manifest::JobSpec;
 use tributary_arena::Geometry;
-use tributary_wasm::{Description, WINDOW_BYTES_MAX};
+use tributary_wasm::Description;
 
 /// Fan-in when neither manifest nor function says otherwise.
 const FAN_IN_DEFAULT: u32 = 8;
@@ -65,14 +65,24 @@ pub(crate) enum PlanError {
     },
 }
 
-/// Plans a job for `workers` workers, with `shm_free` bytes free in /dev/shm.
+/// What there is to plan with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    pub workers: u32,
+    /// Bytes free in /dev/shm.
+    pub shm_free: u64,
+    /// Bytes of slots that the function can address beside its own memory.
+    pub window_bytes: u64,
+}
+
+/// Plans a job whose model has `elements` elements.
 pub(crate) fn plan(
     spec: &JobSpec,
     elements: u64,
     function: &Description,
-    workers: u32,
-    shm_free: u64,
+    machine: Machine,
 ) -> Result<Plan, PlanError> {
+    let workers = machine.workers;
     let max = u64::from(u32::MAX);
     if elements > max {
         return Err(PlanError::Elements { elements, max });
@@ -95,9 +105,9 @@ pub(crate) fn plan(
     let open = tree.open_accumulators();
     let least = MODEL_SLOTS - 1 + reserve + open + 1;
     let stride = geometry.slot_stride();
-    let addressable = (WINDOW_BYTES_MAX / stride).min(u64::from(u32::MAX)) as u32;
+    let addressable = (machine.window_bytes / stride).min(u64::from(u32::MAX)) as u32;
     if addressable < least {
-        let (bytes, limit) = (u64::from(least) * stride, WINDOW_BYTES_MAX);
+        let (bytes, limit) = (u64::from(least) * stride, machine.window_bytes);
         return Err(PlanError::Window {
             slots: least,
             stride,
@@ -126,16 +136,16 @@ pub(crate) fn plan(
             slots,
             stride,
             bytes,
-            limit: WINDOW_BYTES_MAX,
+            limit: machine.window_bytes,
             workers,
         });
     }
-    if bytes > shm_free {
+    if bytes > machine.shm_free {
         return Err(PlanError::SharedMemory {
             slots,
             stride,
             bytes,
-            free: shm_free,
+            free: machine.shm_free,
             least,
         });
     }
@@ -178,7 +188,13 @@ mod tests {
         }
     }
 
-    const PLENTY: u64 = 1 << 40;
+    fn machine(workers: u32) -> Machine {
+        Machine {
+            workers,
+            shm_free: 1 << 40,
+            window_bytes: tributary_wasm::window_bytes_max(64 << 20),
+        }
+    }
 
     #[test]
     fn slots_hold_the_widest_vector() {
@@ -186,8 +202,7 @@ mod tests {
             &spec(&serde_json::json!({"expected": 20}), None),
             1000,
             &fedavg(),
-            2,
-            PLENTY,
+            machine(2),
         )
         .unwrap();
         assert_eq!(plan.geometry.vector_bytes, 8000);
@@ -208,8 +223,7 @@ mod tests {
             &spec(&serde_json::json!({"expected": 8}), None),
             10,
             &fedavg(),
-            4,
-            PLENTY,
+            machine(4),
         )
         .unwrap();
         assert_eq!(plan.tree.lanes, 1);
@@ -218,19 +232,27 @@ mod tests {
     #[test]
     fn refusals_do_the_arithmetic() {
         let small = spec(&serde_json::json!({"expected": 20}), Some(3));
-        let error = plan(&small, 1000, &fedavg(), 2, PLENTY).unwrap_err();
+        let error = plan(&small, 1000, &fedavg(), machine(2)).unwrap_err();
         assert!(error.to_string().contains("at least 11"), "{error}");
 
         let all = spec(&serde_json::json!({"expected": 20}), None);
-        let error = plan(&all, 1000, &fedavg(), 2, 4096)
-            .unwrap_err()
-            .to_string();
+        let error = plan(
+            &all,
+            1000,
+            &fedavg(),
+            Machine {
+                shm_free: 4096,
+                ..machine(2)
+            },
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("4096 bytes free"), "{error}");
 
-        let huge = plan(&all, 600_000_000, &fedavg(), 2, PLENTY).unwrap_err();
+        let huge = plan(&all, 600_000_000, &fedavg(), machine(2)).unwrap_err();
         assert!(matches!(huge, PlanError::Window { .. }), "{huge}");
 
-        let beyond = plan(&all, 1 << 33, &fedavg(), 2, PLENTY).unwrap_err();
+        let beyond = plan(&all, 1 << 33, &fedavg(), machine(2)).unwrap_err();
         assert!(matches!(beyond, PlanError::Elements { .. }), "{beyond}");
     }
 }

@@ -23,7 +23,7 @@ pub(super) enum Remedy {
     Target(&'static str),
     /// A component of the Rust toolchain in use.
     Component(&'static str),
-    /// A program from crates.io, compiled here.
+    /// A program that `cargo install` compiles here.
     Crate(Tool),
 }
 
@@ -38,7 +38,7 @@ impl Remedy {
     }
 }
 
-/// A program from crates.io.
+/// A program that comes as a crate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tool {
     pub(super) name: &'static str,
