@@ -34,7 +34,8 @@ async fn requests(mut stream: TcpStream, gateway: &Gateway, routes: &Router) -> 
     let mut buffer = BytesMut::with_capacity(8 << 10);
     loop {
         match next(&mut stream, &mut buffer).await? {
-            None => return Ok(()),
+            // `next` waits while a head is incomplete, and hands a too long one to hyper.
+            None | Some(Next::Incomplete) => return Ok(()),
             Some(Next::Http2) => return one_request::http2(stream, buffer, routes.clone()).await,
             Some(Next::Update(head)) => {
                 buffer.advance(head.head_bytes);
@@ -48,14 +49,8 @@ async fn requests(mut stream: TcpStream, gateway: &Gateway, routes: &Router) -> 
                     _ => return Ok(()),
                 }
             }
-            Some(Next::Incomplete) => unreachable_incomplete()?,
         }
     }
-}
-
-/// [`next`] waits while a head is incomplete, and hands a too long one to hyper.
-fn unreachable_incomplete() -> io::Result<()> {
-    Err(io::Error::other("an incomplete head"))
 }
 
 /// Reads until it is clear what the next request is. `None` if the client is done.
