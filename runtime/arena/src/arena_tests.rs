@@ -31,6 +31,10 @@ fn claim_of(kind: Kind) -> Claim {
         weight: 2.5,
         client: 70,
         sequence: 1,
+        content: Content {
+            encoding: 3,
+            count: 17,
+        },
         contributors,
     }
 }
@@ -43,6 +47,7 @@ fn another_process_sees_what_was_published() {
     assert_eq!(other.geometry(), arena.geometry());
 
     let mut filling = arena.claim(OWNER_AGENT).unwrap().unwrap();
+    assert_eq!(filling.vector_mut().len(), 4096, "whole pages");
     filling.vector_mut().fill(7);
     let (slot, generation) = (filling.slot(), filling.generation());
     assert_eq!(other.info(slot).word.state, State::Filling);
@@ -52,6 +57,7 @@ fn another_process_sees_what_was_published() {
     assert_eq!(info.word.state, State::Ready);
     assert_eq!((info.round, info.weight, info.client), (9, 2.5, 70));
     assert_eq!(info.aggregator, Destination::new(3, Level::Leaf, 5));
+    assert_eq!((info.content.encoding, info.content.count), (3, 17));
     assert_eq!(other.contributors(slot).len(), 1);
     let mut bytes = [0; 100];
     assert!(other.read(slot, generation, 900, &mut bytes));

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TRIBARNA");
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 
 /// What can go wrong with a segment.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::debug;
-use tributary_arena::{Arena, Claim, Contributors, Filling, Kind as SlotKind, SlotIndex, State};
+use tributary_arena::{
+    Arena, Claim, Content, Contributors, Filling, Kind as SlotKind, SlotIndex, State,
+};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 use tributary_wasm::{
     CallError, Engine, Extent, Function, Instance, Limits, ModuleCache, Operands, Window,
@@ -271,6 +273,7 @@ impl Job {
             weight: 0.0,
             client: 0,
             sequence,
+            content: Content::default(),
             contributors: contributors.clone(),
         };
         if output.publish(state, &claim) {
