@@ -23,11 +23,23 @@ struct SlotHeader {
     kind: AtomicU32,
     client: AtomicU32,
     sequence: AtomicU32,
+    encoding: AtomicU32,
+    count: AtomicU32,
     /// 1 once the slot's pages are allocated.
     reserved: AtomicU32,
 }
 
 const _: () = assert!(size_of::<SlotHeader>() as u64 == crate::geometry::SLOT_HEADER_BYTES);
+
+/// How a slot's vector is to be read. The arena keeps it and gives it no meaning; the default says
+/// dense f32 numbers, as partials and models have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The code of the elements' encoding.
+    pub encoding: u32,
+    /// What the encoding counts: scale runs, or the pairs of a sparse vector; else 0.
+    pub count: u32,
+}
 
 /// What a slot is published with.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +56,8 @@ pub struct Claim {
     pub client: u32,
     /// A partial's version: grows with each commit of its aggregator in this round.
     pub sequence: u32,
+    /// How the vector is to be read.
+    pub content: Content,
     /// The clients inside.
     pub contributors: Contributors,
 }
@@ -65,6 +79,8 @@ pub struct SlotInfo {
     pub client: u32,
     /// A partial's version.
     pub sequence: u32,
+    /// How the vector is to be read.
+    pub content: Content,
 }
 
 /// A job's arena on this node.
@@ -251,6 +267,10 @@ impl Arena {
             weight: f64::from_bits(header.weight_bits.load(Ordering::Relaxed)),
             client: header.client.load(Ordering::Relaxed),
             sequence: header.sequence.load(Ordering::Relaxed),
+            content: Content {
+                encoding: header.encoding.load(Ordering::Relaxed),
+                count: header.count.load(Ordering::Relaxed),
+            },
         }
     }
 
@@ -408,6 +428,9 @@ impl Arena {
         header.kind.store(claim.kind as u32, Ordering::Relaxed);
         header.client.store(claim.client, Ordering::Relaxed);
         header.sequence.store(claim.sequence, Ordering::Relaxed);
+        let Content { encoding, count } = claim.content;
+        header.encoding.store(encoding, Ordering::Relaxed);
+        header.count.store(count, Ordering::Relaxed);
         let words = self.contributor_words(slot);
         for (i, word) in words.iter().enumerate() {
             word.store(
@@ -441,12 +464,15 @@ impl Filling {
         self.generation
     }
 
-    /// The slot's vector, to be written.
+    /// The slot's vector, to be written: in whole pages, so it may be longer than the geometry asked for.
     pub fn vector_mut(&mut self) -> &mut [u8] {
-        let len = self.arena.vector_bytes(self.slot) as usize;
+        let geometry = self.arena.geometry();
+        let slots = geometry.of(geometry.room(self.slot));
+        let len = (slots.stride() - SCALARS_BYTES) as usize;
         // SAFETY: the state word says Filling with this process as owner, and this guard is the only
         // one made by that claim: no other process reads or writes the range until `publish`. The
-        // range is inside the mapping, its pages are allocated, and any bytes are valid u8.
+        // range is the slot's stride without its scalars page: inside the mapping, with pages that
+        // are allocated, and any bytes are valid u8.
         unsafe { std::slice::from_raw_parts_mut(self.arena.vector_pointer(self.slot), len) }
     }
 

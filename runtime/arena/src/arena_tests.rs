@@ -43,6 +43,10 @@ fn claim_of(kind: Kind) -> Claim {
         weight: 2.5,
         client: 70,
         sequence: 1,
+        content: Content {
+            encoding: 3,
+            count: 17,
+        },
         contributors,
     }
 }
@@ -55,6 +59,7 @@ fn another_process_sees_what_was_published() {
     assert_eq!(other.geometry(), arena.geometry());
 
     let mut filling = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
+    assert_eq!(filling.vector_mut().len(), 4096, "whole pages");
     filling.vector_mut().fill(7);
     let (slot, generation) = (filling.slot(), filling.generation());
     assert_eq!(other.info(slot).word.state, State::Filling);
@@ -64,6 +69,7 @@ fn another_process_sees_what_was_published() {
     assert_eq!(info.word.state, State::Ready);
     assert_eq!((info.round, info.weight, info.client), (9, 2.5, 70));
     assert_eq!(info.aggregator, Destination::new(3, Level::Leaf, 5));
+    assert_eq!((info.content.encoding, info.content.count), (3, 17));
     assert_eq!(other.contributors(slot).len(), 1);
     let mut bytes = [0; 100];
     assert!(other.read(slot, generation, 900, &mut bytes));
@@ -238,12 +244,12 @@ fn threads_and_one_arena_never_share_a_claim() {
 fn partials_have_slots_of_their_own_width() {
     let arena = Arc::new(Arena::create(&unique("rooms"), geometry(3)).unwrap());
     let mut partial = arena.claim(7, Room::Partial).unwrap().unwrap();
-    assert_eq!(partial.vector_mut().len(), 5000);
+    assert_eq!(partial.vector_mut().len(), 8192);
     assert_eq!(partial.slot(), 3);
     assert!(arena.claim(7, Room::Partial).unwrap().is_none());
     assert_eq!(arena.free_slots(Room::Update), 3);
     let mut update = arena.claim(7, Room::Update).unwrap().unwrap();
-    assert_eq!(update.vector_mut().len(), 1000);
+    assert_eq!(update.vector_mut().len(), 4096);
     let touched = arena.geometry().updates.stride() + arena.geometry().partials.stride();
     let journals = 2 * arena.geometry().journal.bytes();
     assert_eq!(arena.reserved_bytes(), touched + journals);

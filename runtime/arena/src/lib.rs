@@ -36,7 +36,7 @@ mod sync;
 mod arena;
 
 #[cfg(not(loom))]
-pub use arena::{Arena, Claim, Filling, SlotInfo};
+pub use arena::{Arena, Claim, Content, Filling, SlotInfo};
 pub use contributors::Contributors;
 pub use geometry::{Geometry, GeometryError, JournalSize, Room, SCALARS_BYTES, Slots};
 pub use journal::{Journal, Phase, Progress, SlotRef, Step};

@@ -292,6 +292,7 @@ impl Job {
             weight: 0.0,
             client: 0,
             sequence,
+            content: tributary_arena::Content::default(),
             contributors: contributors.clone(),
         };
         if output.publish(state, &claim) {
