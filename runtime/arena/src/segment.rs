@@ -127,6 +127,7 @@ const _: () = assert!(size_of::<Header>() as u64 <= HEADER_BYTES);
 fn layout_hash(geometry: &Geometry) -> u64 {
     let words = [
         u64::from(ABI),
+        u64::from(geometry.clients),
         geometry.slot_header_offset(1),
         geometry.contributors_offset(0),
         geometry.ring_offset(0),

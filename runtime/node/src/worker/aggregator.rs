@@ -286,3 +286,7 @@ impl Aggregator {
         inputs
     }
 }
+
+#[cfg(test)]
+#[path = "aggregator_tests.rs"]
+mod tests;
