@@ -15,7 +15,7 @@ use tracing::debug;
 use tributary_arena::{Arena, Claim, Contributors, Filling, Kind as SlotKind, SlotIndex, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 use tributary_wasm::{
-    CallError, Engine, Extent, Function, Instance, Limits, ModuleCache, Operands, Window,
+    CallError, Content, Engine, Function, Instance, Limits, ModuleCache, Operands, Place, Window,
 };
 
 /// How long a worker sleeps when the agent is behind (ring full) or a slot is not free yet.
@@ -139,11 +139,11 @@ impl Job {
         let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
         let call = Operands {
             round: u64::from(Epoch::from_raw(round).round()),
+            first_element: 0,
             elements: self.attach.elements,
-            previous: previous
-                .as_ref()
-                .map(|partial| self.extent(partial.at.slot)),
-            output: self.extent(output.slot()),
+            model_elements: u64::from(self.attach.elements),
+            previous: previous.as_ref().map(|partial| self.place(partial.at.slot)),
+            output: self.place(output.slot()),
             model: None,
             inputs: &operands,
         };
@@ -201,10 +201,12 @@ impl Job {
         let output = self.claim_output(place, round)?;
         let call = Operands {
             round: u64::from(Epoch::from_raw(round).round()),
+            first_element: 0,
             elements: self.attach.elements,
-            previous: Some(self.extent(partial.at.slot)),
-            output: self.extent(output.slot()),
-            model: model.map(|slot| self.extent(slot)),
+            model_elements: u64::from(self.attach.elements),
+            previous: Some(self.place(partial.at.slot)),
+            output: self.place(output.slot()),
+            model: model.map(|slot| self.place(slot)),
             inputs: &[],
         };
         if let Err(error) = self.instance.finish(&call) {
@@ -399,17 +401,16 @@ impl Job {
         Contributors::empty(self.arena.geometry().contributor_words())
     }
 
-    fn extent(&self, slot: SlotIndex) -> Extent {
-        Extent {
-            offset: u64::from(slot) * self.arena.geometry().slot_stride(),
-        }
+    fn place(&self, slot: SlotIndex) -> Place {
+        Place::at(u64::from(slot) * self.arena.geometry().slot_stride())
     }
 
     fn operand(&self, input: &Input) -> tributary_wasm::Input {
         tributary_wasm::Input {
-            slot: self.extent(input.at.slot),
+            place: self.place(input.at.slot),
             weight: input.weight,
             contributors: input.contributors.len(),
+            content: Content::F32,
         }
     }
 }
@@ -430,12 +431,7 @@ fn instantiate(
         deadline: Duration::from_millis(attach.deadline_ms),
     };
     function
-        .instantiate(
-            limits,
-            attach.config.as_bytes(),
-            window,
-            geometry.slot_stride(),
-        )
+        .instantiate(limits, attach.config.as_bytes(), window)
         .map_err(|source| AttachError::Function {
             function: attach.function.clone(),
             source,
