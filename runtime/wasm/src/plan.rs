@@ -42,16 +42,19 @@ pub(crate) struct Operand {
 }
 
 impl Operand {
-    /// The vector's pages that a call writes if this is its output.
+    /// The pages of `vector`, unless it is a sparse update's.
     pub(crate) fn pages(&self) -> Range<u64> {
         self.vector.start..self.vector.end.next_multiple_of(PAGE_BYTES)
     }
 
+    pub(crate) fn scalars_page(&self) -> Option<Range<u64>> {
+        self.scalars.map(|start| start..start + PAGE_BYTES)
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         let parts = |operand: &Self| {
-            let page = |start: u64| start..start + PAGE_BYTES;
             let vector = operand.whole.start..operand.whole.end.next_multiple_of(PAGE_BYTES);
-            [Some(vector), operand.scalars.map(page)]
+            [Some(vector), operand.scalars_page()]
         };
         let others = parts(other);
         parts(self).into_iter().flatten().any(|mine| {
