@@ -23,6 +23,7 @@
 
 mod contributors;
 mod geometry;
+mod large_pages;
 pub mod ring;
 #[cfg(not(loom))]
 mod segment;
@@ -36,6 +37,7 @@ mod arena;
 pub use arena::{Arena, Claim, Filling, SlotInfo};
 pub use contributors::Contributors;
 pub use geometry::{Geometry, GeometryError, SCALARS_BYTES};
+pub use large_pages::{LARGE_PAGE_BYTES, take_large_pages};
 #[cfg(not(loom))]
 pub use segment::{Error, remove_stale, shared_memory_bytes_free};
 pub use slot::{Generation, Kind, OWNER_AGENT, Owner, SlotIndex, State, StateWord};

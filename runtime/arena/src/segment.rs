@@ -247,10 +247,11 @@ impl Segment {
     }
 
     /// Allocates the pages of a range now, so that a full /dev/shm is an error here and not a
-    /// SIGBUS at the first store.
+    /// SIGBUS at the first store. Large pages where there are any.
     pub(crate) fn reserve(&self, offset: u64, bytes: u64) -> Result<(), Error> {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
+        crate::large_pages::take_large_pages(&self.file, offset..offset + bytes);
         match rustix::io::retry_on_intr(|| {
             fallocate(&self.file, FallocateFlags::empty(), offset, bytes)
         }) {
