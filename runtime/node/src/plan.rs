@@ -184,6 +184,7 @@ mod tests {
             partial_bytes_per_element: 8,
             scalar_bytes: 16,
             max_inputs: 8,
+            encodings: tributary_wasm::Encodings::F32_ONLY,
             algebra: tributary_wasm::Algebra::Monoid,
         }
     }
