@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 pub use function::{Algebra, FunctionManifest, FunctionSpec, Limits};
 pub use job::{
-    ArenaSpec, Clients, Closing, Determinism, FunctionReference, IngestSpec, JobManifest, JobSpec,
+    ArenaSpec, Clients, Closing, FunctionReference, IngestSpec, JobManifest, JobSpec,
     NonFinite, RoundSpec, TreeSpec,
 };
 

@@ -28,7 +28,7 @@ const PART_ELEMENTS: u32 = 256 << 10;
 /// A thread is worth starting for so many elements, and no fewer.
 const THREAD_ELEMENTS: u64 = 128 << 10;
 /// Small updates may fill this much memory while they wait.
-const SMALL_INPUT_BYTES: u64 = 64 << 20;
+const SMALL_INPUT_BYTES: u64 = 16 << 20;
 /// Slots that are looked through at each claim, at most.
 const INPUTS_MAX: u64 = 256;
 
