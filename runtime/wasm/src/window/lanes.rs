@@ -15,8 +15,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-/// The most bytes of a vector that a lane takes. Calls over more are not faster, and page tables for less
-/// stay small.
+/// The most bytes of a vector that a lane takes: so many that what a call costs besides does not show (tens
+/// of microseconds, by milliseconds of folding), and so few that the lanes of most functions fit.
 const LANE_BYTES_MAX: u64 = 32 << 20;
 /// Lanes besides the inputs'.
 const OTHERS: u64 = 3;
