@@ -168,7 +168,7 @@ impl Controller {
         let how = match before.match_model(layout) {
             _ if before == *layout => return Ok(None),
             Err(mismatch) => mismatch.to_string(),
-            Ok(_) => "the tensors' data are in another order".into(),
+            Ok(()) => "the tensors' data are in another order".into(),
         };
         Ok(Some(format!(
             "a job keeps the layout of its model, and this one differs: {how}; \
