@@ -127,7 +127,7 @@ impl Controller {
         let desired = JobDesired {
             name: job.name.clone(),
             revision: job.revision,
-            spec: job.spec.clone(),
+            spec: job.spec.for_node(),
             function: job.function.clone(),
             layout: Arc::new(layout),
             version: 1,

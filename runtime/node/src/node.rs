@@ -24,7 +24,7 @@ use tributary_api::control::{
     Checkpoints, FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError,
 };
 use tributary_api::event::EventKind;
-use tributary_api::model::ModelLayout;
+use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
 use tributary_arena::{Arena, remove_stale, shared_memory_bytes_free};
 use tributary_router::{Choice, Router, RouterKind};
@@ -181,8 +181,9 @@ impl Node {
         }
     }
 
-    /// Loads the function, proves it under the job's configuration, plans tree and arena.
-    async fn planned(&self, job: &JobDesired) -> Result<Plan, NodeError> {
+    /// Loads the function, proves it under the job's configuration, plans tree and arena; says which
+    /// encodings of updates the function folds.
+    async fn planned(&self, job: &JobDesired) -> Result<(Plan, Encodings), NodeError> {
         let description = self
             .prove(
                 &job.function,
@@ -196,8 +197,9 @@ impl Node {
             shm_free,
             window_bytes: tributary_wasm::window_bytes_max(job.function.spec.limits.memory.bytes()),
         };
-        plan(&job.spec, job.layout.elements(), &description, machine)
-            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))
+        let plan = plan(&job.spec, job.layout.elements(), &description, machine)
+            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
+        Ok((plan, encodings(&description)))
     }
 
     /// The law tests of a deployed function under a configuration.
@@ -236,6 +238,11 @@ impl Node {
     fn segment(&self, name: &Name, number: u32) -> String {
         format!("{}{name}-{number}", self.identity.segment_prefix())
     }
+}
+
+/// The encodings of updates that a function folds: what modules of this version can say is F32.
+fn encodings(_description: &Description) -> Encodings {
+    Encodings::default()
 }
 
 /// A number that clients cannot guess.
@@ -280,7 +287,7 @@ impl NodeControl for Node {
 
     async fn start_job(&self, desired: JobDesired, model: Bytes) -> Result<(), NodeError> {
         self.remove(&desired.name).await;
-        let plan = self.planned(&desired).await?;
+        let (plan, encodings) = self.planned(&desired).await?;
         let layout = desired.layout.clone();
         let refused = |error: String| NodeError::Refused(format!("job {}: {error}", desired.name));
         let (found, data) = ModelLayout::from_file(&model).map_err(|e| refused(e.to_string()))?;
@@ -298,6 +305,7 @@ impl NodeControl for Node {
             revision: desired.revision,
             spec: desired.spec,
             function: desired.function,
+            encodings,
             layout,
             plan,
             arena: Arc::new(arena),

@@ -24,7 +24,7 @@ pub enum Encoding {
     Sparse = 4,
 }
 
-/// A set of encodings, as functions declare it: bit *n* is the encoding of code *n*.
+/// A set of encodings: those that a function folds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encodings(u32);
 
@@ -112,11 +112,11 @@ impl fmt::Display for Encoding {
 }
 
 impl Encodings {
-    /// The set whose bits are `bits`. F32 always belongs to it; bits without an encoding do not count.
+    /// The encodings of these codes, and F32, which every function folds. Unknown codes do not count.
     #[must_use]
-    pub fn from_bits(bits: u32) -> Self {
-        let known = Encoding::ALL.iter().fold(0, |all, one| all | bit(*one));
-        Self(bits & known | bit(Encoding::F32))
+    pub fn from_codes(codes: impl IntoIterator<Item = u32>) -> Self {
+        let known = codes.into_iter().filter_map(Encoding::from_code);
+        Self(known.fold(bit(Encoding::F32), |set, encoding| set | bit(encoding)))
     }
 
     /// Whether `encoding` belongs to it.
@@ -128,7 +128,7 @@ impl Encodings {
 
 impl Default for Encodings {
     fn default() -> Self {
-        Self::from_bits(0)
+        Self::from_codes([])
     }
 }
 

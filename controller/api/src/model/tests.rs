@@ -273,6 +273,9 @@ fn coordinates_are_named() {
     assert_eq!(names[6].as_deref(), Some("b[0]"));
     assert_eq!(names[9], None);
     assert_eq!(two().coordinate(u64::MAX), None);
+    let place = |part| two().place_in(part, 2);
+    assert_eq!(place(Part::Elements { first: 3 }), "w[1, 2]");
+    assert_eq!(place(Part::Values { tensor: 1 }), "b:values[2]");
 }
 
 #[test]

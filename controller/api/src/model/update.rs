@@ -102,6 +102,24 @@ impl ModelLayout {
         }
     }
 
+    /// The name of what stands at `index` in a part of an update, for errors: `layer.weight[3, 7]`,
+    /// `layer.weight:scale[2]`.
+    #[must_use]
+    pub fn place_in(&self, part: Part, index: u64) -> String {
+        let (tensor, suffix) = match part {
+            Part::Elements { first } => {
+                return self
+                    .coordinate(first.saturating_add(index))
+                    .unwrap_or_default();
+            }
+            Part::Scales { tensor, .. } => (tensor, names::SCALE),
+            Part::Indices { tensor, .. } => (tensor, names::INDICES),
+            Part::Values { tensor } => (tensor, names::VALUES),
+        };
+        let name = self.tensors().get(tensor).map_or("", |tensor| &tensor.name);
+        format!("{}[{index}]", names::part(&shown(name), suffix))
+    }
+
     /// Matches the layout of another model.
     ///
     /// # Errors
