@@ -149,7 +149,7 @@ fn wrong_encoded_updates_are_refused_by_name(sidecar: Sidecar) {
     let cases = [
         (
             of(Coding::F16).edited("head", |head| *head = f32_head()),
-            "\"head\" is F32",
+            "\"head\" makes this update f32",
         ),
         (
             of(Coding::I8).edited("head", |head| *head = f32_head()),
