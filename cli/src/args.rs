@@ -95,7 +95,16 @@ pub(crate) enum Command {
         #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Send a client's update to a job.
+    /// Send a client's update to a job, in F32 or in another encoding that the job's function takes.
+    ///
+    /// The file is sent as it is; its tensors show its encoding:
+    ///
+    ///   f32, f16, bf16  every tensor of the model, all of type F32, F16 or BF16
+    ///   i8              every tensor NAME in I8, and NAME:scale in F32: one number for the tensor, or one for
+    ///                   each block of as many elements as "block" in __metadata__ says
+    ///   sparse          NAME:indices in U32 or I32, ascending, and NAME:values in F32, for every tensor that
+    ///                   has entries; what is not named is 0
+    #[command(verbatim_doc_comment)]
     Push(Push),
     /// Fetch a job's newest model.
     Pull(Pull),
@@ -204,7 +213,7 @@ pub(crate) enum Delete {
 pub(crate) struct Push {
     /// The job.
     pub(crate) job: Name,
-    /// The update: a safetensors file with the job's tensors, or - for stdin.
+    /// The update: a safetensors file with the job's tensors, in one of the encodings; or - for stdin.
     pub(crate) file: PathBuf,
     /// The client's name.
     #[arg(long, value_name = "NAME")]

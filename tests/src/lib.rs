@@ -8,7 +8,8 @@
 //! - [`http`], [`connection`], [`feed`], [`scrape`]: its door; plain requests, raw sockets for what no
 //!   library would send, events, metrics.
 //! - [`job`], [`manifest`]: jobs as a client and as an operator sees them.
-//! - [`tensors`], [`forged`], [`reference`], [`random`]: models, files that lie, and right answers.
+//! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
+//!   lie, and right answers.
 //! - [`guest`]: functions that misbehave.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
@@ -22,6 +23,7 @@
 )]
 
 pub mod connection;
+pub mod encoded;
 pub mod feed;
 pub mod forged;
 pub mod guest;

@@ -91,6 +91,10 @@ fn job(description: &JobDescription) -> String {
             serde_json::Value::Object(spec.function.config.clone()),
         );
     }
+    if let Some(accumulate) = spec.accumulate_asked() {
+        lines.add("  Accumulate", accumulate);
+    }
+    lines.add("Determinism", spec.determinism);
     let model = format!(
         "{} parameters, {}",
         status.parameters,

@@ -238,7 +238,7 @@ digits   Failed   fedavg     20/20   0/20      2410         0         3         
 fn a_job_that_no_node_runs_can_be_described() {
     const MANIFEST: &str = r#"{"apiVersion":"tributary.dev/v1","kind":"Job","metadata":{"name":"digits"},"spec":{
         "function":{"name":"fedavg","config":{"accumulate":"f64"}},"model":{"path":"m"},
-        "round":{"expected":20,"quorum":15,"deadline":"30s"}}}"#;
+        "round":{"expected":20,"quorum":15,"deadline":"30s"},"determinism":"ordered"}}"#;
     let (url, _received) = server(&[
         (200, JSON, "", JOBS),
         (200, JSON, "", MANIFEST),
@@ -249,6 +249,8 @@ fn a_job_that_no_node_runs_can_be_described() {
     for line in [
         "Job:          digits\n",
         "Phase:        Failed\n",
+        "  Accumulate: f64\n",
+        "Determinism:  ordered\n",
         "Closes:     with 20 updates, or 30s after the first with at least 15\n",
         "Last error:   no room\n",
     ] {

@@ -5,6 +5,7 @@
 //! range), the values are parsed, and last comes what values mean together. So an editor that knows the schema
 //! and the server agree. [`source`] adds file, line and column for YAML files.
 
+mod arithmetic;
 mod check;
 pub mod function;
 pub mod job;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::path::PathBuf;
 
+pub use arithmetic::{Accumulate, Determinism};
 pub use function::{Algebra, FunctionManifest, FunctionSpec, Limits};
 pub use job::{
     ArenaSpec, Clients, Closing, FunctionReference, IngestSpec, JobManifest, JobSpec,

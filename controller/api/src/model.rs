@@ -2,14 +2,21 @@
 //!
 //! The format is safetensors: eight bytes with the length of a JSON header, the header, and the tensors' data
 //! without holes. A job's *canonical order* is the order of the data in its model file. An update may hold the
-//! same tensors in another order; [`ModelLayout::match_update`] says which piece goes where.
+//! same tensors in another order and another [`Encoding`]; [`ModelLayout::match_update`] says which piece goes where.
 
+mod encoding;
 mod header;
 mod layout;
+mod mismatch;
+mod names;
+mod update;
 
+pub use encoding::{Encoding, Encodings, SlotLayout};
 pub use header::{Header, HeaderError, Tensor, header_length};
-pub use layout::{LayoutMismatch, ModelLayout, Segment};
+pub use layout::ModelLayout;
+pub use mismatch::LayoutMismatch;
 pub use safetensors::Dtype;
+pub use update::{Part, Segment, UpdatePlan};
 
 /// The greatest header that is read.
 pub const HEADER_BYTES_MAX: u64 = 16 << 20;

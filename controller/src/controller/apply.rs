@@ -127,7 +127,7 @@ impl Controller {
         let desired = JobDesired {
             name: job.name.clone(),
             revision: job.revision,
-            spec: job.spec.clone(),
+            spec: job.spec.for_node(),
             function: job.function.clone(),
             layout: Arc::new(layout),
             version: 1,
@@ -168,7 +168,7 @@ impl Controller {
         let how = match before.match_model(layout) {
             _ if before == *layout => return Ok(None),
             Err(mismatch) => mismatch.to_string(),
-            Ok(_) => "the tensors' data are in another order".into(),
+            Ok(()) => "the tensors' data are in another order".into(),
         };
         Ok(Some(format!(
             "a job keeps the layout of its model, and this one differs: {how}; \

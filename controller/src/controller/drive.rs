@@ -109,7 +109,7 @@ impl Controller {
         Ok(JobDesired {
             name: name.clone(),
             revision: record.revision,
-            spec: record.spec.clone(),
+            spec: record.spec.for_node(),
             function: function.revision.clone(),
             layout: Arc::new(layout),
             version: 1,

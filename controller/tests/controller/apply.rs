@@ -153,6 +153,32 @@ async fn what_can_change_under_a_running_job_is_updated() {
 }
 
 #[tokio::test]
+async fn the_arithmetic_reaches_the_node_in_the_functions_configuration() {
+    let world = World::new().await;
+    let [f, j] = world.example().await;
+    let exact = with(
+        with(j, "/spec/accumulate", "exact"),
+        "/spec/determinism",
+        "exact",
+    );
+    world.apply(&[f, exact.clone()]).await;
+    let spec = world.node.jobs.lock().unwrap()["j"].0.spec.clone();
+    assert_eq!(spec.function.config["accumulate"], "exact");
+    assert_eq!(spec.determinism.as_str(), "exact");
+    let refused = with(exact, "/spec/function/config", json!({"accumulate": "f64"}));
+    let places: Vec<_> = world
+        .refused(&[refused])
+        .await
+        .into_iter()
+        .map(|error| error.path)
+        .collect();
+    assert_eq!(
+        places,
+        ["spec.accumulate", "spec.function.config.accumulate"]
+    );
+}
+
+#[tokio::test]
 async fn what_cannot_change_restarts_the_job_at_its_newest_model() {
     let world = World::new().await;
     let [f, j] = world.example().await;

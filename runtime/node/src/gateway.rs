@@ -6,10 +6,13 @@
 
 mod body;
 mod connection;
+mod fill;
 mod head;
 mod ingest;
 mod model;
 mod one_request;
+mod pieces;
+mod reader;
 mod refusal;
 mod routes;
 

@@ -33,7 +33,7 @@ use tributary_api::Name;
 use tributary_api::control::FunctionRevision;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::JobSpec;
-use tributary_api::model::ModelLayout;
+use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::status::RoundStatus;
 use tributary_arena::{Arena, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind};
@@ -53,6 +53,8 @@ pub(crate) struct Parts {
     pub revision: u64,
     pub spec: JobSpec,
     pub function: FunctionRevision,
+    /// The encodings of updates that the function folds.
+    pub encodings: Encodings,
     pub layout: Arc<ModelLayout>,
     pub plan: Plan,
     pub arena: Arc<Arena>,
@@ -68,6 +70,8 @@ pub(crate) struct Job {
     /// Its number in destinations.
     pub number: u32,
     pub function: FunctionRevision,
+    /// The encodings of updates that the function folds.
+    pub encodings: Encodings,
     pub layout: Arc<ModelLayout>,
     pub plan: Plan,
     pub arena: Arc<Arena>,
@@ -162,6 +166,7 @@ impl Job {
             name: parts.name,
             number: parts.number,
             function: parts.function,
+            encodings: parts.encodings,
             layout: parts.layout,
             plan: parts.plan,
             arena: parts.arena,

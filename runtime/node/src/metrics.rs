@@ -9,6 +9,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::Arc;
+use tributary_api::model::Encoding;
 use tributary_router::Router;
 
 /// All families of a node.
@@ -17,6 +18,8 @@ pub struct Metrics {
     registry: Registry,
     /// Updates by outcome.
     pub(crate) updates: IntCounterVec,
+    /// Bytes of accepted updates' bodies, by encoding.
+    pub(crate) update_bytes: IntCounterVec,
     /// Bytes of updates' bodies that were copied, each copy counted.
     pub(crate) bytes_copied: IntCounterVec,
     /// Bytes that functions read where they lay.
@@ -81,6 +84,14 @@ impl Metrics {
                     "tributary_updates_total",
                     "Updates that clients sent, by outcome.",
                     &["job", "outcome"]
+                )
+            ),
+            update_bytes: family!(
+                r,
+                counter(
+                    "tributary_update_bytes_total",
+                    "Bytes of accepted update bodies as they were sent, by the encoding of their elements.",
+                    &["job", "encoding"]
                 )
             ),
             bytes_copied: family!(
@@ -226,6 +237,11 @@ impl Metrics {
     pub(crate) fn forget_job(&self, job: &str) {
         for outcome in crate::gateway::OUTCOMES {
             let _ = self.updates.remove_label_values(&[job, outcome]);
+        }
+        for encoding in Encoding::ALL {
+            let _ = self
+                .update_bytes
+                .remove_label_values(&[job, encoding.name()]);
         }
         for family in [
             &self.bytes_copied,

@@ -24,7 +24,7 @@ use tributary_api::control::{
     Checkpoints, FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError,
 };
 use tributary_api::event::EventKind;
-use tributary_api::model::ModelLayout;
+use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
 use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 use tributary_router::{Choice, Router, RouterKind};
@@ -181,8 +181,9 @@ impl Node {
         }
     }
 
-    /// Loads the function, proves it under the job's configuration, plans tree and arena.
-    async fn planned(&self, job: &JobDesired) -> Result<Plan, NodeError> {
+    /// Loads the function, proves it under the job's configuration, plans tree and arena; says which
+    /// encodings of updates the function folds.
+    async fn planned(&self, job: &JobDesired) -> Result<(Plan, Encodings), NodeError> {
         let description = self
             .prove(
                 &job.function,
@@ -190,8 +191,9 @@ impl Node {
             )
             .await?;
         let machine = self.machine()?;
-        plan(&job.spec, job.layout.elements(), &description, machine)
-            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))
+        let plan = plan(&job.spec, job.layout.elements(), &description, machine)
+            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
+        Ok((plan, encodings(&description)))
     }
 
     /// What there is to plan with now.
@@ -255,6 +257,11 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
+/// The encodings of updates that a function folds.
+fn encodings(description: &Description) -> Encodings {
+    Encodings::from_codes(description.encodings.iter().map(|encoding| encoding.code()))
+}
+
 /// A number that clients cannot guess.
 fn rand_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
@@ -297,7 +304,7 @@ impl NodeControl for Node {
 
     async fn start_job(&self, desired: JobDesired, model: Bytes) -> Result<(), NodeError> {
         self.remove(&desired.name).await;
-        let plan = self.planned(&desired).await?;
+        let (plan, encodings) = self.planned(&desired).await?;
         let layout = desired.layout.clone();
         let refused = |error: String| NodeError::Refused(format!("job {}: {error}", desired.name));
         let (found, data) = ModelLayout::from_file(&model).map_err(|e| refused(e.to_string()))?;
@@ -315,6 +322,7 @@ impl NodeControl for Node {
             revision: desired.revision,
             spec: desired.spec,
             function: desired.function,
+            encodings,
             layout,
             plan,
             arena: Arc::new(arena),

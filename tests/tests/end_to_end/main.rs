@@ -10,6 +10,7 @@
 
 mod bodies;
 mod closing;
+mod encodings;
 mod functions;
 mod headers;
 mod idle;

@@ -1,6 +1,8 @@
 //! What the values of a manifest mean together.
 
-use super::{FileReference, FunctionSpec, JobSpec, Manifest, RoundSpec};
+use serde_json::Value;
+
+use super::{Accumulate, Determinism, FileReference, FunctionSpec, JobSpec, Manifest, RoundSpec};
 use crate::{
     problem::FieldError,
     quantity::{ByteSize, Interval},
@@ -71,11 +73,34 @@ fn function(spec: &FunctionSpec, errors: &mut Errors) {
 fn job(spec: &JobSpec, errors: &mut Errors) {
     errors.file("spec.model", &spec.model);
     round(&spec.round, spec.clients.max, errors);
+    arithmetic(spec, errors);
     errors.interval("spec.keepAlive", spec.keep_alive, Interval::from_millis(0));
     errors.interval(
         "spec.ingest.idleTimeout",
         spec.ingest.idle_timeout,
         Interval::from_millis(100),
+    );
+}
+
+fn arithmetic(spec: &JobSpec, errors: &mut Errors) {
+    const PLACES: [&str; 2] = ["spec.accumulate", "spec.function.config.accumulate"];
+    let given = spec.accumulate.map(|given| Value::from(given.as_str()));
+    if let (Some(given), Some(configured)) = (&given, spec.configured_accumulate()) {
+        let [there, here] = PLACES;
+        for (path, is, other, other_is) in [
+            (there, given, here, configured),
+            (here, configured, there, given),
+        ] {
+            errors.refuse_if(given != configured, path, || {
+                format!("is {is}, but {other} is {other_is}; leave one of the two out")
+            });
+        }
+    }
+    let exact = spec.accumulate_asked() == Some(Accumulate::Exact.as_str());
+    errors.refuse_if(
+        spec.determinism == Determinism::Exact && !exact,
+        "spec.determinism",
+        || "`exact` needs exact sums: set spec.accumulate: exact".into(),
     );
 }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ApiVersion, FileReference, Metadata};
+use super::{Accumulate, ApiVersion, Determinism, FileReference, Metadata};
 use crate::{Name, quantity::Interval};
 
 /// A federated-learning job: a model, the function that aggregates its updates, and when a round closes.
@@ -59,6 +59,14 @@ pub struct JobSpec {
     /// How updates are taken in.
     #[serde(default)]
     pub ingest: IngestSpec,
+    /// The arithmetic of the sums, handed to the function as `accumulate` of its configuration; what is left out
+    /// the function chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Accumulate")]
+    pub accumulate: Option<Accumulate>,
+    /// What the bytes of a round's model may depend on, beside the updates themselves; without it `none`.
+    #[serde(default, skip_serializing_if = "Determinism::is_none")]
+    pub determinism: Determinism,
 }
 
 /// A job's function.
@@ -195,10 +203,11 @@ impl JobSpec {
     /// Whether a running job must be stopped and started to become `next`.
     ///
     /// When a round closes, how many rounds there are, how long idle workers stay and how updates are taken in
-    /// can change under a running job; function, model, tree and memory cannot.
+    /// can change under a running job; function, arithmetic, model, tree and memory cannot.
     #[must_use]
     pub fn needs_restart(&self, next: &Self) -> bool {
-        self.function != next.function
+        self.for_node().function != next.for_node().function
+            || self.determinism != next.determinism
             || self.model != next.model
             || self.clients != next.clients
             || self.tree != next.tree

@@ -1,5 +1,6 @@
 //! Headers that lie, and layouts that differ.
 
+mod encodings;
 mod properties;
 
 use super::*;
@@ -272,6 +273,9 @@ fn coordinates_are_named() {
     assert_eq!(names[6].as_deref(), Some("b[0]"));
     assert_eq!(names[9], None);
     assert_eq!(two().coordinate(u64::MAX), None);
+    let place = |part| two().place_in(part, 2);
+    assert_eq!(place(Part::Elements { first: 3 }), "w[1, 2]");
+    assert_eq!(place(Part::Values { tensor: 1 }), "b:values[2]");
 }
 
 #[test]
@@ -282,8 +286,11 @@ fn an_update_in_the_same_order_is_one_segment() {
     ];
     let whole = Segment {
         file_offset: 0,
-        canonical_offset: 0,
+        slot_offset: 0,
         bytes: 36,
+        part: Part::Elements { first: 0 },
     };
-    assert_eq!(two().match_update(&header(&same)), Ok(vec![whole]));
+    let plan = two().match_update(&header(&same)).unwrap();
+    assert_eq!(plan.segments, [whole]);
+    assert_eq!(plan.slot, SlotLayout::new(Encoding::F32, 9, 0).unwrap());
 }

@@ -6,19 +6,18 @@
 
 use super::Gateway;
 use super::body::Source;
+use super::fill::{PIECE_BYTES, Target};
+use super::reader::Reader;
 use super::refusal::Refusal;
 use crate::job::{Accepted, Job, Update};
 use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::ClientName;
 use tributary_api::manifest::NonFinite;
-use tributary_api::model::{Header, HeaderError, PREFIX_BYTES, Segment, header_length};
+use tributary_api::model::{Header, HeaderError, PREFIX_BYTES, SlotLayout, header_length};
 use tributary_api::status::UpdateReceipt;
-use tributary_arena::Filling;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes that are read, checked and hashed at a time, while they are in the cache.
-const PIECE_BYTES: usize = 256 << 10;
 /// How long an update waits for a slot before its client is told to come again. Waiting costs
 /// nothing: the body stays in the client's socket.
 const SLOT_PATIENCE: Duration = Duration::from_secs(1);
@@ -72,11 +71,7 @@ async fn put_into<S: Source>(
         .await
         .map_err(|e| Refusal::Malformed(e.to_string()))?;
 
-    let mut reader = Reader {
-        body,
-        idle,
-        received: 0,
-    };
+    let mut reader = Reader::new(body, idle);
     let (header_bytes, header) = read_header(job, &mut reader).await?;
     let told = told.or_header(&header)?;
     let round = told.round.ok_or_else(|| {
@@ -105,7 +100,8 @@ async fn put_into<S: Source>(
             .map(receipt);
     }
     check_round(job, round)?;
-    let segments = job
+    check_encoding(job, &header)?;
+    let plan = job
         .layout
         .match_update(&header)
         .map_err(|mismatch| Refusal::Layout {
@@ -119,15 +115,23 @@ async fn put_into<S: Source>(
             slots,
         });
     };
-    fill(job, &mut filling, &segments, &mut reader, &mut digest).await?;
+    let target = Target {
+        job: &job.name,
+        layout: &job.layout,
+        check_finite: job.spec().ingest.non_finite == NonFinite::Reject,
+    };
+    target
+        .fill(filling.vector_mut(), &plan, &mut reader, &mut digest)
+        .await?;
     reader.expect_end().await?;
-    let copied = reader.received * S::COPIES;
     let update = Update {
         client: client.clone(),
         round,
         weight,
         digest: digest.digest128(),
-        copied,
+        bytes: reader.received,
+        copied: reader.received * S::COPIES,
+        slot: plan.slot,
     };
     let accepted = job
         .accept(update, filling)
@@ -152,7 +156,8 @@ fn check_round(job: &Job, round: u64) -> Result<(), Refusal> {
 
 /// A body that is longer than any update of the job can be is refused unread.
 fn check_length(job: &Job, length: Option<u64>) -> Result<(), Refusal> {
-    let most = PREFIX_BYTES as u64 + job.layout.update_header_bytes_max() + job.layout.data_bytes();
+    let header = PREFIX_BYTES as u64 + job.layout.update_header_bytes_max();
+    let most = header + SlotLayout::room(job.layout.elements());
     match length {
         Some(length) if length > most => Err(Refusal::TooLarge(format!(
             "the body has {length} bytes; an update of job {} has at most {most}",
@@ -160,6 +165,20 @@ fn check_length(job: &Job, length: Option<u64>) -> Result<(), Refusal> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// The function must fold what the update's elements are encoded in.
+fn check_encoding(job: &Job, header: &Header) -> Result<(), Refusal> {
+    let encoding = job.layout.encoding_of(header);
+    if job.encodings.contains(encoding) {
+        return Ok(());
+    }
+    Err(Refusal::Encoding {
+        job: job.name.clone(),
+        function: job.function.name.clone(),
+        taken: job.encodings,
+        encoding,
+    })
 }
 
 /// Round and weight, as far as they have been told.
@@ -240,7 +259,7 @@ async fn read_header<S: Source>(
     let mut json = vec![0; length];
     reader.fill(&mut json).await?;
     let header = Header::parse(&json)?;
-    if let Some(total) = reader.body.length() {
+    if let Some(total) = reader.length() {
         header.check_data_bytes(total.saturating_sub(reader.received))?;
     }
     Ok((json, header))
@@ -276,118 +295,9 @@ async fn repeat<S: Source>(
     }
 }
 
-/// Reads the data into the slot, each piece to its place in canonical order, checking and hashing it
-/// while it is warm.
-async fn fill<S: Source>(
-    job: &Job,
-    filling: &mut Filling,
-    segments: &[Segment],
-    reader: &mut Reader<'_, S>,
-    digest: &mut Xxh3,
-) -> Result<(), Refusal> {
-    let check = job.spec().ingest.non_finite == NonFinite::Reject;
-    let vector = filling.vector_mut();
-    for segment in segments {
-        let start = segment.canonical_offset as usize;
-        let run = &mut vector[start..start + segment.bytes as usize];
-        for (index, piece) in run.chunks_mut(PIECE_BYTES).enumerate() {
-            reader.fill(piece).await?;
-            digest.update(piece);
-            if check && let Some((element, value)) = first_non_finite(piece) {
-                let at = (start + index * PIECE_BYTES) / 4 + element;
-                let coordinate = job.layout.coordinate(at as u64).unwrap_or_default();
-                return Err(Refusal::NonFinite {
-                    job: job.name.clone(),
-                    coordinate,
-                    value,
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The first NaN or infinity among little-endian f32s.
-fn first_non_finite(bytes: &[u8]) -> Option<(usize, f32)> {
-    const EXPONENT: u32 = 0x7f80_0000;
-    let (words, _) = bytes.as_chunks::<4>();
-    // Branch-free over the whole piece, so that it becomes vector code; the search is for the rare case.
-    let any = words.iter().fold(false, |any, w| {
-        any | (u32::from_le_bytes(*w) & EXPONENT == EXPONENT)
-    });
-    if !any {
-        return None;
-    }
-    let values = words.iter().map(|w| f32::from_le_bytes(*w));
-    values.enumerate().find(|(_, value)| !value.is_finite())
-}
-
-/// Reads with a bound on silence.
-struct Reader<'a, S> {
-    body: &'a mut S,
-    idle: Duration,
-    received: u64,
-}
-
-impl<S: Source> Reader<'_, S> {
-    async fn read(&mut self, into: &mut [u8]) -> Result<usize, Refusal> {
-        let stalled = Refusal::Stalled {
-            seconds: self.idle.as_secs_f64(),
-            received: self.received,
-        };
-        match tokio::time::timeout(self.idle, self.body.read(into)).await {
-            Err(_) => Err(stalled),
-            Ok(Ok(bytes)) => {
-                self.received += bytes as u64;
-                Ok(bytes)
-            }
-            // A reset connection, or chunks that make no sense.
-            Ok(Err(_)) => Ok(0),
-        }
-    }
-
-    async fn fill(&mut self, into: &mut [u8]) -> Result<(), Refusal> {
-        let mut filled = 0;
-        while filled < into.len() {
-            let bytes = self.read(&mut into[filled..]).await?;
-            if bytes == 0 {
-                let missing = (into.len() - filled) as u64;
-                let expected = self.body.length().unwrap_or(self.received + missing);
-                return Err(Refusal::Truncated {
-                    received: self.received,
-                    expected,
-                });
-            }
-            filled += bytes;
-        }
-        Ok(())
-    }
-
-    /// The body must end where its header says.
-    async fn expect_end(&mut self) -> Result<(), Refusal> {
-        match self.read(&mut [0; 1]).await? {
-            0 => Ok(()),
-            _ => Err(Refusal::Malformed(format!(
-                "the body goes on after byte {}, where its safetensors header says it ends",
-                self.received - 1
-            ))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn finds_the_first_non_finite(values in proptest::collection::vec(any::<f32>(), 0..300)) {
-            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            let expected = values.iter().position(|v| !v.is_finite());
-            prop_assert_eq!(first_non_finite(&bytes).map(|(at, _)| at), expected);
-        }
-    }
 
     #[test]
     fn queries_are_strict() {

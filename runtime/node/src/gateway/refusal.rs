@@ -1,12 +1,13 @@
 //! Why an update is turned away, as a problem document.
 
+use super::pieces::SCALE_MAX;
 use crate::job;
 use tributary_api::Name;
-use tributary_api::model::{HeaderError, LayoutMismatch};
+use tributary_api::model::{Encoding, Encodings, HeaderError, LayoutMismatch};
 use tributary_api::problem::Problem;
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 18] = [
+pub(crate) const OUTCOMES: [&str; 21] = [
     "accepted",
     "repeated",
     "malformed-update",
@@ -22,6 +23,9 @@ pub(crate) const OUTCOMES: [&str; 18] = [
     "layout-mismatch",
     "non-finite",
     "bad-weight",
+    "unsupported-encoding",
+    "bad-scale",
+    "bad-index",
     "function-failed",
     "no-slot",
     "shared-memory-full",
@@ -53,6 +57,27 @@ pub(crate) enum Refusal {
         job: Name,
         coordinate: String,
         value: f32,
+    },
+    #[error(
+        "function {function} of job {job} takes updates in {taken}; this one is in {encoding}: \
+         send it in F32, or use a function or a configuration that takes {encoding}"
+    )]
+    Encoding {
+        job: Name,
+        function: Name,
+        taken: Encodings,
+        encoding: Encoding,
+    },
+    #[error(
+        "{place} is {value}; a scale must be a finite number above 0 and at most {SCALE_MAX:e}, \
+         so that no element becomes infinite"
+    )]
+    BadScale { place: String, value: f32 },
+    #[error("{place} is {index}; {rule}")]
+    BadIndex {
+        place: String,
+        index: i64,
+        rule: String,
     },
     #[error("weight is {0}; it must be a finite number greater than 0")]
     BadWeight(String),
@@ -109,6 +134,10 @@ impl Refusal {
             Self::UnknownJob(_) => (404, "unknown-job", "Unknown job"),
             Self::Stalled { .. } => (408, "stalled-update", "Stalled update"),
             Self::TooLarge(_) => (413, "update-too-large", "Update too large"),
+            Self::Layout {
+                mismatch: LayoutMismatch::DoesNotFit { .. },
+                ..
+            } => (413, "update-too-large", "Update too large"),
             Self::Layout { .. } => (
                 422,
                 "layout-mismatch",
@@ -116,6 +145,9 @@ impl Refusal {
             ),
             Self::NonFinite { .. } => (422, "non-finite", "The update is not finite"),
             Self::BadWeight(_) => (422, "bad-weight", "Bad weight"),
+            Self::Encoding { .. } => (415, "unsupported-encoding", "Unsupported encoding"),
+            Self::BadScale { .. } => (422, "bad-scale", "Bad scale"),
+            Self::BadIndex { .. } => (422, "bad-index", "Bad index"),
             Self::NoSlot { .. } => (429, "no-slot", "No free slot"),
             Self::SharedMemory(_) => (507, "shared-memory-full", "Shared memory is full"),
             Self::Job { refusal, .. } => return self.job_problem(refusal),

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tributary_api::ClientName;
 use tributary_api::event::EventKind;
+use tributary_api::model::SlotLayout;
 use tributary_arena::{
     Claim, Content, Contributors, Filling, Kind as SlotKind, OWNER_AGENT, Room, State,
 };
@@ -45,8 +46,12 @@ pub(crate) struct Update {
     pub round: u64,
     pub weight: f64,
     pub digest: u128,
+    /// Bytes of its body.
+    pub bytes: u64,
     /// Bytes copied to bring it into its slot.
     pub copied: u64,
+    /// How its slot is to be read.
+    pub slot: SlotLayout,
 }
 
 impl Job {
@@ -129,7 +134,10 @@ impl Job {
             weight: update.weight,
             client: placement.client,
             sequence: 0,
-            content: Content::default(),
+            content: Content {
+                encoding: update.slot.encoding.code(),
+                count: update.slot.count,
+            },
             contributors,
         };
         if !filling.publish(State::Ready, &claim) {
@@ -142,6 +150,11 @@ impl Job {
             .bytes_copied
             .with_label_values(&labels)
             .inc_by(update.copied);
+        let labels = [self.name.as_str(), update.slot.encoding.name()];
+        self.metrics
+            .update_bytes
+            .with_label_values(&labels)
+            .inc_by(update.bytes);
         state.last_activity = now;
         let accepted = state.round.accepted();
         self.outbox.send([descriptor]);
