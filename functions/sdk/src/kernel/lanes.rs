@@ -8,14 +8,48 @@
     target_feature = "simd128",
     target_feature = "relaxed-simd"
 ))]
-pub(super) use simd::{F32x4, F64x2, I64x2, Magnitude};
+pub(super) use simd::{F32x4, F64x2, HalfMagnitude, I64x2, Magnitude};
 
 #[cfg(not(all(
     target_arch = "wasm32",
     target_feature = "simd128",
     target_feature = "relaxed-simd"
 )))]
-pub(super) use plain::{F32x4, F64x2, I64x2, Magnitude};
+pub(super) use plain::{F32x4, F64x2, HalfMagnitude, I64x2, Magnitude};
+
+/// How a binary16 becomes an `f32`: shifted to the place of an `f32`'s fields, its exponent is 112 too
+/// small, as subnormals' is. A multiplication by 2^112 mends both, exactly. Of infinity and what is no
+/// number it makes 2^16 and more, which no other binary16 is: those get the exponent of their kind.
+pub(super) mod half {
+    /// 2^112.
+    pub(in crate::kernel) const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    /// 2^16.
+    pub(super) const SPECIAL: f32 = 65536.0;
+    /// The bits of infinity: magnitudes order like their bits.
+    pub(super) const INFINITY: u16 = 0x7C00;
+
+    /// A binary16 shifted to the place of an `f32`: its value times 2^-112.
+    #[inline(always)]
+    pub(super) fn shift(bits: u16) -> f32 {
+        let magnitude = u32::from(bits & 0x7FFF) << 13;
+        f32::from_bits(magnitude | u32::from(bits & 0x8000) << 16)
+    }
+
+    /// The value of a binary16 that has been shifted.
+    #[inline(always)]
+    pub(super) fn mend(shifted: f32) -> f32 {
+        let value = shifted * REBIAS;
+        if value.abs() < SPECIAL {
+            return value;
+        }
+        f32::from_bits(value.to_bits() | f32::INFINITY.to_bits())
+    }
+
+    /// The value of a binary16.
+    pub(in crate::kernel) fn widen(bits: u16) -> f32 {
+        mend(shift(bits))
+    }
+}
 
 #[cfg(all(
     target_arch = "wasm32",
@@ -23,10 +57,16 @@ pub(super) use plain::{F32x4, F64x2, I64x2, Magnitude};
     target_feature = "relaxed-simd"
 ))]
 mod simd {
+    use super::half;
     use core::arch::wasm32::{
-        f32x4_relaxed_madd, f32x4_splat, f64x2_add, f64x2_mul, f64x2_promote_low_f32x4,
-        f64x2_relaxed_madd, f64x2_splat, i32x4_extract_lane, i32x4_shuffle, i32x4_splat, i64x2_add,
-        i64x2_extract_lane, i64x2_splat, u32x4_max, v128, v128_and, v128_load, v128_or, v128_store,
+        f32x4_abs, f32x4_convert_i32x4, f32x4_extract_lane, f32x4_ge, f32x4_mul,
+        f32x4_relaxed_madd, f32x4_splat, f64x2_add, f64x2_extract_lane, f64x2_mul,
+        f64x2_promote_low_f32x4, f64x2_relaxed_madd, f64x2_splat, i16x8_load_extend_i8x8,
+        i16x8_shl, i16x8_shr, i16x8_shuffle, i16x8_splat, i32x4_extend_high_i16x8,
+        i32x4_extend_low_i16x8, i32x4_extract_lane, i32x4_load_extend_u16x4, i32x4_shl,
+        i32x4_shuffle, i32x4_splat, i64x2_add, i64x2_extract_lane, i64x2_splat, u16x8_ge,
+        u16x8_max, u16x8_splat, u32x4_max, v128, v128_and, v128_any_true, v128_load, v128_or,
+        v128_store,
     };
 
     #[derive(Clone, Copy)]
@@ -66,9 +106,67 @@ mod simd {
             unsafe { v128_store(place.cast(), self.0) }
         }
 
+        /// Shifts eight binary16 to the places of `f32`: their values times 2^-112.
+        ///
+        /// # Safety
+        /// Eight values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn load_f16(place: *const u16) -> [Self; 2] {
+            // SAFETY: passed on; the load needs no alignment.
+            let values = unsafe { v128_load(place.cast()) };
+            // The sign has been extended over three bits of the exponent.
+            let upper = v128_and(i16x8_shr(values, 3), u16x8_splat(0x8FFF));
+            let lower = i16x8_shl(values, 13);
+            let low = i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(lower, upper);
+            let high = i16x8_shuffle::<4, 12, 5, 13, 6, 14, 7, 15>(lower, upper);
+            [Self(low), Self(high)]
+        }
+
+        /// Widens four bfloat16.
+        ///
+        /// # Safety
+        /// Four values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn load_bf16(place: *const u16) -> Self {
+            // SAFETY: passed on; the load needs no alignment.
+            let values = unsafe { i32x4_load_extend_u16x4(place.cast()) };
+            Self(i32x4_shl(values, 16))
+        }
+
+        /// Converts eight signed bytes.
+        ///
+        /// # Safety
+        /// Eight values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn load_i8(place: *const i8) -> [Self; 2] {
+            // SAFETY: passed on; the load needs no alignment.
+            let values = unsafe { i16x8_load_extend_i8x8(place) };
+            [
+                i32x4_extend_low_i16x8(values),
+                i32x4_extend_high_i16x8(values),
+            ]
+            .map(|half| Self(f32x4_convert_i32x4(half)))
+        }
+
+        /// The values of binary16 that have been shifted, infinity and what is no number among them.
+        #[inline(always)]
+        pub(crate) fn mend_f16(self) -> Self {
+            let values = f32x4_mul(self.0, f32x4_splat(half::REBIAS));
+            let special = f32x4_ge(f32x4_abs(values), f32x4_splat(half::SPECIAL));
+            Self(v128_or(
+                values,
+                v128_and(special, f32x4_splat(f32::INFINITY)),
+            ))
+        }
+
         #[inline(always)]
         pub(crate) fn madd(self, left: Self, right: Self) -> Self {
             Self(f32x4_relaxed_madd(left.0, right.0, self.0))
+        }
+
+        #[inline(always)]
+        pub(crate) fn first(self) -> f32 {
+            f32x4_extract_lane::<0>(self.0)
         }
     }
 
@@ -88,17 +186,11 @@ mod simd {
             Self(unsafe { v128_load(place.cast()) })
         }
 
-        /// Widens four values. One load and a shuffle: of two half loads the compiler makes scalar
-        /// ones.
-        ///
-        /// # Safety
-        /// Four values must be valid at `place`.
+        /// Widens four values. A shuffle of the whole: of two half loads the compiler makes scalar ones.
         #[inline(always)]
-        pub(crate) unsafe fn load_f32(place: *const f32) -> [Self; 2] {
-            // SAFETY: passed on; the load needs no alignment.
-            let values = unsafe { v128_load(place.cast()) };
-            let high = i32x4_shuffle::<2, 3, 2, 3>(values, values);
-            [values, high].map(|half| Self(f64x2_promote_low_f32x4(half)))
+        pub(crate) fn widen(values: F32x4) -> [Self; 2] {
+            let high = i32x4_shuffle::<2, 3, 2, 3>(values.0, values.0);
+            [values.0, high].map(|half| Self(f64x2_promote_low_f32x4(half)))
         }
 
         /// # Safety
@@ -122,6 +214,11 @@ mod simd {
         #[inline(always)]
         pub(crate) fn madd(self, left: Self, right: Self) -> Self {
             Self(f64x2_relaxed_madd(left.0, right.0, self.0))
+        }
+
+        #[inline(always)]
+        pub(crate) fn first(self) -> f64 {
+            f64x2_extract_lane::<0>(self.0)
         }
 
         #[inline(always)]
@@ -172,20 +269,15 @@ mod simd {
     }
 
     impl Magnitude {
-        pub(crate) const LANES: usize = 4;
-
         #[inline(always)]
         pub(crate) fn none() -> Self {
             Self(i32x4_splat(0))
         }
 
-        /// # Safety
-        /// Four values must be valid at `place`.
         #[inline(always)]
-        pub(crate) unsafe fn see(self, place: *const f32) -> Self {
-            // SAFETY: passed on; the load needs no alignment.
-            let values = unsafe { v128_load(place.cast()) };
-            Self(u32x4_max(self.0, v128_and(values, i32x4_splat(i32::MAX))))
+        pub(crate) fn see(self, values: F32x4) -> Self {
+            let magnitudes = v128_and(values.0, i32x4_splat(i32::MAX));
+            Self(u32x4_max(self.0, magnitudes))
         }
 
         /// Whether all that was seen is below `limit` in absolute value. Not a number is not.
@@ -200,6 +292,34 @@ mod simd {
             seen.iter().all(|bits| (*bits as u32) < limit.to_bits())
         }
     }
+
+    /// The largest magnitudes of binary16 seen.
+    #[derive(Clone, Copy)]
+    pub(crate) struct HalfMagnitude(v128);
+
+    impl HalfMagnitude {
+        pub(crate) const LANES: usize = 8;
+
+        #[inline(always)]
+        pub(crate) fn none() -> Self {
+            Self(i16x8_splat(0))
+        }
+
+        /// # Safety
+        /// Eight values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn see(self, place: *const u16) -> Self {
+            // SAFETY: passed on; the load needs no alignment.
+            let values = unsafe { v128_load(place.cast()) };
+            Self(u16x8_max(self.0, v128_and(values, i16x8_splat(i16::MAX))))
+        }
+
+        /// Whether all that was seen is finite.
+        #[inline(always)]
+        pub(crate) fn finite(self) -> bool {
+            !v128_any_true(u16x8_ge(self.0, u16x8_splat(half::INFINITY)))
+        }
+    }
 }
 
 #[cfg_attr(
@@ -211,6 +331,7 @@ mod simd {
     allow(dead_code)
 )]
 mod plain {
+    use super::half;
     use core::array;
 
     #[derive(Clone, Copy)]
@@ -250,11 +371,56 @@ mod plain {
             unsafe { place.cast::<[f32; 4]>().write_unaligned(self.0) }
         }
 
+        /// Shifts eight binary16 to the places of `f32`: their values times 2^-112.
+        ///
+        /// # Safety
+        /// Eight values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn load_f16(place: *const u16) -> [Self; 2] {
+            // SAFETY: passed on; the read needs no alignment.
+            let halves = unsafe { place.cast::<[[u16; 4]; 2]>().read_unaligned() };
+            halves.map(|half| Self(half.map(half::shift)))
+        }
+
+        /// Widens four bfloat16.
+        ///
+        /// # Safety
+        /// Four values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn load_bf16(place: *const u16) -> Self {
+            // SAFETY: passed on; the read needs no alignment.
+            let values = unsafe { place.cast::<[u16; 4]>().read_unaligned() };
+            Self(values.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+        }
+
+        /// Converts eight signed bytes.
+        ///
+        /// # Safety
+        /// Eight values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn load_i8(place: *const i8) -> [Self; 2] {
+            // SAFETY: passed on; bytes have no alignment.
+            let [low, high] = unsafe { place.cast::<[[i8; 4]; 2]>().read() };
+            [low, high].map(|half| Self(half.map(f32::from)))
+        }
+
+        /// Mends what [`F32x4::load_f16`] makes of infinity and of what is no number.
+        /// The values of binary16 that have been shifted, infinity and what is no number among them.
+        #[inline(always)]
+        pub(crate) fn mend_f16(self) -> Self {
+            Self(self.0.map(half::mend))
+        }
+
         #[inline(always)]
         pub(crate) fn madd(self, left: Self, right: Self) -> Self {
             Self(array::from_fn(|lane| {
                 left.0[lane] * right.0[lane] + self.0[lane]
             }))
+        }
+
+        #[inline(always)]
+        pub(crate) fn first(self) -> f32 {
+            self.0[0]
         }
     }
 
@@ -275,13 +441,9 @@ mod plain {
         }
 
         /// Widens four values.
-        ///
-        /// # Safety
-        /// Four values must be valid at `place`.
         #[inline(always)]
-        pub(crate) unsafe fn load_f32(place: *const f32) -> [Self; 2] {
-            // SAFETY: passed on; the read needs no alignment.
-            let [a, b, c, d] = unsafe { place.cast::<[f32; 4]>().read_unaligned() };
+        pub(crate) fn widen(values: F32x4) -> [Self; 2] {
+            let [a, b, c, d] = values.0;
             [[a, b], [c, d]].map(|half| Self(half.map(f64::from)))
         }
 
@@ -306,6 +468,11 @@ mod plain {
         #[inline(always)]
         pub(crate) fn madd(self, left: Self, right: Self) -> Self {
             self.add(left.mul(right))
+        }
+
+        #[inline(always)]
+        pub(crate) fn first(self) -> f64 {
+            self.0[0]
         }
 
         #[inline(always)]
@@ -358,21 +525,15 @@ mod plain {
     }
 
     impl Magnitude {
-        pub(crate) const LANES: usize = 4;
-
         #[inline(always)]
         pub(crate) fn none() -> Self {
             Self([0; 4])
         }
 
-        /// # Safety
-        /// Four values must be valid at `place`.
         #[inline(always)]
-        pub(crate) unsafe fn see(self, place: *const f32) -> Self {
-            // SAFETY: passed on; the read needs no alignment.
-            let values = unsafe { place.cast::<[f32; 4]>().read_unaligned() };
+        pub(crate) fn see(self, values: F32x4) -> Self {
             Self(array::from_fn(|lane| {
-                self.0[lane].max(values[lane].abs().to_bits())
+                self.0[lane].max(values.0[lane].abs().to_bits())
             }))
         }
 
@@ -380,6 +541,36 @@ mod plain {
         #[inline(always)]
         pub(crate) fn below(self, limit: f32) -> bool {
             self.0.iter().all(|bits| *bits < limit.to_bits())
+        }
+    }
+
+    /// The largest magnitudes of binary16 seen.
+    #[derive(Clone, Copy)]
+    pub(crate) struct HalfMagnitude([u16; 8]);
+
+    impl HalfMagnitude {
+        pub(crate) const LANES: usize = 8;
+
+        #[inline(always)]
+        pub(crate) fn none() -> Self {
+            Self([0; 8])
+        }
+
+        /// # Safety
+        /// Eight values must be valid at `place`.
+        #[inline(always)]
+        pub(crate) unsafe fn see(self, place: *const u16) -> Self {
+            // SAFETY: passed on; the read needs no alignment.
+            let values = unsafe { place.cast::<[u16; 8]>().read_unaligned() };
+            Self(array::from_fn(|lane| {
+                self.0[lane].max(values[lane] & 0x7FFF)
+            }))
+        }
+
+        /// Whether all that was seen is finite.
+        #[inline(always)]
+        pub(crate) fn finite(self) -> bool {
+            self.0.iter().all(|bits| *bits < half::INFINITY)
         }
     }
 }
