@@ -12,7 +12,7 @@ use tributary_sdk::{Error, Function};
 /// A sum of products without rounding: digits of 32 bits, each with its own sign, the lowest worth
 /// 2^-`POINT`.
 #[derive(Clone)]
-struct Sum([i128; 48]);
+struct Sum([i128; 40]);
 
 /// The product of the smallest numbers, 2^-149 and 2^-1074, is a multiple of the lowest digit's unit
 /// where weights are at least 2^-100.
@@ -20,7 +20,7 @@ const POINT: i32 = 480;
 
 impl Sum {
     fn zero() -> Self {
-        Self([0; 48])
+        Self([0; 40])
     }
 
     fn add(&mut self, left: f64, right: f64) {
@@ -65,12 +65,11 @@ fn parts(value: f64) -> (i128, i32) {
         fraction | 1 << 52
     };
     let sign = if value < 0.0 { -1 } else { 1 };
+    if magnitude == 0 {
+        return (0, 0);
+    }
     // Without the zeros at its end, so that an f32 has few digits.
-    let zeros = if magnitude == 0 {
-        0
-    } else {
-        magnitude.trailing_zeros()
-    };
+    let zeros = magnitude.trailing_zeros();
     (
         sign * (magnitude >> zeros),
         exponent.max(1) - 1075 + zeros as i32,
