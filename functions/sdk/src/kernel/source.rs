@@ -20,8 +20,8 @@ pub(super) trait Source {
     unsafe fn load(place: *const Self::Element) -> [F32x4; 2];
 }
 
-/// Whether the binary16 of an update in `range` are all finite. Looking ahead costs less than mending each
-/// value would, and brings the values into the cache.
+/// Whether the binary16 of an update in `range` are all finite. Looking at them once costs less than mending
+/// each value would.
 pub(super) fn finite_halves(values: &Values<'_>, range: Range<usize>) -> bool {
     let (groups, rest) = F16::elements(values)[range].as_chunks::<{ 4 * HalfMagnitude::LANES }>();
     let (mut one, mut other) = (HalfMagnitude::none(), HalfMagnitude::none());
