@@ -19,16 +19,34 @@ struct tributary_description {
     uint32_t partial_bytes_per_element;
     uint32_t scalar_bytes; /* at most 4096 */
     uint32_t max_inputs;   /* 1 to 64 */
-    uint32_t flags;        /* 0 */
+    uint32_t encodings;    /* bit n: fold takes updates of encoding n; 0: f32 alone */
     uint32_t reserved[2];  /* 0 */
 };
 
+/* How an update writes its values. Who declares none of them is given f32 alone. */
+enum tributary_encoding {
+    TRIBUTARY_F32,
+    TRIBUTARY_F16,  /* binary16: 2 bytes for each element */
+    TRIBUTARY_BF16, /* the upper half of an f32 */
+    TRIBUTARY_I8,   /* a signed byte for each element, times the scale of its run */
+    TRIBUTARY_SPARSE /* what is not named is 0 */
+};
+
 struct tributary_input {
-    uint32_t vector;  /* fold: f32 of an update; merge: a partial */
+    uint32_t vector;  /* fold: an update from first_element on, or all values of a sparse one;
+                         merge: a partial */
     uint32_t scalars; /* merge only */
     double weight;    /* fold only */
     uint32_t contributors;
-    uint32_t reserved[3];
+    uint32_t encoding; /* fold only, as the next two */
+    uint32_t table;    /* i8: all scale runs of the update; sparse: all coordinates (u32) */
+    uint32_t count;    /* of runs or coordinates */
+};
+
+/* A run ends where the next one begins. The first one begins at 0. */
+struct tributary_run {
+    uint32_t start; /* a coordinate of the whole model */
+    float scale;
 };
 
 struct tributary_call {
@@ -48,6 +66,7 @@ struct tributary_call {
 
 _Static_assert(sizeof(struct tributary_description) == 32, "as docs/abi.md has it");
 _Static_assert(sizeof(struct tributary_input) == 32, "as docs/abi.md has it");
+_Static_assert(sizeof(struct tributary_run) == 8, "as docs/abi.md has it");
 _Static_assert(sizeof(struct tributary_call) == 64, "as docs/abi.md has it");
 
 /* What the host offers. Link only what you call: an import that is not used is not imported. */

@@ -8,7 +8,7 @@
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
 use tributary_sdk::{
-    Accumulate, Description, Error, Finish, Fold, Function, Merge, WeightedSum, export,
+    Accumulate, Description, Encoding, Error, Finish, Fold, Function, Merge, WeightedSum, export,
 };
 
 /// What clients send.
@@ -59,7 +59,15 @@ impl Function for FedAvg {
     }
 
     fn describe(&self) -> Description {
-        self.sum.describe()
+        let sum = self.sum.describe();
+        // What a sparse update does not name is zero: no change to a model, but no model either.
+        match self.update {
+            Update::Delta => sum,
+            Update::Model => Description {
+                encodings: sum.encodings.without(Encoding::Sparse),
+                ..sum
+            },
+        }
     }
 
     fn fold(&self, call: Fold<'_>) -> Result<(), Error> {

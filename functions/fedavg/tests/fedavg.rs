@@ -5,8 +5,8 @@
 use fedavg::{Config, FedAvg};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tributary_sdk::testing::{OwnedPartial, finish, fold, merge};
-use tributary_sdk::{Error, Function};
+use tributary_sdk::testing::{OwnedPartial, finish, fold, fold_range, merge};
+use tributary_sdk::{Encoding, Encodings, Error, Function, Run, Values};
 
 type Update = (Vec<f32>, f64);
 
@@ -172,6 +172,73 @@ fn exact_sums_say_when_they_cannot_be_exact() {
     let error = merge(&function, None, &[&half, &half]).unwrap_err();
     assert_eq!(error.code(), Error::OVERFLOW);
     assert!(error.message().contains("weights"), "{error}");
+}
+
+#[test]
+fn weights_that_an_f32_cannot_hold_are_refused() {
+    let function = fedavg(r#"{"accumulate": "f32"}"#);
+    for weight in [1e39, 1e-60] {
+        let error = fold(&function, None, &[(&[1.0], weight)]).unwrap_err();
+        assert_eq!(error.code(), Error::INPUT);
+        assert!(error.message().contains("accumulate f64"), "{error}");
+    }
+}
+
+#[test]
+fn sparse_updates_are_folded_as_deltas_alone() {
+    for (mode, _) in MODES {
+        let encodings = |update: &str| {
+            let config = format!(r#"{{"accumulate": "{mode}", "update": "{update}"}}"#);
+            fedavg(&config).describe().encodings
+        };
+        assert_eq!(encodings("delta"), Encodings::ALL);
+        assert_eq!(encodings("model"), Encodings::ALL.without(Encoding::Sparse));
+    }
+}
+
+#[test]
+fn ranges_of_a_fold_are_parts_of_the_whole_and_have_its_scalars() {
+    let dense: Vec<f32> = (0..9000).map(|at| at as f32 * 0.01 - 30.0).collect();
+    let halves: Vec<u16> = (0..9000).map(|at| 0x3000 + at % 4000).collect();
+    let bytes: Vec<i8> = (0..9000).map(|at| (at % 251 - 125) as i8).collect();
+    let run = |start, scale| Run { start, scale };
+    let runs = [run(0, 0.5), run(4000, 0.25), run(4100, 2.0), run(8500, 0.1)];
+    let coordinates: Vec<u32> = (0..900).map(|at| at * 10 + 3).collect();
+    let updates = [
+        Values::F32(&dense),
+        Values::F16(&halves),
+        Values::I8 {
+            values: &bytes,
+            runs: &runs,
+        },
+        Values::Sparse {
+            coordinates: &coordinates,
+            values: &dense[..900],
+        },
+        Values::Bf16(&halves),
+    ];
+    let updates = updates.map(|values| tributary_sdk::Update {
+        values,
+        weight: 3.5,
+        contributors: 1,
+    });
+    for (mode, _) in MODES {
+        let function = fedavg(&format!(r#"{{"accumulate": "{mode}", "update": "delta"}}"#));
+        let whole = fold_range(&function, None, 0..9000, &updates).unwrap();
+        let bytes_per_element = function.describe().partial_bytes_per_element as usize;
+        for range in [0..4096, 4096..8192, 8192..9000] {
+            let part = fold_range(&function, None, range.clone(), &updates).unwrap();
+            let bytes = range.start * bytes_per_element..range.end * bytes_per_element;
+            assert_eq!(
+                part.partial().vector::<u8>(),
+                &whole.partial().vector::<u8>()[bytes]
+            );
+            assert_eq!(
+                part.partial().scalars::<[u8; 8]>(),
+                whole.partial().scalars::<[u8; 8]>()
+            );
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(crate) struct Description {
     pub(crate) partial_bytes_per_element: u32,
     pub(crate) scalar_bytes: u32,
     pub(crate) max_inputs: u32,
-    pub(crate) flags: u32,
+    pub(crate) encodings: u32,
     pub(crate) reserved: [u32; 2],
 }
 
@@ -41,7 +41,9 @@ pub(crate) struct Input {
     pub(crate) scalars: u32,
     pub(crate) weight: f64,
     pub(crate) contributors: u32,
-    pub(crate) reserved: [u32; 3],
+    pub(crate) encoding: u32,
+    pub(crate) table: u32,
+    pub(crate) count: u32,
 }
 
 const _: () = {
@@ -50,4 +52,6 @@ const _: () = {
     assert!(size_of::<Input>() == 32);
     assert!(core::mem::offset_of!(Call, first_element) == 32);
     assert!(core::mem::offset_of!(Input, weight) == 8);
+    assert!(core::mem::offset_of!(Input, encoding) == 20);
+    assert!(size_of::<crate::Run>() == 8);
 };

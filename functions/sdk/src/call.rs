@@ -1,5 +1,7 @@
 //! What a function is given: slices of the arena, read in place.
 
+use crate::error::Error;
+use crate::values::Values;
 use alloc::vec::Vec;
 use bytemuck::Pod;
 
@@ -15,12 +17,22 @@ pub struct Round {
 /// What a client sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Update<'a> {
-    /// Its vector.
-    pub values: &'a [f32],
+    /// Its vector, as the client wrote it; [`Update::f32`] for functions that take `f32` alone.
+    pub values: Values<'a>,
     /// Its weight, such as its number of examples.
     pub weight: f64,
     /// How many clients are in it; 1 unless the client aggregated others.
     pub contributors: u32,
+}
+
+impl<'a> Update<'a> {
+    /// Its vector, for functions that declare no encoding.
+    ///
+    /// # Errors
+    /// The vector is written in another encoding than `f32`.
+    pub fn f32(&self) -> Result<&'a [f32], Error> {
+        self.values.f32()
+    }
 }
 
 /// A partial aggregate to read.

@@ -5,6 +5,7 @@ use crate::abi;
 use crate::call::{Finish, Fold, Merge, Partial, PartialMut, Round, Update};
 use crate::error::Error;
 use crate::host::{self, Level};
+use crate::values::{Encoding, Values, pairs_within, runs_within};
 use alloc::format;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
@@ -76,7 +77,7 @@ impl<F: Function> Module<F> {
                 partial_bytes_per_element: 0,
                 scalar_bytes: 0,
                 max_inputs: 0,
-                flags: 0,
+                encodings: 0,
                 reserved: [0; 2],
             }),
         }
@@ -97,6 +98,7 @@ impl<F: Function> Module<F> {
                     (*place).partial_bytes_per_element = description.partial_bytes_per_element;
                     (*place).scalar_bytes = description.scalar_bytes;
                     (*place).max_inputs = description.max_inputs;
+                    (*place).encodings = description.encodings.bits();
                 }
                 place as usize
             }
@@ -113,19 +115,19 @@ impl<F: Function> Module<F> {
         let record = unsafe { Record::read(call) };
         answer(self.function().and_then(|function| {
             let size = Size::of(function, &record.call);
-            let updates = record.inputs.iter().map(|input| Update {
-                // SAFETY: the ABI: an update is `elements` f32, which nobody writes during the call.
-                values: unsafe { slice(input.vector, record.call.elements as usize) },
-                weight: input.weight,
-                contributors: input.contributors,
-            });
+            // SAFETY: the ABI, as `fold` demands it.
+            let updates = record
+                .inputs
+                .iter()
+                .map(|input| unsafe { update(input, &record.call) });
+            let updates = updates.collect::<Result<_, _>>()?;
             function.fold(Fold {
                 round: record.round(),
                 // SAFETY: the ABI, as `fold` demands it.
                 previous: unsafe { record.previous(size) },
                 // SAFETY: the ABI, as `fold` demands it.
                 output: unsafe { record.output(size) },
-                updates: updates.collect(),
+                updates,
             })
         }))
     }
@@ -276,6 +278,52 @@ impl Record {
 }
 
 /// # Safety
+/// `input` must be one of a fold's, and what it names must be as the ABI says, until the fold returns.
+unsafe fn update<'a>(input: &abi::Input, call: &abi::Call) -> Result<Update<'a>, Error> {
+    // SAFETY: passed on.
+    let values = unsafe { values(input, call) };
+    let values = values.ok_or_else(|| {
+        Error::new(
+            Error::INPUT,
+            format!("an update has encoding {}, which is none", input.encoding),
+        )
+    })?;
+    Ok(Update {
+        values,
+        weight: input.weight,
+        contributors: input.contributors,
+    })
+}
+
+/// The values of an input in the range of a call; `None` if the encoding is not one.
+///
+/// # Safety
+/// As for [`update`].
+unsafe fn values<'a>(input: &abi::Input, call: &abi::Call) -> Option<Values<'a>> {
+    let first = call.first_element;
+    let elements = call.elements as usize;
+    let count = input.count as usize;
+    let encoding = Encoding::of_code(input.encoding)?;
+    // SAFETY: the ABI: a dense vector has `elements` elements from the range's first on, a table and
+    // the values beside it have `count`, and nobody writes them during the call.
+    unsafe {
+        Some(match encoding {
+            Encoding::F32 => Values::F32(slice(input.vector, elements)),
+            Encoding::F16 => Values::F16(slice(input.vector, elements)),
+            Encoding::Bf16 => Values::Bf16(slice(input.vector, elements)),
+            Encoding::I8 => Values::I8 {
+                values: slice(input.vector, elements),
+                runs: runs_within(slice(input.table, count), first, elements as u64),
+            },
+            Encoding::Sparse => {
+                let (coordinates, values) = (slice(input.table, count), slice(input.vector, count));
+                pairs_within(coordinates, values, first, elements as u64)?
+            }
+        })
+    }
+}
+
+/// # Safety
 /// A partial of `size` must lie at the addresses, and nobody may write it during the call.
 unsafe fn partial<'a>(vector: u32, scalars: u32, contributors: u32, size: Size) -> Partial<'a> {
     // SAFETY: passed on.
@@ -289,9 +337,13 @@ unsafe fn partial<'a>(vector: u32, scalars: u32, contributors: u32, size: Size) 
 }
 
 /// # Safety
-/// `len` values of `T` must lie at the address, which is a page's, and nobody may write them during the
-/// call.
+/// `len` values of `T` must lie at the address, which is aligned for them, and nobody may write them
+/// during the call.
 unsafe fn slice<'a, T>(address: u32, len: usize) -> &'a [T] {
+    if len == 0 {
+        // The address of nothing may be 0.
+        return &[];
+    }
     // SAFETY: passed on; an address is an offset in the module's own linear memory.
     unsafe { core::slice::from_raw_parts(address as usize as *const T, len) }
 }
@@ -299,6 +351,9 @@ unsafe fn slice<'a, T>(address: u32, len: usize) -> &'a [T] {
 /// # Safety
 /// As for [`slice`], and nobody else may read them either.
 unsafe fn slice_mut<'a, T>(address: u32, len: usize) -> &'a mut [T] {
+    if len == 0 {
+        return &mut [];
+    }
     // SAFETY: passed on.
     unsafe { core::slice::from_raw_parts_mut(address as usize as *mut T, len) }
 }

@@ -5,7 +5,7 @@
 //! decides how many times, where and in which shape of tree. `docs/abi.md` is the contract beneath.
 //!
 //! ```
-//! use tributary_sdk::{Description, Error, Finish, Fold, Function, Merge, NoConfig};
+//! use tributary_sdk::{Description, Encodings, Error, Finish, Fold, Function, Merge, NoConfig};
 //!
 //! /// Counts, per element, the clients whose value is positive.
 //! struct Votes;
@@ -18,13 +18,18 @@
 //!     }
 //!
 //!     fn describe(&self) -> Description {
-//!         Description { partial_bytes_per_element: 4, scalar_bytes: 0, max_inputs: 16 }
+//!         Description {
+//!             partial_bytes_per_element: 4,
+//!             scalar_bytes: 0,
+//!             max_inputs: 16,
+//!             encodings: Encodings::F32,
+//!         }
 //!     }
 //!
 //!     fn fold(&self, mut call: Fold<'_>) -> Result<(), Error> {
 //!         let counts = call.output.begin::<u32>(call.previous.as_ref());
 //!         for update in &call.updates {
-//!             for (count, value) in counts.iter_mut().zip(update.values) {
+//!             for (count, value) in counts.iter_mut().zip(update.f32()?) {
 //!                 *count += u32::from(*value > 0.0);
 //!             }
 //!         }
@@ -60,7 +65,7 @@
 //! crate also builds for the machine you write on, with the same arithmetic in plain Rust, so that a
 //! function can be tested with `cargo test` (see [`testing`]).
 //!
-//! Layout: [`call`] what a function is given; [`weighted_sum`] means of updates, in `f32`, `f64` or
+//! Layout: [`call`] what a function is given; [`values`] how updates are written; [`weighted_sum`] means of updates, in `f32`, `f64` or
 //! exactly; [`kernel`] the loops beneath; [`host`] the host's imports; `export` the entry points.
 
 #![no_std]
@@ -76,10 +81,12 @@ pub mod kernel;
 #[cfg(all(target_arch = "wasm32", feature = "runtime"))]
 mod runtime;
 pub mod testing;
+pub mod values;
 pub mod weighted_sum;
 
 pub use call::{Finish, Fold, Merge, Partial, PartialMut, Round, Update};
 pub use error::Error;
+pub use values::{Encoding, Encodings, Run, Values};
 pub use weighted_sum::{Accumulate, WeightedSum};
 
 use serde::de::DeserializeOwned;
@@ -130,6 +137,8 @@ pub struct Description {
     pub scalar_bytes: u32,
     /// The most inputs that one call may have, 1 to 64.
     pub max_inputs: u32,
+    /// The encodings of updates that it folds; it is given no others. [`Encodings::F32`] if in doubt.
+    pub encodings: Encodings,
 }
 
 /// The configuration of a function that has none.

@@ -3,9 +3,11 @@
 use crate::abi::SCALARS_BYTES_MAX;
 use crate::call::{Finish, Fold, Merge, Partial, PartialMut, Round, Update};
 use crate::error::Error;
+use crate::values::Values;
 use crate::{Description, Function};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// A partial that owns its memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,18 +71,53 @@ pub fn fold(
     updates: &[(&[f32], f64)],
 ) -> Result<OwnedPartial, Error> {
     let elements = updates[0].0.len();
-    let contributors = previous.map_or(0, |partial| partial.contributors) + updates.len() as u32;
-    let mut output = OwnedPartial::undefined(function.describe(), elements, contributors);
-    let updates = updates.iter().map(|&(values, weight)| {
-        assert_eq!(values.len(), elements, "updates are of one length");
-        Update {
-            values,
-            weight,
-            contributors: 1,
-        }
+    let updates: Vec<Update<'_>> = updates
+        .iter()
+        .map(|&(values, weight)| {
+            assert_eq!(values.len(), elements, "updates are of one length");
+            Update {
+                values: Values::F32(values),
+                weight,
+                contributors: 1,
+            }
+        })
+        .collect();
+    fold_range(function, previous, 0..elements, &updates)
+}
+
+/// Folds a range of updates that may be written in any encoding: `updates` begin at coordinate 0 of the
+/// model, `previous` and the partial that is made have the range's elements.
+///
+/// # Errors
+/// The function's.
+///
+/// # Panics
+/// If an update does not reach as far as the range.
+#[allow(clippy::panic)] // A mistake of the test that calls it.
+pub fn fold_range(
+    function: &impl Function,
+    previous: Option<&OwnedPartial>,
+    range: Range<usize>,
+    updates: &[Update<'_>],
+) -> Result<OwnedPartial, Error> {
+    let before = previous.map_or(0, |partial| partial.contributors);
+    let contributors = before
+        + updates
+            .iter()
+            .map(|update| update.contributors)
+            .sum::<u32>();
+    let mut output = OwnedPartial::undefined(function.describe(), range.len(), contributors);
+    let updates = updates.iter().map(|update| {
+        let Some(values) = update.values.range(range.start, range.len()) else {
+            panic!("an update does not reach as far as the range {range:?}");
+        };
+        Update { values, ..*update }
     });
     function.fold(Fold {
-        round: Round::default(),
+        round: Round {
+            first_element: range.start as u64,
+            ..Round::default()
+        },
         previous: previous.map(OwnedPartial::partial),
         output: output.output(),
         updates: updates.collect(),

@@ -3,10 +3,10 @@
 //! A partial's vector is the weighted sum of its updates, its scalar the sum of their weights.
 
 use crate::Description;
-use crate::call::{Finish, Fold, Merge, Partial, Update};
+use crate::call::{Finish, Fold, Merge, Partial, Round, Update};
 use crate::error::Error;
-use crate::kernel::exact::{self, Fault};
-use crate::kernel::{double, single};
+use crate::kernel::{Fault, double, exact, single};
+use crate::values::{Encodings, Values};
 use alloc::format;
 use alloc::vec::Vec;
 use serde::Deserialize;
@@ -71,6 +71,7 @@ impl WeightedSum {
             },
             scalar_bytes: 8,
             max_inputs: INPUTS_MAX,
+            encodings: Encodings::ALL,
         }
     }
 
@@ -80,28 +81,32 @@ impl WeightedSum {
     /// A weight must be finite and not negative. Exact sums refuse what they cannot represent: values
     /// that are not finite, weights too small to count, sums out of range.
     pub fn fold(&self, mut call: Fold<'_>) -> Result<(), Error> {
-        let values: Vec<&[f32]> = call.updates.iter().map(|update| update.values).collect();
+        let values: Vec<Values<'_>> = call.updates.iter().map(|update| update.values).collect();
+        let first = call.round.first_element;
+        let explain = |fault| explain(fault, call.round);
         let previous = call.previous.as_ref();
         match self.accumulate {
             Accumulate::F32 => {
                 // The sum of the weights is the sum of those that were used.
-                let weights = weights(&call.updates, |weight| Ok(weight as f32))?;
+                let weights = weights(&call.updates, narrow)?;
                 let before = previous.map(Partial::vector);
-                single::weighted_sum(call.output.vector(), before, &values, &weights);
+                single::weighted_sum(call.output.vector(), before, &values, &weights, first)
+                    .map_err(explain)?;
                 let used = weights.iter().map(|weight| f64::from(*weight));
                 *call.output.scalars() = scalar::<f64>(previous) + used.sum::<f64>();
             }
             Accumulate::F64 => {
                 let weights = weights(&call.updates, Ok)?;
                 let before = previous.map(Partial::vector);
-                double::weighted_sum(call.output.vector(), before, &values, &weights);
+                double::weighted_sum(call.output.vector(), before, &values, &weights, first)
+                    .map_err(explain)?;
                 *call.output.scalars() = scalar::<f64>(previous) + weights.iter().sum::<f64>();
             }
             Accumulate::Exact => {
                 let weights = weights(&call.updates, |weight| self.quantise(weight))?;
                 let before = previous.map(Partial::vector);
-                exact::weighted_sum(call.output.vector(), before, &values, &weights)
-                    .map_err(|fault| explain(fault, call.round.first_element))?;
+                exact::weighted_sum(call.output.vector(), before, &values, &weights, first)
+                    .map_err(explain)?;
                 *call.output.scalars() = add_weights(scalar(previous), weights)?;
             }
         }
@@ -119,7 +124,10 @@ impl WeightedSum {
                 let ones = alloc::vec![1.0; call.partials.len()];
                 let before = previous.map(Partial::vector);
                 let vectors = vectors(&call.partials);
-                single::weighted_sum(call.output.vector(), before, &vectors, &ones);
+                let vectors: Vec<Values<'_>> = vectors.into_iter().map(Values::F32).collect();
+                let first = call.round.first_element;
+                single::weighted_sum(call.output.vector(), before, &vectors, &ones, first)
+                    .map_err(|fault| explain(fault, call.round))?;
                 *call.output.scalars() = sum_scalars(previous, &call.partials);
             }
             Accumulate::F64 => {
@@ -130,7 +138,7 @@ impl WeightedSum {
             Accumulate::Exact => {
                 let before = previous.map(Partial::vector);
                 exact::plain_sum(call.output.vector(), before, &vectors(&call.partials))
-                    .map_err(|fault| explain(fault, call.round.first_element))?;
+                    .map_err(|fault| explain(fault, call.round))?;
                 let weights = call
                     .partials
                     .iter()
@@ -204,6 +212,20 @@ fn weights<W>(
     checked.collect()
 }
 
+/// A weight for sums in `f32`.
+fn narrow(weight: f64) -> Result<f32, Error> {
+    let narrow = weight as f32;
+    if narrow.is_finite() && (narrow > 0.0 || weight == 0.0) {
+        return Ok(narrow);
+    }
+    Err(Error::new(
+        Error::INPUT,
+        format!(
+            "the weight {weight} is beyond what an f32 can hold; use other weights, or accumulate f64"
+        ),
+    ))
+}
+
 fn vectors<'a, T: bytemuck::Pod>(partials: &[Partial<'a>]) -> Vec<&'a [T]> {
     partials.iter().map(Partial::vector).collect()
 }
@@ -238,20 +260,28 @@ fn divide<T: bytemuck::Pod>(call: &mut Finish<'_>, weight: f64, widen: impl Fn(T
     }
 }
 
-fn explain(fault: Fault, first_element: u64) -> Error {
+fn explain(fault: Fault, round: Round) -> Error {
+    let coordinate = |element: usize| round.first_element + element as u64;
     match fault {
         Fault::Overflow { element } => Error::new(
             Error::OVERFLOW,
             format!(
                 "coordinate {} leaves the range of exact sums; use a smaller scaleBits",
-                first_element + element as u64
+                coordinate(element)
             ),
         ),
         Fault::NotFinite { element, input } => Error::new(
             Error::INPUT,
             format!(
                 "coordinate {} of input {input} is not finite",
-                first_element + element as u64
+                coordinate(element)
+            ),
+        ),
+        Fault::Table { input } => Error::new(
+            Error::INPUT,
+            format!(
+                "the coordinates or scale runs of input {input} do not ascend, or do not begin at the \
+                 model's first element"
             ),
         ),
     }

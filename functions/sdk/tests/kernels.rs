@@ -4,8 +4,9 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tributary_sdk::kernel::exact::{self, Fault, quantise};
-use tributary_sdk::kernel::{double, single};
+use tributary_sdk::Values;
+use tributary_sdk::kernel::exact::{self, quantise};
+use tributary_sdk::kernel::{Fault, double, single};
 
 /// Vectors of one length, a weight each, and whether there is a previous sum.
 #[derive(Debug, Clone)]
@@ -20,8 +21,8 @@ impl Case {
         self.inputs[0].len()
     }
 
-    fn slices(&self) -> Vec<&[f32]> {
-        self.inputs.iter().map(Vec::as_slice).collect()
+    fn values(&self) -> Vec<Values<'_>> {
+        self.inputs.iter().map(|input| Values::F32(input)).collect()
     }
 
     /// The previous sum, if there is one.
@@ -56,11 +57,12 @@ proptest! {
         let before = case.before(|element| element as f32 * 0.5 - 3.0);
         let narrow: Vec<f32> = case.weights.iter().map(|weight| *weight as f32).collect();
         let mut sums = vec![f32::NAN; case.len()];
-        single::weighted_sum(&mut sums, before.as_deref(), &case.slices(), &narrow);
+        single::weighted_sum(&mut sums, before.as_deref(), &case.values(), &narrow, 0).unwrap();
 
         let wide_before = case.before(|element| element as f64 * 0.5 - 3.0);
         let mut wide = vec![f64::NAN; case.len()];
-        double::weighted_sum(&mut wide, wide_before.as_deref(), &case.slices(), &case.weights);
+        double::weighted_sum(&mut wide, wide_before.as_deref(), &case.values(), &case.weights, 0)
+            .unwrap();
 
         for element in 0..case.len() {
             let start = wide_before.as_ref().map_or(0.0, |before| before[element]);
@@ -78,16 +80,19 @@ proptest! {
     fn neither_place_nor_company_changes_a_bit(case in cases(), cut in any::<prop::sample::Index>()) {
         let before = case.before(|element| element as f64 - 7.0);
         let mut whole = vec![f64::NAN; case.len()];
-        double::weighted_sum(&mut whole, before.as_deref(), &case.slices(), &case.weights);
+        double::weighted_sum(&mut whole, before.as_deref(), &case.values(), &case.weights, 0)
+            .unwrap();
 
         // The same elements as two shorter vectors.
         let cut = cut.index(case.len());
         let mut parts = vec![f64::NAN; case.len()];
         let (low, high) = parts.split_at_mut(cut);
         for (part, range) in [(low, 0..cut), (high, cut..case.len())] {
-            let inputs: Vec<&[f32]> = case.inputs.iter().map(|input| &input[range.clone()]).collect();
+            let inputs: Vec<Values<'_>> = case.inputs.iter()
+                .map(|input| Values::F32(&input[range.clone()]))
+                .collect();
             let before = before.as_ref().map(|before| &before[range.clone()]);
-            double::weighted_sum(part, before, &inputs, &case.weights);
+            double::weighted_sum(part, before, &inputs, &case.weights, 0).unwrap();
         }
         prop_assert_eq!(&parts, &whole);
 
@@ -95,7 +100,8 @@ proptest! {
         let mut stepwise = before;
         for (input, weight) in case.inputs.iter().zip(&case.weights) {
             let mut next = vec![f64::NAN; case.len()];
-            double::weighted_sum(&mut next, stepwise.as_deref(), &[input], &[*weight]);
+            let input = [Values::F32(input)];
+            double::weighted_sum(&mut next, stepwise.as_deref(), &input, &[*weight], 0).unwrap();
             stepwise = Some(next);
         }
         prop_assert_eq!(stepwise.unwrap(), whole);
@@ -126,7 +132,7 @@ proptest! {
         let weights: Vec<i64> = case.weights.iter().map(|w| quantise(*w, 32).unwrap()).collect();
         let before = case.before(|element| element as i64 - 100);
         let mut sums = vec![i64::MIN; case.len()];
-        exact::weighted_sum(&mut sums, before.as_deref(), &case.slices(), &weights).unwrap();
+        exact::weighted_sum(&mut sums, before.as_deref(), &case.values(), &weights, 0).unwrap();
         for element in 0..case.len() {
             let start = before.as_ref().map_or(0, |before| before[element]);
             let expected = case.inputs.iter().zip(&weights).fold(start, |sum, (input, weight)| {
@@ -144,11 +150,11 @@ fn the_fast_and_the_slow_way_round_alike() {
     // way. With a weight of 1 in fixed point a value is its own term.
     let halves: Vec<f32> = (-40..40).map(|half| half as f32 * 0.5).collect();
     let mut fast = vec![0; halves.len()];
-    exact::weighted_sum(&mut fast, None, &[&halves], &[1]).unwrap();
+    exact::weighted_sum(&mut fast, None, &[Values::F32(&halves)], &[1], 0).unwrap();
     let mut beside: Vec<f32> = halves.clone();
     beside.push(4.0e15);
     let mut slow = vec![0; beside.len()];
-    exact::weighted_sum(&mut slow, None, &[&beside], &[1]).unwrap();
+    exact::weighted_sum(&mut slow, None, &[Values::F32(&beside)], &[1], 0).unwrap();
     assert_eq!(fast, slow[..halves.len()]);
     let expected: Vec<i64> = halves
         .iter()
@@ -166,18 +172,19 @@ fn overflow_is_found_wherever_it_happens() {
         let mut values = vec![1.0_f32; len];
         values[element] = 5.0e18;
         let mut sums = vec![0; len];
-        let fault = exact::weighted_sum(&mut sums, None, &[&values], &[1]);
+        let fault = exact::weighted_sum(&mut sums, None, &[Values::F32(&values)], &[1], 0);
         assert_eq!(fault, Err(Fault::Overflow { element }));
 
         // By the sum of many small terms, which the fast way can.
         let ones = vec![1.0_f32; len];
         let mut previous = vec![0_i64; len];
         previous[element] = (1 << 62) - 2;
-        exact::weighted_sum(&mut sums, Some(&previous), &[&ones], &[1]).unwrap();
+        exact::weighted_sum(&mut sums, Some(&previous), &[Values::F32(&ones)], &[1], 0).unwrap();
         assert_eq!(sums[element], (1 << 62) - 1);
         for count in [2, 4, 5, 9] {
-            let inputs = vec![&ones[..]; count];
-            let fault = exact::weighted_sum(&mut sums, Some(&previous), &inputs, &vec![1; count]);
+            let inputs = vec![Values::F32(&ones); count];
+            let weights = vec![1; count];
+            let fault = exact::weighted_sum(&mut sums, Some(&previous), &inputs, &weights, 0);
             assert_eq!(fault, Err(Fault::Overflow { element }), "{count} inputs");
         }
 
@@ -206,13 +213,19 @@ fn values_that_are_not_finite_are_found_by_exact_sums() {
             let mut bad = good.clone();
             bad[element] = value;
             let mut sums = vec![0; good.len()];
-            let fault = exact::weighted_sum(&mut sums, None, &[&good, &bad], &[0, 1]);
+            let fault = exact::weighted_sum(
+                &mut sums,
+                None,
+                &[&good, &bad].map(|v| Values::F32(v)),
+                &[0, 1],
+                0,
+            );
             assert_eq!(
                 fault,
                 Err(Fault::NotFinite { element, input: 1 }),
                 "{value}"
             );
-            let fault = exact::weighted_sum(&mut sums, None, &[&bad], &[0]);
+            let fault = exact::weighted_sum(&mut sums, None, &[Values::F32(&bad)], &[0], 0);
             assert_eq!(
                 fault,
                 Err(Fault::NotFinite { element, input: 0 }),
@@ -224,7 +237,7 @@ fn values_that_are_not_finite_are_found_by_exact_sums() {
 
 #[test]
 fn empty_vectors_have_empty_sums() {
-    single::weighted_sum(&mut [], None, &[&[]], &[1.0]);
+    single::weighted_sum(&mut [], None, &[Values::F32(&[])], &[1.0], 0).unwrap();
     double::plain_sum(&mut [], Some(&[]), &[&[]]);
     exact::plain_sum(&mut [], None, &[&[]]).unwrap();
 }
@@ -232,5 +245,6 @@ fn empty_vectors_have_empty_sums() {
 #[test]
 #[should_panic(expected = "one length")]
 fn vectors_of_different_lengths_are_a_mistake() {
-    single::weighted_sum(&mut [0.0; 2], None, &[&[1.0, 2.0], &[1.0]], &[1.0, 1.0]);
+    let inputs = [Values::F32(&[1.0, 2.0]), Values::F32(&[1.0])];
+    let _ = single::weighted_sum(&mut [0.0; 2], None, &inputs, &[1.0, 1.0], 0);
 }

@@ -2,7 +2,7 @@
 //!
 //! Each input contributes an integer that depends on nothing but its value and its weight:
 //! `round(value · weight)`, to the nearest and of two to the even one, where the weight is an integer
-//! already (see [`quantise`]). Integers add up to the same sum in any order. A term or a sum that is not
+//! already (see [`quantise`]); of bytes, the weight is `weight · scale`, rounded to an `f64`. Integers add up to the same sum in any order. A term or a sum that is not
 //! within -2^62..2^62 is an error, never a wrong number: sums of two that are do not wrap around, so no
 //! overflow goes unseen.
 //!
@@ -10,9 +10,13 @@
 //! 2^51 leaves its rounded integer in the low bits of the sum, so a block is first summed that way
 //! while the largest value is watched; a block with a value too large is summed again one by one.
 
-use super::lanes::{F64x2, I64x2, Magnitude};
-use super::{Rule, Terms, sum};
+use super::lanes::{F64x2, I64x2, Magnitude, half};
+use super::source::{LOAD, Source};
+use super::updates::{Kind, Terms};
+use super::{Fault, Place, Rule};
+use crate::values::Values;
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 
 /// Terms and sums lie within `-LIMIT..LIMIT`.
 const LIMIT: i64 = 1 << 62;
@@ -23,23 +27,6 @@ const MAGIC: f64 = (3_u64 << 51) as f64;
 
 const VECTORS: usize = 4;
 const STEP: usize = VECTORS * I64x2::LANES;
-
-/// Why a sum could not be formed: the place of the first element concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// A term or a sum is not within -2^62..2^62.
-    Overflow {
-        /// The element.
-        element: usize,
-    },
-    /// An input is infinite or not a number.
-    NotFinite {
-        /// The element.
-        element: usize,
-        /// Which input.
-        input: usize,
-    },
-}
 
 /// `value · 2^bits`, rounded to the nearest integer, of two to the even one; `None` if that is 2^62 or
 /// more in absolute value or no number.
@@ -74,14 +61,19 @@ fn round(value: f64) -> Option<i64> {
     Some(whole as i64)
 }
 
-struct Weighted;
+struct Exact;
+
+/// Adds the elements of a dense encoding.
+struct Dense<S>(PhantomData<S>);
+
+/// Adds sums.
 struct Plain;
 
 /// What is learnt of a block.
 #[derive(Clone, Copy)]
 struct Seen {
     inputs: Magnitude,
-    /// Negative in a lane where a sum left its range.
+    /// Negative in a lane where a sum left its range, or where a value was too large for the fast way.
     range: I64x2,
 }
 
@@ -98,6 +90,11 @@ impl Seen {
     #[inline(always)]
     fn note(&mut self, sum: I64x2) {
         self.range = self.range.or(sum.add(I64x2::splat(LIMIT)));
+    }
+
+    /// Has the block summed one by one.
+    fn doubt(&mut self) {
+        self.range = I64x2::splat(-1);
     }
 }
 
@@ -125,8 +122,8 @@ unsafe fn end(sums: [I64x2; VECTORS], output: *mut i64) {
     }
 }
 
-impl Rule for Weighted {
-    type Input = f32;
+impl<S: Source> Rule for Dense<S> {
+    type Input = S::Element;
     type Output = i64;
     type Weight = f64;
     type State = Seen;
@@ -135,25 +132,23 @@ impl Rule for Weighted {
     #[inline(always)]
     unsafe fn step<const K: usize, const FROM: bool>(
         mut seen: Seen,
-        output: *mut i64,
-        source: *const i64,
-        inputs: [*const f32; K],
+        place: Place<i64>,
+        inputs: [*const S::Element; K],
         weights: &[f64; K],
     ) -> Seen {
+        const { assert!(STEP == LOAD) };
         // Each of the `K` terms brings the bits of `MAGIC` along: take them away beforehand.
         let correction = (MAGIC.to_bits() as i64).wrapping_mul(K as i64);
         let correction = I64x2::splat(correction.wrapping_neg());
         // SAFETY: `VECTORS` vectors are the `STEP` elements that the caller promises.
         unsafe {
-            let mut sums = begin::<FROM>(source).map(|sum| sum.add(correction));
+            let mut sums = begin::<FROM>(place.source).map(|sum| sum.add(correction));
             for (input, weight) in inputs.iter().zip(weights) {
-                for at in (0..STEP).step_by(Magnitude::LANES) {
-                    seen.inputs = seen.inputs.see(input.add(at));
-                }
                 let weight = F64x2::splat(*weight);
-                for (pair, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                    let values = F64x2::load_f32(input.add(pair * 2 * F64x2::LANES));
-                    for (sum, values) in sums.iter_mut().zip(values) {
+                let values = S::load(*input);
+                for (sums, values) in sums.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                    seen.inputs = seen.inputs.see(values);
+                    for (sum, values) in sums.iter_mut().zip(F64x2::widen(values)) {
                         let shifted = values.mul(weight).add(F64x2::splat(MAGIC));
                         *sum = sum.add(shifted.bits());
                     }
@@ -162,8 +157,48 @@ impl Rule for Weighted {
             for sum in sums {
                 seen.note(sum);
             }
-            end(sums, output);
+            end(sums, place.output);
         }
+        seen
+    }
+}
+
+impl Kind for Exact {
+    type Output = i64;
+    type Weight = f64;
+    type State = Seen;
+    type Dense<S: Source> = Dense<S>;
+
+    fn scale(weight: f64, scale: f32) -> f64 {
+        weight * f64::from(scale)
+    }
+
+    fn is_finite(weight: f64) -> bool {
+        weight.is_finite()
+    }
+
+    fn add(seen: &mut Seen, sum: i64, value: f32, weight: f64) -> i64 {
+        match round(f64::from(value) * weight).and_then(|term| add(sum, term)) {
+            Some(sum) => sum,
+            None => {
+                seen.doubt();
+                sum
+            }
+        }
+    }
+
+    fn judge(mut seen: Seen, weights: &[f64]) -> Seen {
+        let heaviest = weights
+            .iter()
+            .fold(0.0_f64, |most, weight| most.max(weight.abs()));
+        // Rounded down twice over: a value below it times any weight is below the fast way's limit.
+        let below = (FAST_LIMIT / heaviest * 0.999) as f32;
+        // The largest of numbers leaves out what is no number.
+        let weighable = weights.iter().all(|weight| weight.is_finite());
+        if !weighable || !seen.inputs.below(below) {
+            seen.doubt();
+        }
+        seen.inputs = Magnitude::none();
         seen
     }
 }
@@ -178,60 +213,59 @@ impl Rule for Plain {
     #[inline(always)]
     unsafe fn step<const K: usize, const FROM: bool>(
         mut seen: Seen,
-        output: *mut i64,
-        source: *const i64,
+        place: Place<i64>,
         inputs: [*const i64; K],
         _: &[(); K],
     ) -> Seen {
         // SAFETY: `VECTORS` vectors are the `STEP` elements that the caller promises.
         unsafe {
-            let mut sums = begin::<FROM>(source);
+            let mut sums = begin::<FROM>(place.source);
             for input in inputs {
                 for (vector, sum) in sums.iter_mut().enumerate() {
                     *sum = sum.add(I64x2::load(input.add(vector * I64x2::LANES)));
                     seen.note(*sum);
                 }
             }
-            end(sums, output);
+            end(sums, place.output);
         }
         seen
     }
 }
 
-/// `output = previous + Σ round(weight · input)`, of inputs in `f32` and weights from [`quantise`].
+/// `output = previous + Σ round(weight · input)`, with weights from [`quantise`]. Coordinate
+/// `first_element` of the model is the output's first element.
 ///
 /// # Errors
-/// Names the first element whose sum cannot be formed. The output is undefined then.
+/// Names the first element whose sum cannot be formed, or an input whose table is broken. The output is
+/// undefined then.
 ///
 /// # Panics
 /// If the vectors differ in length, or the inputs and weights in number.
 pub fn weighted_sum(
     output: &mut [i64],
     previous: Option<&[i64]>,
-    inputs: &[&[f32]],
+    inputs: &[Values<'_>],
     weights: &[i64],
+    first_element: u64,
 ) -> Result<(), Fault> {
     let weights: Vec<f64> = weights.iter().map(|weight| *weight as f64).collect();
-    let heaviest = weights
-        .iter()
-        .fold(0.0_f64, |most, weight| most.max(weight.abs()));
-    // Rounded down twice over: a value below it times any weight is below the fast way's limit.
-    let fast_below = (FAST_LIMIT / heaviest * 0.999) as f32;
-    let terms = Terms::<Weighted> {
+    let terms = Terms::<Exact> {
         previous,
         inputs,
         weights: &weights,
+        first_element,
     };
-    sum(output, &terms, Seen::nothing(), |start, block, seen| {
-        if seen.inputs.below(fast_below) && !seen.range.any_negative() {
+    let factors = |element, input| factors(&inputs[input], element, first_element);
+    terms.sum(output, Seen::nothing(), |start, block, seen| {
+        if !seen.range.any_negative() {
             return Ok(());
         }
-        one_by_one(start, block, &terms, |input, element| {
-            let value = inputs[input][element];
-            if !value.is_finite() {
+        one_by_one(start, block, previous, inputs.len(), |input, element| {
+            let (value, scale) = factors(element, input);
+            if !(value * scale).is_finite() {
                 return Err(Fault::NotFinite { element, input });
             }
-            round(f64::from(value) * weights[input]).ok_or(Fault::Overflow { element })
+            round(value * (weights[input] * scale)).ok_or(Fault::Overflow { element })
         })
     })
 }
@@ -248,16 +282,12 @@ pub fn plain_sum(
     previous: Option<&[i64]>,
     inputs: &[&[i64]],
 ) -> Result<(), Fault> {
-    let terms = Terms::<Plain> {
-        previous,
-        inputs,
-        weights: &alloc::vec![(); inputs.len()],
-    };
-    sum(output, &terms, Seen::nothing(), |start, block, seen| {
+    let seen = Seen::nothing();
+    super::plain_sum::<Plain, _>(output, previous, inputs, seen, |start, block, seen| {
         if !seen.range.any_negative() {
             return Ok(());
         }
-        one_by_one(start, block, &terms, |input, element| {
+        one_by_one(start, block, previous, inputs.len(), |input, element| {
             Ok(inputs[input][element])
         })
     })
@@ -265,20 +295,46 @@ pub fn plain_sum(
 
 /// Sums a block again, looking at every term and every sum.
 #[cold]
-fn one_by_one<R: Rule<Output = i64>>(
+fn one_by_one(
     start: usize,
     block: &mut [i64],
-    terms: &Terms<'_, R>,
+    previous: Option<&[i64]>,
+    inputs: usize,
     term: impl Fn(usize, usize) -> Result<i64, Fault>,
 ) -> Result<(), Fault> {
     for (element, place) in (start..).zip(block) {
-        let mut sum = terms.previous.map_or(0, |previous| previous[element]);
-        for input in 0..terms.inputs.len() {
+        let mut sum = previous.map_or(0, |previous| previous[element]);
+        for input in 0..inputs {
             sum = add(sum, term(input, element)?).ok_or(Fault::Overflow { element })?;
         }
         *place = sum;
     }
     Ok(())
+}
+
+/// An element of an update, as what its bits say and what that is multiplied by.
+fn factors(values: &Values<'_>, element: usize, first_element: u64) -> (f64, f64) {
+    let coordinate = first_element + element as u64;
+    match values {
+        Values::F32(values) => (f64::from(values[element]), 1.0),
+        Values::F16(values) => (f64::from(half::widen(values[element])), 1.0),
+        Values::Bf16(values) => {
+            let bits = u32::from(values[element]) << 16;
+            (f64::from(f32::from_bits(bits)), 1.0)
+        }
+        Values::I8 { values, runs } => {
+            let begun = runs.partition_point(|run| u64::from(run.start) <= coordinate);
+            let scale = begun.checked_sub(1).map_or(0.0, |run| runs[run].scale);
+            (f64::from(values[element]), f64::from(scale))
+        }
+        Values::Sparse {
+            coordinates,
+            values,
+        } => {
+            let pair = coordinates.binary_search_by_key(&coordinate, |at| u64::from(*at));
+            (pair.map_or(0.0, |pair| f64::from(values[pair])), 1.0)
+        }
+    }
 }
 
 #[cfg(test)]
