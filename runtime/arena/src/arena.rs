@@ -21,6 +21,9 @@ struct SlotHeader {
     kind: AtomicU32,
     client: AtomicU32,
     sequence: AtomicU32,
+    /// The words of the slot's contributors that are kept: the first one's number, and how many.
+    contributors_first: AtomicU32,
+    contributors_words: AtomicU32,
     /// 1 once the slot's pages are allocated.
     reserved: AtomicU32,
 }
@@ -170,6 +173,15 @@ impl Arena {
         (0..self.geometry().slots).filter(free).count() as u32
     }
 
+    /// Whether more than `slots` slots are free right now. Looks at no more of them than it must: the
+    /// lowest are taken first, so the last are the likeliest to be free.
+    #[must_use]
+    pub fn more_free_than(&self, slots: u32) -> bool {
+        let free = |slot: &SlotIndex| self.header(*slot).state.load().state == State::Free;
+        let mut free = (0..self.geometry().slots).rev().filter(free);
+        free.nth(slots as usize).is_some()
+    }
+
     /// Number of slots whose pages have ever been used: the arena's high-water mark.
     #[must_use]
     pub fn reserved_slots(&self) -> u32 {
@@ -231,12 +243,13 @@ impl Arena {
     /// The clients inside a slot.
     #[must_use]
     pub fn contributors(&self, slot: SlotIndex) -> Contributors {
-        let words = self
-            .contributor_words(slot)
-            .iter()
-            .map(|w| w.load(Ordering::Relaxed))
-            .collect();
-        Contributors::from_words(words)
+        let header = self.header(slot);
+        let first = header.contributors_first.load(Ordering::Relaxed);
+        let count = header.contributors_words.load(Ordering::Relaxed);
+        let words = self.contributor_words(slot).iter();
+        // Of a slot that has changed hands in the meantime, the two may not fit each other.
+        let kept = words.skip(first as usize).take(count as usize);
+        Contributors::from_words(first, kept.map(|w| w.load(Ordering::Relaxed)).collect())
     }
 
     /// Live -> Sent: the accumulator is complete and now its parent's input.
@@ -302,12 +315,15 @@ impl Arena {
         header.kind.store(claim.kind as u32, Ordering::Relaxed);
         header.client.store(claim.client, Ordering::Relaxed);
         header.sequence.store(claim.sequence, Ordering::Relaxed);
-        let words = self.contributor_words(slot);
-        for (i, word) in words.iter().enumerate() {
-            word.store(
-                claim.contributors.words().get(i).copied().unwrap_or(0),
-                Ordering::Relaxed,
-            );
+        let (first, words) = claim.contributors.words();
+        header.contributors_first.store(first, Ordering::Relaxed);
+        header
+            .contributors_words
+            .store(words.len() as u32, Ordering::Relaxed);
+        // Clients beyond the geometry's are not kept: no round has more.
+        let places = self.contributor_words(slot).iter().skip(first as usize);
+        for (place, word) in places.zip(words) {
+            place.store(*word, Ordering::Relaxed);
         }
     }
 }

@@ -22,8 +22,7 @@ fn geometry(slots: u32) -> Geometry {
 }
 
 fn claim_of(kind: Kind) -> Claim {
-    let mut contributors = Contributors::empty(2);
-    contributors.insert(70);
+    let contributors = Contributors::single(70);
     Claim {
         kind,
         aggregator: Destination::new(3, Level::Leaf, 5),
@@ -194,6 +193,7 @@ proptest! {
                 _ => {}
             }
             prop_assert_eq!(arena.free_slots() as usize, 5 - filling.len() - published.len());
+            for slots in 0..6 { prop_assert_eq!(arena.more_free_than(slots), arena.free_slots() > slots); }
         }
     }
 }

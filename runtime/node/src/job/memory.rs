@@ -42,7 +42,7 @@ pub(super) fn place_model(
         weight: 0.0,
         client: 0,
         sequence: 0,
-        contributors: Contributors::empty(arena.geometry().contributor_words()),
+        contributors: Contributors::default(),
     };
     if filling.publish(State::Model, &claim) {
         Ok(placed)
