@@ -67,7 +67,7 @@ async fn put_into<S: Source>(
         check_round(job, round)?;
     }
     check_length(job, body.length())?;
-    let idle = job.spec().ingest.idle_timeout.duration();
+    let idle = job.ingest().idle_timeout.duration();
     body.proceed()
         .await
         .map_err(|e| Refusal::Malformed(e.to_string()))?;
@@ -285,7 +285,7 @@ async fn fill<S: Source>(
     reader: &mut Reader<'_, S>,
     digest: &mut Xxh3,
 ) -> Result<(), Refusal> {
-    let check = job.spec().ingest.non_finite == NonFinite::Reject;
+    let check = job.ingest().non_finite == NonFinite::Reject;
     let vector = filling.vector_mut();
     for segment in segments {
         let start = segment.canonical_offset as usize;

@@ -49,6 +49,10 @@ pub(super) struct Aggregator {
     pub model: Option<SlotIndex>,
     /// Its partial has gone on (or its model is made): nothing is left to do in this round.
     pub done: bool,
+    /// An input has come in this round.
+    begun: bool,
+    /// A leaf's: when the first input of the round was sent; taken by the call that reads it.
+    pub first_sent_ns: Option<u64>,
     /// Inputs to take one at a time, because taking them together failed.
     pub singly: usize,
 }
@@ -96,6 +100,8 @@ impl Aggregator {
             expected: None,
             model: None,
             done: false,
+            begun: false,
+            first_sent_ns: None,
             singly: 0,
         }
     }
@@ -108,6 +114,7 @@ impl Aggregator {
                     generation: descriptor.generation,
                 };
                 if !self.pending.iter().any(|pending| pending.at == at) {
+                    self.note_first(descriptor);
                     self.pending.push(Pending {
                         at,
                         contributors: arena.contributors(at.slot).len(),
@@ -120,6 +127,13 @@ impl Aggregator {
             }
             Some(Kind::Doorbell) | None => {}
         }
+    }
+
+    fn note_first(&mut self, descriptor: &Descriptor) {
+        if !self.begun && self.place.level() == Some(Level::Leaf) {
+            self.first_sent_ns = Some(descriptor.sent_ns);
+        }
+        self.begun = true;
     }
 
     /// True if a [`Self::task`] other than waiting may be there.
@@ -211,9 +225,6 @@ impl Aggregator {
                 continue;
             }
             let contributors = arena.contributors(at.slot);
-            if counted.words().is_empty() {
-                counted = Contributors::from_words(vec![0; contributors.words().len()]);
-            }
             if !counted.is_disjoint(&contributors) {
                 // Folded before its worker died, between the commit and this release. Overlaps are
                 // never merged: nobody counts twice.

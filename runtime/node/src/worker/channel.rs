@@ -4,6 +4,7 @@ use super::Error;
 use crate::protocol::{FromWorker, ToWorker};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SendFlags};
+use rustix::time::Timespec;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tributary_sidecar_layout::Descriptor;
@@ -37,29 +38,37 @@ pub(super) fn inherited() -> io::Result<(Control, Port)> {
     ))
 }
 
-/// Why [`wait`] came back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Wake {
-    /// Something can be read, or there is work to do.
-    Work,
-    /// The agent has closed a socket.
-    Closed,
+/// The sockets that can be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    pub control: bool,
+    pub port: bool,
 }
 
-/// Waits until a socket can be read or has ended. Does not wait if the worker is not `idle`.
-pub(super) fn wait(control: &Control, port: &Port, idle: bool) -> io::Result<Wake> {
+impl Ready {
+    pub(super) const ALL: Self = Self {
+        control: true,
+        port: true,
+    };
+}
+
+/// Finds the sockets that can be read or have ended; if the worker is `idle`, waits for one. `None` once
+/// the agent has closed a socket.
+pub(super) fn wait(control: &Control, port: &Port, idle: bool) -> io::Result<Option<Ready>> {
     if control.ended || port.ended {
-        return Ok(Wake::Closed);
-    }
-    if !idle {
-        return Ok(Wake::Work);
+        return Ok(None);
     }
     let mut sockets = [
         PollFd::new(&control.socket, PollFlags::IN),
         PollFd::new(&port.socket, PollFlags::IN),
     ];
-    rustix::io::retry_on_intr(|| poll(&mut sockets, None))?;
-    Ok(Wake::Work)
+    let at_once = Timespec::default();
+    let timeout = (!idle).then_some(&at_once);
+    rustix::io::retry_on_intr(|| poll(&mut sockets, timeout))?;
+    Ok(Some(Ready {
+        control: !sockets[0].revents().is_empty(),
+        port: !sockets[1].revents().is_empty(),
+    }))
 }
 
 /// JSON lines from and to the agent.
@@ -145,7 +154,13 @@ impl Port {
                     self.ended = true;
                     break;
                 }
-                Ok((bytes, _)) => self.partial.extend_from_slice(&chunk[..bytes]),
+                Ok((bytes, _)) => {
+                    self.partial.extend_from_slice(&chunk[..bytes]);
+                    if bytes < chunk.len() {
+                        // What has come since wakes the worker again.
+                        break;
+                    }
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }

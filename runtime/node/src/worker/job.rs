@@ -5,7 +5,7 @@
 
 use super::aggregator::{Aggregator, Input, Partial, Task};
 use crate::clock::monotonic_ns;
-use crate::protocol::{Attach, Completion, FromWorker, Hello, Work};
+use crate::protocol::{Activation, Attach, Completion, FromWorker, Hello, Work};
 use crate::round::Epoch;
 use crate::tree;
 use std::collections::BTreeMap;
@@ -53,6 +53,8 @@ pub(super) struct Job {
     outbound: Vec<Descriptor>,
     owner: u32,
     ring: u32,
+    /// Since when the job is hosted here.
+    attached_ns: u64,
 }
 
 impl Job {
@@ -78,6 +80,7 @@ impl Job {
             outbound: Vec::new(),
             owner: hello.owner,
             ring: hello.ring,
+            attached_ns: monotonic_ns(),
         })
     }
 
@@ -148,6 +151,7 @@ impl Job {
             inputs: &operands,
         };
         let leaf = place.level() == Some(Level::Leaf);
+        let activation = self.activation(place);
         let called = if leaf {
             self.instance.fold(&call)
         } else {
@@ -158,10 +162,11 @@ impl Job {
             return self.failed_combine(place, inputs, &error);
         }
 
-        let mut contributors = previous.as_ref().map_or_else(
-            || self.no_contributors(),
-            |partial| partial.contributors.clone(),
-        );
+        let mut contributors = previous
+            .as_ref()
+            .map_or_else(Contributors::default, |partial| {
+                partial.contributors.clone()
+            });
         inputs
             .iter()
             .for_each(|input| contributors.extend(&input.contributors));
@@ -183,8 +188,18 @@ impl Job {
             round,
             read,
             started,
+            activation,
         );
         Ok(())
+    }
+
+    /// How long the leaf's first input of the round has waited, if it is read now.
+    fn activation(&mut self, place: Destination) -> Option<Activation> {
+        let sent_ns = self.aggregators.get_mut(&place)?.first_sent_ns.take()?;
+        Some(Activation {
+            nanoseconds: monotonic_ns().saturating_sub(sent_ns),
+            cold: sent_ns < self.attached_ns,
+        })
     }
 
     /// True while the aggregator has no accumulator of its own: it continued a child's partial.
@@ -214,7 +229,7 @@ impl Job {
         self.commit(place, output, State::Model, partial.contributors.clone(), 0)?;
         self.arena.release(partial.at.slot, partial.at.generation);
         self.mark_done(place);
-        self.record(Work::Finish, place, round, 1, started);
+        self.record(Work::Finish, place, round, 1, started, None);
         Ok(())
     }
 
@@ -236,7 +251,7 @@ impl Job {
         });
         self.mark_done(place);
         if !own {
-            self.record(Work::Pass, place, round, 0, Instant::now());
+            self.record(Work::Pass, place, round, 0, Instant::now(), None);
         }
     }
 
@@ -369,6 +384,7 @@ impl Job {
         round: u32,
         inputs: u32,
         started: Instant,
+        activation: Option<Activation>,
     ) {
         let completion = Completion {
             work,
@@ -376,6 +392,7 @@ impl Job {
             round,
             inputs,
             nanoseconds: started.elapsed().as_nanos() as u64,
+            activation,
         };
         // The agent empties the ring whenever it is rung; a full ring means it is only behind.
         while !self.arena.ring(self.ring).push(completion.to_record()) {
@@ -393,10 +410,6 @@ impl Job {
 
     fn round(&self, place: Destination) -> u32 {
         self.aggregators.get(&place).map_or(0, |a| a.round)
-    }
-
-    fn no_contributors(&self) -> Contributors {
-        Contributors::empty(self.arena.geometry().contributor_words())
     }
 
     fn extent(&self, slot: SlotIndex) -> Extent {
