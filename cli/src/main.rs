@@ -27,6 +27,12 @@ use failure::Failure;
 use output::Output;
 
 fn main() -> ExitCode {
+    if worker::is_asked_for() {
+        return worker::run().map_or_else(
+            |error| Failure::from(error).report(),
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let args = Args::parse();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,6 +25,9 @@ struct SlotHeader {
     sequence: AtomicU32,
     encoding: AtomicU32,
     count: AtomicU32,
+    /// The words of the slot's contributors that are kept: the first one's number, and how many (upper half).
+    /// One word, so that they change together.
+    contributors: AtomicU64,
     /// 1 once the slot's pages are allocated.
     reserved: AtomicU32,
 }
@@ -204,6 +207,15 @@ impl Arena {
         self.geometry().numbers(room).filter(free).count() as u32
     }
 
+    /// Whether more than `slots` slots of a room are free right now. Looks at no more of them than it must:
+    /// the lowest are taken first, so the last are the likeliest to be free.
+    #[must_use]
+    pub fn more_free_than(&self, room: Room, slots: u32) -> bool {
+        let free = |slot: &SlotIndex| self.header(*slot).state.load().state == State::Free;
+        let mut free = self.geometry().numbers(room).rev().filter(free);
+        free.nth(slots as usize).is_some()
+    }
+
     /// Number of slots whose pages have ever been used.
     #[must_use]
     pub fn reserved_slots(&self) -> u32 {
@@ -284,12 +296,13 @@ impl Arena {
     /// The clients inside a slot.
     #[must_use]
     pub fn contributors(&self, slot: SlotIndex) -> Contributors {
-        let words = self
-            .contributor_words(slot)
-            .iter()
-            .map(|w| w.load(Ordering::Relaxed))
-            .collect();
-        Contributors::from_words(words)
+        // SYNC POINT: pairs with `write_contributors`.
+        let range = self.header(slot).contributors.load(Ordering::Acquire);
+        let (first, count) = (range as u32, (range >> 32) as usize);
+        // Of a slot that has changed hands in the meantime, the words may be another set's.
+        let words = self.contributor_words(slot).iter();
+        let kept = words.skip(first as usize).take(count);
+        Contributors::from_words(first, kept.map(|w| w.load(Ordering::Relaxed)).collect())
     }
 
     /// Live -> Sent: the accumulator is complete and now its parent's input.
@@ -354,9 +367,9 @@ impl Arena {
 
     /// Puts clients into a published accumulator that is changed in place. May be done twice.
     pub fn add_contributors(&self, slot: SlotIndex, clients: &Contributors) {
-        for (word, bits) in self.contributor_words(slot).iter().zip(clients.words()) {
-            word.fetch_or(*bits, Ordering::Relaxed);
-        }
+        let mut all = self.contributors(slot);
+        all.extend(clients);
+        self.write_contributors(slot, &all);
     }
 
     /// Keeps the accumulator's scalars and begins a step.
@@ -425,13 +438,21 @@ impl Arena {
         let Content { encoding, count } = claim.content;
         header.encoding.store(encoding, Ordering::Relaxed);
         header.count.store(count, Ordering::Relaxed);
-        let words = self.contributor_words(slot);
-        for (i, word) in words.iter().enumerate() {
-            word.store(
-                claim.contributors.words().get(i).copied().unwrap_or(0),
-                Ordering::Relaxed,
-            );
+        self.write_contributors(slot, &claim.contributors);
+    }
+
+    fn write_contributors(&self, slot: SlotIndex, clients: &Contributors) {
+        let (first, words) = clients.words();
+        // Clients beyond the geometry's are not kept: no round has more.
+        let places = self.contributor_words(slot).iter().skip(first as usize);
+        for (place, word) in places.zip(words) {
+            place.store(*word, Ordering::Relaxed);
         }
+        let range = u64::from(first) | (words.len() as u64) << 32;
+        // SYNC POINT: who sees the range sees the words in it.
+        self.header(slot)
+            .contributors
+            .store(range, Ordering::Release);
     }
 }
 

@@ -34,8 +34,7 @@ fn geometry(slots: u32) -> Geometry {
 }
 
 fn claim_of(kind: Kind) -> Claim {
-    let mut contributors = Contributors::empty(2);
-    contributors.insert(70);
+    let contributors = Contributors::single(70);
     Claim {
         kind,
         aggregator: Destination::new(3, Level::Leaf, 5),
@@ -212,6 +211,10 @@ proptest! {
                 _ => {}
             }
             prop_assert_eq!(arena.free_slots(Room::Update) as usize, 5 - filling.len() - published.len());
+            for slots in 0..6 {
+                let more = arena.free_slots(Room::Update) > slots;
+                prop_assert_eq!(arena.more_free_than(Room::Update, slots), more);
+            }
         }
     }
 }
@@ -296,8 +299,7 @@ fn a_journal_keeps_a_step_and_its_images() {
     journal.done(1, 3);
     journal.commit();
     assert_eq!(arena.journal(1).phase(), Phase::Committed);
-    let mut clients = Contributors::empty(2);
-    clients.insert(3);
+    let clients = Contributors::single(3);
     arena.add_contributors(at.slot, &clients);
     arena.add_contributors(at.slot, &clients);
     assert_eq!(arena.contributors(at.slot).len(), 2);

@@ -39,6 +39,8 @@ use workers::{WorkerEvent, Workers};
 
 /// Bytes of a model that are copied out of the arena at a time, for its checkpoint: a fraction of a millisecond.
 const CHECKPOINT_PIECE_BYTES: u64 = 1 << 20;
+/// Arrivals that are dealt with at a time.
+const ARRIVALS: usize = 256;
 /// How long the agent sleeps when nothing is planned.
 const FOREVER: Duration = Duration::from_secs(3600);
 
@@ -75,6 +77,8 @@ pub(crate) struct Agent {
     router: Arc<dyn Router>,
     workers: Workers,
     hosting: BTreeMap<u32, Hosting>,
+    /// What came for jobs that no worker hosts yet.
+    missed: BTreeMap<u32, Vec<Descriptor>>,
     checkpoints: Arc<dyn Checkpoints>,
     metrics: Arc<Metrics>,
     wake: Arc<Notify>,
@@ -100,15 +104,25 @@ pub(crate) async fn run(
         jobs: parts.jobs,
         router: parts.router,
         hosting: BTreeMap::new(),
+        missed: BTreeMap::new(),
         checkpoints: parts.checkpoints,
         metrics: parts.metrics,
         wake: parts.wake,
         written,
     };
+    let mut batch = Vec::with_capacity(ARRIVALS);
+    let clock = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(clock);
     loop {
         let next = tokio::time::Instant::from_std(agent.next_moment());
+        // A clock that rings too early costs one look; setting it anew for every arrival costs more.
+        if next < clock.deadline() || clock.is_elapsed() {
+            clock.as_mut().reset(next);
+        }
         tokio::select! {
-            Some(arrival) = arrivals.recv() => agent.arrival(arrival),
+            1.. = arrivals.recv_many(&mut batch, ARRIVALS) => {
+                batch.drain(..).for_each(|arrival| agent.arrival(arrival));
+            }
             Some((owner, event)) = workers.recv() => agent.worker_event(owner, event),
             Some(model) = models.recv() => agent.publish(model),
             Some(command) = commands.recv() => match command {
@@ -121,7 +135,7 @@ pub(crate) async fn run(
                 }
             },
             () = agent.wake.notified() => {}
-            () = tokio::time::sleep_until(next) => agent.moment(),
+            () = &mut clock => agent.moment(),
         }
         agent.count_workers();
     }
@@ -146,7 +160,6 @@ impl Agent {
 
     /// A route miss = activation.
     fn activate(&mut self, descriptor: &Descriptor) {
-        let started = Instant::now();
         let destination = Destination::from_raw(descriptor.destination);
         let Some(job) = self.jobs.by_number(destination.job()) else {
             return;
@@ -159,29 +172,42 @@ impl Agent {
             return;
         };
         let Some(owner) = hosting.place(destination) else {
-            // `attached` sends everything again.
+            self.miss(&job, descriptor);
             self.metrics
                 .activations
                 .with_label_values(&[level.name(), "cold"])
                 .inc();
             return;
         };
+        if self.route(destination, owner, descriptor) {
+            self.metrics
+                .activations
+                .with_label_values(&[level.name(), "reused"])
+                .inc();
+        }
+    }
+
+    /// Sets an aggregator's route and delivers what missed it.
+    fn route(&self, destination: Destination, owner: u32, descriptor: &Descriptor) -> bool {
         let Some(port) = self.workers.port(owner) else {
-            return;
+            return false;
         };
         let routed = self.router.set_route(destination, port);
-        if let Err(error) = routed.and_then(|()| self.router.deliver(port, &[*descriptor])) {
+        let delivered = routed.and_then(|()| self.router.deliver(port, &[*descriptor]));
+        if let Err(error) = &delivered {
             // Its worker is ending: when that is told, everything is sent again.
             debug!(%destination, %error, "aggregator not activated");
-            return;
         }
-        self.metrics
-            .activations
-            .with_label_values(&[level.name(), "reused"])
-            .inc();
-        self.metrics
-            .activation
-            .observe(started.elapsed().as_secs_f64());
+        delivered.is_ok()
+    }
+
+    /// Remembers what came while no worker hosted its job. Only so that it arrives with its own time stamp
+    /// and without a detour: what is forgotten here, `attached` sends again.
+    fn miss(&mut self, job: &Job, descriptor: &Descriptor) {
+        let missed = self.missed.entry(job.number).or_default();
+        if missed.len() < job.plan.geometry.slots as usize {
+            missed.push(*descriptor);
+        }
     }
 
     fn read_ring(&mut self, job: &Arc<Job>, ring: u32) {
@@ -262,7 +288,18 @@ impl Agent {
             return;
         };
         hosting.attached(owner);
+        self.deliver_missed(number);
         job.send_again();
+    }
+
+    fn deliver_missed(&mut self, number: u32) {
+        for descriptor in self.missed.remove(&number).unwrap_or_default() {
+            let destination = Destination::from_raw(descriptor.destination);
+            let hosting = self.hosting.get_mut(&number);
+            if let Some(owner) = hosting.and_then(|hosting| hosting.place(destination)) {
+                self.route(destination, owner, &descriptor);
+            }
+        }
     }
 
     fn attach_failed(&mut self, owner: u32, number: u32, error: &str) {
@@ -347,7 +384,7 @@ impl Agent {
             .filter(|at| *at > now);
         let idle = jobs.iter().filter_map(|job| {
             let hosted = self.hosting.get(&job.number)?.workers() > 0;
-            let keep_alive = job.spec().keep_alive.duration();
+            let keep_alive = job.keep_alive();
             let idle_for = job.idle_for(now).filter(|_| hosted)?;
             Some(now + keep_alive.saturating_sub(idle_for))
         });
@@ -366,7 +403,7 @@ impl Agent {
             job.close_if_due(now);
             let idle = job
                 .idle_for(now)
-                .is_some_and(|idle| idle >= job.spec().keep_alive.duration());
+                .is_some_and(|idle| idle >= job.keep_alive());
             let hosted = self
                 .hosting
                 .get(&job.number)
@@ -419,6 +456,7 @@ impl Agent {
     fn forget(&mut self, number: u32) {
         self.release(number);
         self.hosting.remove(&number);
+        self.missed.remove(&number);
     }
 
     fn remove_route(&self, destination: Destination) {
@@ -454,6 +492,6 @@ fn tell_worker(events: &Events, kind: EventKind, owner: u32, pid: Option<u32>, h
     events.tell(
         kind,
         None,
-        json!({ "worker": owner, "pid": pid, "how": how }),
+        || json!({ "worker": owner, "pid": pid, "how": how }),
     );
 }

@@ -33,15 +33,18 @@ impl Events {
         }
     }
 
-    /// Tells an event.
-    pub fn tell(&self, kind: EventKind, job: Option<&Name>, data: Value) {
+    /// Tells an event to whoever listens; `data` is made only if somebody does.
+    pub fn tell(&self, kind: EventKind, job: Option<&Name>, data: impl FnOnce() -> Value) {
+        if self.sender.receiver_count() == 0 {
+            return;
+        }
         let id = format!(
             "{}-{}",
             self.life,
             self.next.fetch_add(1, Ordering::Relaxed)
         );
-        let event = Event::new(&self.node, id, kind, job.map(Name::as_str), data);
-        // No listener is no error.
+        let event = Event::new(&self.node, id, kind, job.map(Name::as_str), data());
+        // The last listener may have gone in the meantime.
         let _ = self.sender.send(Arc::new(event));
     }
 

@@ -32,7 +32,7 @@ use tokio::sync::{Notify, watch};
 use tributary_api::Name;
 use tributary_api::control::FunctionRevision;
 use tributary_api::event::EventKind;
-use tributary_api::manifest::JobSpec;
+use tributary_api::manifest::{IngestSpec, JobSpec};
 use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::status::RoundStatus;
 use tributary_arena::{Arena, State};
@@ -81,9 +81,11 @@ pub(crate) struct Job {
     wake: Arc<Notify>,
     /// Workers that host its aggregators, for its status.
     pub workers: AtomicU32,
+    /// Heard by the one who holds `admission`.
     slot_freed: Notify,
-    /// Held from looking for a free slot to having it: the reserve is kept whatever comes at once.
-    admission: Mutex<()>,
+    /// Held from looking for a free slot to having it: the reserve is kept whatever comes at once, and
+    /// who came first is served first.
+    admission: tokio::sync::Mutex<()>,
     version: watch::Sender<u64>,
     state: Mutex<Inner>,
 }
@@ -176,7 +178,7 @@ impl Job {
             wake: parts.wake,
             workers: AtomicU32::new(0),
             slot_freed: Notify::new(),
-            admission: Mutex::new(()),
+            admission: tokio::sync::Mutex::new(()),
             version: watch::Sender::new(version),
         };
         job.metrics
@@ -184,7 +186,7 @@ impl Job {
             .with_label_values(&[job.name.as_str()])
             .set(version as i64);
         if !completed {
-            job.tell(EventKind::RoundOpened, json!({ "round": version }));
+            job.tell(EventKind::RoundOpened, || json!({ "round": version }));
         }
         Ok(job)
     }
@@ -195,13 +197,23 @@ impl Job {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, kind: EventKind, data: serde_json::Value) {
+    fn tell(&self, kind: EventKind, data: impl FnOnce() -> serde_json::Value) {
         self.events.tell(kind, Some(&self.name), data);
     }
 
     /// What the job's manifest says now.
     pub(crate) fn spec(&self) -> JobSpec {
         self.lock().spec.clone()
+    }
+
+    /// How updates are taken in.
+    pub(crate) fn ingest(&self) -> IngestSpec {
+        self.lock().spec.ingest.clone()
+    }
+
+    /// The idle time after which its aggregators go.
+    pub(crate) fn keep_alive(&self) -> Duration {
+        self.lock().spec.keep_alive.duration()
     }
 
     /// The model that is handed out.
@@ -239,7 +251,7 @@ impl Job {
             state.stopped = true;
             self.metrics.forget_job(self.name.as_str());
         }
-        self.slot_freed.notify_waiters();
+        self.slot_freed.notify_one();
         // A receiver that waits for a version sees the sender's change and looks again.
         self.version.send_modify(|_| {});
     }

@@ -4,11 +4,13 @@
 mod sidecar;
 
 use crate::jobs::Jobs;
+use crate::protocol::Activation;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tributary_api::model::Encoding;
 use tributary_router::Router;
 
@@ -38,7 +40,8 @@ pub struct Metrics {
     pub(crate) worker_starts: IntCounter,
     pub(crate) worker_losses: IntCounter,
     pub(crate) activations: IntCounterVec,
-    pub(crate) activation: Histogram,
+    /// A leaf's first descriptor in a round to the call on it.
+    pub(crate) activation: HistogramVec,
     pub(crate) checkpoint_failures: IntCounterVec,
 }
 
@@ -60,6 +63,13 @@ fn seconds(name: &str, help: &str) -> HistogramOpts {
     // 10 us to 42 s in factors of four.
     let buckets = (0..12).map(|i| 1e-5 * 4f64.powi(i)).collect();
     HistogramOpts::new(name, help).buckets(buckets)
+}
+
+/// 10 us to 1 s, three to a decade: for targets of 100 us and 5 ms.
+fn activation_buckets() -> Vec<f64> {
+    let decades = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+    let steps = decades.map(|decade| [decade, 2.0 * decade, 5.0 * decade]);
+    steps.into_iter().flatten().chain([1.0]).collect()
 }
 
 impl Metrics {
@@ -191,10 +201,14 @@ impl Metrics {
             ),
             activation: family!(
                 r,
-                Histogram::with_opts(seconds(
-                    "tributary_activation_seconds",
-                    "From the descriptor that missed its route to the route, on a worker that hosts the job."
-                ))
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "tributary_activation_seconds",
+                        "From a leaf's first descriptor in a round to the function's first instruction on it."
+                    )
+                    .buckets(activation_buckets()),
+                    &["kind"]
+                )
             ),
             checkpoint_failures: family!(
                 r,
@@ -206,6 +220,13 @@ impl Metrics {
             ),
             registry,
         }
+    }
+
+    /// Counts a leaf's first call in a round.
+    pub(crate) fn observe_activation(&self, activation: Activation) {
+        let kind = if activation.cold { "cold" } else { "warm" };
+        let seconds = Duration::from_nanos(activation.nanoseconds).as_secs_f64();
+        self.activation.with_label_values(&[kind]).observe(seconds);
     }
 
     /// Adds the sidecar's families, read from the router at each scrape.

@@ -374,7 +374,7 @@ impl NodeControl for Node {
     }
 
     fn announce(&self, kind: EventKind, job: &Name, data: Value) {
-        self.events.tell(kind, Some(job), data);
+        self.events.tell(kind, Some(job), || data);
     }
 
     async fn node_status(&self) -> NodeStatus {

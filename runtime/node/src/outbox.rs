@@ -1,39 +1,160 @@
 //! The agent's and gateway's own port: descriptors that they send go the way of everybody's.
+//!
+//! Whoever has something to send writes it himself, with whatever others have queued meanwhile: a thread
+//! between would cost each update two changes of thread, and its fold the time that they take. Only what
+//! might block, a long queue or a full socket, is left to a thread.
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use std::io;
 use std::net::TcpStream;
-use tokio::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use tracing::error;
 use tributary_sidecar_layout::Descriptor;
 
-/// Descriptors in one write; each is routed alone.
+/// Descriptors that a sender writes himself, in one write: 2 KiB, for which a writable socket has room.
 const BATCH: usize = 64;
 
 /// A cheap handle; sending never waits. What is queued is bounded by the arena's slots.
 #[derive(Clone, Debug)]
-pub(crate) struct Outbox(mpsc::UnboundedSender<Descriptor>);
+pub(crate) struct Outbox(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    port: TcpStream,
+    queue: Mutex<Queue>,
+    /// Wakes the thread, which then is the writer.
+    thread: mpsc::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<Descriptor>,
+    /// Somebody writes, and goes on until nothing waits.
+    has_writer: bool,
+    /// The port has failed; that has been said.
+    broken: bool,
+}
 
 impl Outbox {
-    /// Starts the writer on a port's socket: a thread of its own, because the socket blocks.
+    /// Takes a port's socket, which blocks, and starts the thread for what must.
     pub(crate) fn start(port: TcpStream) -> io::Result<Self> {
-        let (sender, mut queue) = mpsc::unbounded_channel();
-        std::thread::Builder::new().name("outbox".into()).spawn(move || {
-            let mut batch = Vec::with_capacity(BATCH);
-            while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
-                if let Err(error) = tributary_router::send(&port, &batch) {
-                    error!(%error, "the agent's port is broken; no descriptor can be sent any more");
-                    return;
+        let (thread, wakes) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            port,
+            queue: Mutex::default(),
+            thread,
+        });
+        let weak = Arc::downgrade(&shared);
+        std::thread::Builder::new()
+            .name("outbox".into())
+            .spawn(move || {
+                while let Some(shared) = wakes.recv().ok().and_then(|()| weak.upgrade()) {
+                    shared.write(|_| true);
                 }
-                batch.clear();
-            }
-        })?;
-        Ok(Self(sender))
+            })?;
+        Ok(Self(shared))
     }
 
     pub(crate) fn send(&self, descriptors: impl IntoIterator<Item = Descriptor>) {
-        for descriptor in descriptors {
-            // The writer ends only with the node, or after it has said why.
-            let _ = self.0.send(descriptor);
+        let mut queue = self.0.queue();
+        if queue.broken {
+            return;
+        }
+        queue.waiting.extend(descriptors);
+        if queue.waiting.is_empty() || std::mem::replace(&mut queue.has_writer, true) {
+            return;
+        }
+        drop(queue);
+        let shared = &self.0;
+        let all = shared.write(|batch| batch.len() <= BATCH && shared.is_writable());
+        if !all {
+            // The thread ends only with the node.
+            let _ = shared.thread.send(());
+        }
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // A queue of descriptors is whole after every operation.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what waits, for the one writer, as long as `may` says so; true if nothing is left and
+    /// nobody writes any more.
+    fn write(&self, may: impl Fn(&[Descriptor]) -> bool) -> bool {
+        let mut batch = Vec::new();
+        loop {
+            let mut queue = self.queue();
+            if queue.waiting.is_empty() {
+                queue.has_writer = false;
+                return true;
+            }
+            if !may(&queue.waiting) {
+                return false;
+            }
+            batch.clear();
+            std::mem::swap(&mut batch, &mut queue.waiting);
+            drop(queue);
+            if let Err(error) = tributary_router::send(&self.port, &batch) {
+                error!(%error, "the agent's port is broken; no descriptor can be sent any more");
+                let mut queue = self.queue();
+                (queue.broken, queue.waiting) = (true, Vec::new());
+                return true;
+            }
+        }
+    }
+
+    fn is_writable(&self) -> bool {
+        let mut port = [PollFd::new(&self.port, PollFlags::OUT)];
+        let ready = poll(&mut port, Some(&Timespec::default()));
+        ready.is_ok() && port[0].revents().contains(PollFlags::OUT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    fn descriptor(slot: u32) -> Descriptor {
+        Descriptor {
+            destination: 1,
+            sent_ns: 2,
+            slot,
+            generation: 3,
+            round: 4,
+            kind: 1,
+        }
+    }
+
+    /// More than the socket takes, from many sides, before anybody reads: nobody waits, nothing is lost.
+    #[test]
+    fn all_arrives_and_nobody_waits() {
+        const SENDERS: u32 = 8;
+        const EACH: u32 = 40_000;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut reader, _) = listener.accept().unwrap();
+        let outbox = Outbox::start(port).unwrap();
+        std::thread::scope(|scope| {
+            for sender in 0..SENDERS {
+                let outbox = &outbox;
+                let own = sender * EACH..(sender + 1) * EACH;
+                scope.spawn(move || own.for_each(|slot| outbox.send([descriptor(slot)])));
+            }
+        });
+        let mut seen = vec![false; (SENDERS * EACH) as usize];
+        let mut bytes = [0; Descriptor::BYTES];
+        for _ in 0..seen.len() {
+            reader.read_exact(&mut bytes).unwrap();
+            let slot = Descriptor::from_bytes(&bytes).slot as usize;
+            assert!(
+                !std::mem::replace(&mut seen[slot], true),
+                "{slot} came twice"
+            );
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Hello {
     pub ring: u32,
     /// Where precompiled modules lie.
     pub module_cache: PathBuf,
+    /// When the agent began to start it, by the monotonic clock.
+    pub started_ns: u64,
 }
 
 /// All a worker needs to host aggregators of a job, whatever their level.
@@ -115,6 +117,30 @@ pub(crate) struct Completion {
     /// Inputs that were read in place.
     pub inputs: u32,
     pub nanoseconds: u64,
+    /// The step was the first of a leaf in a round: how long it took to come to it.
+    pub activation: Option<Activation>,
+}
+
+/// From the moment when a leaf's first descriptor was sent to the function's first instruction on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Activation {
+    pub nanoseconds: u64,
+    /// The descriptor was sent before the worker hosted the job.
+    pub cold: bool,
+}
+
+impl Activation {
+    /// A word that is never 0: at least a nanosecond has passed.
+    fn to_word(self) -> u64 {
+        self.nanoseconds.clamp(1, u64::MAX >> 1) << 1 | u64::from(self.cold)
+    }
+
+    fn from_word(word: u64) -> Option<Self> {
+        (word != 0).then_some(Self {
+            nanoseconds: word >> 1,
+            cold: word & 1 == 1,
+        })
+    }
 }
 
 /// What kind of step it was.
@@ -131,7 +157,8 @@ pub(crate) enum Work {
 impl Completion {
     pub(crate) fn to_record(self) -> Record {
         let head = self.work as u64 | u64::from(self.inputs) << 8 | u64::from(self.round) << 32;
-        [head, self.destination.raw(), self.nanoseconds, 0]
+        let activation = self.activation.map_or(0, Activation::to_word);
+        [head, self.destination.raw(), self.nanoseconds, activation]
     }
 
     /// `None` for a record that no version of this protocol writes.
@@ -149,6 +176,7 @@ impl Completion {
             round: (record[0] >> 32) as u32,
             destination: Destination::from_raw(record[1]),
             nanoseconds: record[2],
+            activation: Activation::from_word(record[3]),
         })
     }
 }
@@ -167,6 +195,10 @@ mod tests {
                 round: u32::MAX,
                 inputs: 64,
                 nanoseconds: 123_456,
+                activation: (work == Work::Fold).then_some(Activation {
+                    nanoseconds: 98_765,
+                    cold: true,
+                }),
             };
             assert_eq!(
                 Completion::from_record(completion.to_record()),

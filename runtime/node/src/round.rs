@@ -6,7 +6,7 @@
 //! [`Close`]s; a client that is refused later makes the numbers smaller, and they are told again.
 
 use crate::tree::Tree;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use tributary_api::ClientName;
 use tributary_api::manifest::Closing;
@@ -104,11 +104,34 @@ struct Entry {
 struct Leaf {
     assigned: u32,
     refused: u32,
+    told: Told,
 }
 
 impl Leaf {
     fn contributors(self) -> u32 {
         self.assigned - self.refused
+    }
+}
+
+/// A middle, as the sum of its leaves.
+#[derive(Clone, Copy, Debug, Default)]
+struct Middle {
+    /// Leaves that have at least one update.
+    leaves: u32,
+    /// Of those, the ones that take no more.
+    full: u32,
+    contributors: u32,
+    told: Told,
+}
+
+/// The number that an aggregator has been told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told(Option<u32>);
+
+impl Told {
+    /// Notes what the aggregator must be told; true if that is news to it.
+    fn is_news(&mut self, expected: u32) -> bool {
+        expected > 0 && self.0.replace(expected) != Some(expected)
     }
 }
 
@@ -121,9 +144,15 @@ pub(crate) struct Round {
     first_update: Option<Instant>,
     entries: HashMap<ClientName, Entry>,
     names: Vec<ClientName>,
-    leaves: BTreeMap<u32, Leaf>,
+    /// By index. A leaf without updates is not there yet: the lanes before it came first.
+    leaves: Vec<Leaf>,
+    middles: Vec<Middle>,
+    refused: u32,
     closed: bool,
-    told: BTreeMap<(u8, u32), u32>,
+    /// Leaves that may have news for themselves or their middles since the last [`Self::closes`]. Only
+    /// they are looked at, so that what an update costs does not grow with the round.
+    changed: BTreeSet<u32>,
+    told_top: Told,
 }
 
 impl Round {
@@ -135,9 +164,12 @@ impl Round {
             first_update: None,
             entries: HashMap::new(),
             names: Vec::new(),
-            leaves: BTreeMap::new(),
+            leaves: Vec::new(),
+            middles: Vec::new(),
+            refused: 0,
             closed: false,
-            told: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            told_top: Told::default(),
         }
     }
 
@@ -156,7 +188,7 @@ impl Round {
 
     /// Clients inside the result.
     pub(crate) fn contributors(&self) -> u32 {
-        self.leaves.values().map(|leaf| leaf.contributors()).sum()
+        self.accepted() - self.refused
     }
 
     pub(crate) fn first_update(&self) -> Option<Instant> {
@@ -164,17 +196,11 @@ impl Round {
     }
 
     pub(crate) fn leaves(&self) -> u32 {
-        self.leaves.len() as u32
+        self.middles.iter().map(|middle| middle.leaves).sum()
     }
 
     pub(crate) fn middles(&self) -> u32 {
-        let mut middles: Vec<u32> = self
-            .leaves
-            .keys()
-            .map(|leaf| self.tree.middle(*leaf))
-            .collect();
-        middles.dedup();
-        middles.len() as u32
+        self.middles.len() as u32
     }
 
     /// Changes the rule of closing under an open round.
@@ -213,7 +239,7 @@ impl Round {
             client: number,
             leaf: self.tree.leaf(number),
         };
-        self.leaves.entry(placement.leaf).or_default().assigned += 1;
+        self.assign(placement.leaf);
         self.names.push(client.clone());
         self.entries.insert(
             client,
@@ -226,6 +252,24 @@ impl Round {
         Some(placement)
     }
 
+    /// Counts an update below a leaf and its middle.
+    fn assign(&mut self, leaf: u32) {
+        let middle = self.tree.middle(leaf);
+        grow(&mut self.leaves, leaf);
+        grow(&mut self.middles, middle);
+        let (below, above) = (
+            &mut self.leaves[leaf as usize],
+            &mut self.middles[middle as usize],
+        );
+        below.assigned += 1;
+        above.contributors += 1;
+        above.leaves += u32::from(below.assigned == 1);
+        if below.assigned == self.tree.fan_in {
+            above.full += 1;
+            self.changed.insert(leaf);
+        }
+    }
+
     /// The function failed on a client's update: it is not part of the result.
     pub(crate) fn refuse(&mut self, client: u32, why: String) {
         let Some(entry) = self
@@ -235,11 +279,14 @@ impl Round {
         else {
             return;
         };
-        if entry.refused.replace(why).is_none()
-            && let Some(leaf) = self.leaves.get_mut(&entry.placement.leaf)
-        {
-            leaf.refused += 1;
+        if entry.refused.replace(why).is_some() {
+            return;
         }
+        let leaf = entry.placement.leaf;
+        self.refused += 1;
+        self.leaves[leaf as usize].refused += 1;
+        self.middles[self.tree.middle(leaf) as usize].contributors -= 1;
+        self.changed.insert(leaf);
     }
 
     /// The clients on whose updates the function failed.
@@ -274,44 +321,75 @@ impl Round {
     /// Takes no more updates.
     pub(crate) fn close(&mut self) {
         self.closed = true;
+        self.changed.extend(0..self.leaves.len() as u32);
     }
 
     /// The closes that must be told now: new ones, and those whose number has changed.
     pub(crate) fn closes(&mut self) -> Vec<Close> {
-        let mut closes = self.current_closes();
-        closes.retain(|close| {
-            self.told.insert((close.level, close.index), close.expected) != Some(close.expected)
-        });
+        if self.changed.is_empty() {
+            return Vec::new();
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let mut middles: Vec<u32> = changed.iter().map(|leaf| self.tree.middle(*leaf)).collect();
+        middles.dedup();
+        let mut closes = Vec::new();
+        for index in changed {
+            let expected = self.expected_of_leaf(index);
+            let leaf = &mut self.leaves[index as usize];
+            closes.extend(
+                expected
+                    .filter(|n| leaf.told.is_news(*n))
+                    .map(|n| close(Level::Leaf, index, n)),
+            );
+        }
+        for index in middles {
+            let expected = self.expected_of_middle(index);
+            let middle = &mut self.middles[index as usize];
+            closes.extend(
+                expected
+                    .filter(|n| middle.told.is_news(*n))
+                    .map(|n| close(Level::Middle, index, n)),
+            );
+        }
+        let contributors = self.contributors();
+        if self.closed && self.told_top.is_news(contributors) {
+            closes.push(close(Level::Top, 0, contributors));
+        }
         closes
     }
 
     /// Every close that holds now, for aggregators that have to be told again.
     pub(crate) fn current_closes(&self) -> Vec<Close> {
-        let full = |leaf: &Leaf| self.closed || leaf.assigned == self.tree.fan_in;
-        let mut closes = Vec::new();
-        let mut middles: BTreeMap<u32, (u32, u32, bool)> = BTreeMap::new();
-        for (index, leaf) in &self.leaves {
-            let (count, contributors, complete) = middles
-                .entry(self.tree.middle(*index))
-                .or_insert((0, 0, true));
-            *count += 1;
-            *contributors += leaf.contributors();
-            *complete &= full(leaf);
-            if full(leaf) {
-                closes.push(close(Level::Leaf, *index, leaf.contributors()));
-            }
-        }
-        for (index, (leaves, contributors, complete)) in &middles {
-            if *complete && (self.closed || *leaves == self.tree.fan_in) {
-                closes.push(close(Level::Middle, *index, *contributors));
-            }
-        }
-        if self.closed {
-            closes.push(close(Level::Top, 0, self.contributors()));
-        }
-        closes.retain(|close| close.expected > 0);
-        closes
+        let leaves = (0..self.leaves.len() as u32)
+            .filter_map(|index| Some(close(Level::Leaf, index, self.expected_of_leaf(index)?)));
+        let middles = (0..self.middles.len() as u32)
+            .filter_map(|index| Some(close(Level::Middle, index, self.expected_of_middle(index)?)));
+        let top = self
+            .closed
+            .then(|| close(Level::Top, 0, self.contributors()));
+        let closes = leaves.chain(middles).chain(top);
+        closes.filter(|close| close.expected > 0).collect()
     }
+
+    /// What a leaf must hold in the end, if no more can come to it.
+    fn expected_of_leaf(&self, index: u32) -> Option<u32> {
+        let leaf = self.leaves[index as usize];
+        let complete = self.closed || leaf.assigned == self.tree.fan_in;
+        complete.then(|| leaf.contributors())
+    }
+
+    /// As [`Self::expected_of_leaf`], for a middle.
+    fn expected_of_middle(&self, index: u32) -> Option<u32> {
+        let middle = self.middles[index as usize];
+        let complete = self.closed || middle.full == self.tree.fan_in;
+        complete.then_some(middle.contributors)
+    }
+}
+
+/// Makes a vector long enough for an index.
+fn grow<T: Clone + Default>(all: &mut Vec<T>, index: u32) {
+    let length = all.len().max(index as usize + 1);
+    all.resize(length, T::default());
 }
 
 fn close(level: Level, index: u32, expected: u32) -> Close {
@@ -323,149 +401,4 @@ fn close(level: Level, index: u32, expected: u32) -> Close {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use tributary_api::quantity::Interval;
-
-    fn name(n: u32) -> ClientName {
-        format!("client-{n}").parse().unwrap()
-    }
-
-    fn round(full: u32, deadline: Option<(u32, u32)>) -> Round {
-        let deadline = deadline.map(|(seconds, quorum)| (Interval::from_secs(seconds), quorum));
-        Round::new(
-            Epoch::first(3).unwrap(),
-            Tree {
-                fan_in: 2,
-                lanes: 2,
-            },
-            Closing { full, deadline },
-        )
-    }
-
-    #[test]
-    fn closes_when_all_are_in() {
-        let now = Instant::now();
-        let mut round = round(2, None);
-        assert_eq!(round.due(now), None);
-        round.accept(name(0), 1, now).unwrap();
-        assert_eq!(round.due(now + Duration::from_secs(1000)), None);
-        round.accept(name(1), 1, now).unwrap();
-        assert_eq!(round.due(now), Some(Reason::Full));
-        round.close();
-        assert_eq!(round.due(now), None, "closes once");
-        assert_eq!(round.accept(name(2), 1, now), None, "late");
-    }
-
-    #[test]
-    fn deadline_counts_from_the_first_update_and_waits_for_the_quorum() {
-        let start = Instant::now();
-        let mut round = round(9, Some((10, 2)));
-        assert_eq!(
-            round.due(start + Duration::from_secs(100)),
-            None,
-            "nothing came"
-        );
-        let first = start + Duration::from_secs(50);
-        round.accept(name(0), 1, first).unwrap();
-        let passed = first + Duration::from_secs(10);
-        assert_eq!(round.deadline(), Some(passed));
-        assert_eq!(round.due(passed), None, "no quorum");
-        round.accept(name(1), 1, passed).unwrap();
-        assert_eq!(round.due(passed - Duration::from_secs(1)), None);
-        assert_eq!(round.due(passed), Some(Reason::Deadline));
-        round.refuse(1, "trap".into());
-        assert_eq!(round.due(passed), None, "a refused update is no quorum");
-    }
-
-    #[test]
-    fn a_client_is_known_by_its_bytes() {
-        let now = Instant::now();
-        let mut round = round(9, None);
-        round.accept(name(0), 7, now).unwrap();
-        assert_eq!(round.known(&name(0), 7), Some(Known::Same));
-        assert_eq!(round.known(&name(0), 8), Some(Known::Other));
-        assert_eq!(round.known(&name(1), 7), None);
-        assert_eq!(round.accept(name(0), 7, now), None);
-        round.refuse(0, "division".into());
-        assert_eq!(
-            round.known(&name(0), 7),
-            Some(Known::Refused("division".into()))
-        );
-    }
-
-    #[test]
-    fn a_full_leaf_is_closed_before_the_round() {
-        let now = Instant::now();
-        let mut round = round(9, None);
-        round.accept(name(0), 1, now).unwrap();
-        round.accept(name(1), 1, now).unwrap();
-        assert_eq!(round.closes(), vec![], "two lanes, one update each");
-        round.accept(name(2), 1, now).unwrap();
-        assert_eq!(round.closes(), vec![close(Level::Leaf, 0, 2)]);
-        round.accept(name(3), 1, now).unwrap();
-        assert_eq!(
-            round.closes(),
-            vec![close(Level::Leaf, 1, 2), close(Level::Middle, 0, 4)]
-        );
-        round.close();
-        assert_eq!(round.closes(), vec![close(Level::Top, 0, 4)]);
-        round.refuse(2, "trap".into());
-        let again = vec![
-            close(Level::Leaf, 0, 1),
-            close(Level::Middle, 0, 3),
-            close(Level::Top, 0, 3),
-        ];
-        assert_eq!(round.closes(), again);
-        assert_eq!(round.closes(), vec![]);
-    }
-
-    #[test]
-    fn attempts_and_rounds_are_ordered() {
-        let first = Epoch::first(3).unwrap();
-        let again = first.again().unwrap();
-        assert!(first < again && again < Epoch::first(4).unwrap());
-        assert_eq!((again.round(), again.attempt()), (3, 1));
-        assert_eq!(
-            Epoch::from_raw(3 << 8 | (Epoch::ATTEMPTS - 1)).again(),
-            None
-        );
-        assert!(Epoch::first(u64::from(Epoch::ROUND_MAX)).is_some());
-        assert_eq!(Epoch::first(u64::from(Epoch::ROUND_MAX) + 1), None);
-    }
-
-    proptest! {
-        /// Whatever arrives and is refused: after the close, the numbers told to the leaves add up
-        /// to those of their middles, and these to the top's.
-        #[test]
-        fn closes_add_up(fan_in in 2u32..6, lanes in 1u32..4, updates in 1u32..80,
-                         refused in proptest::collection::vec(0u32..80, 0..10)) {
-            let now = Instant::now();
-            let tree = Tree { fan_in, lanes };
-            let mut round = Round::new(Epoch::first(1).unwrap(), tree, Closing { full: 1000, deadline: None });
-            let mut told = BTreeMap::new();
-            let mut hear = |closes: Vec<Close>| {
-                for c in closes { told.insert((c.level, c.index), c.expected); }
-            };
-            for n in 0..updates {
-                round.accept(name(n), 0, now).unwrap();
-                hear(round.closes());
-            }
-            for client in &refused { round.refuse(*client, String::new()); }
-            hear(round.closes());
-            round.close();
-            hear(round.closes());
-
-            let gone = refused.iter().filter(|c| **c < updates).collect::<std::collections::BTreeSet<_>>().len() as u32;
-            prop_assert_eq!(round.contributors(), updates - gone);
-            let top = told.get(&(Level::Top as u8, 0)).copied().unwrap_or(0);
-            prop_assert_eq!(top, updates - gone);
-            let sum = |level: Level| told.iter().filter(|((l, _), _)| *l == level as u8).map(|(_, n)| *n).sum::<u32>();
-            // A leaf whose clients were all refused is told nothing more; it has nothing to send.
-            let empty_leaves: u32 = round.leaves.iter().filter(|(_, l)| l.contributors() == 0)
-                .map(|(i, _)| told.get(&(Level::Leaf as u8, *i)).copied().unwrap_or(0)).sum();
-            prop_assert_eq!(sum(Level::Leaf) - empty_leaves, top);
-        }
-    }
-}
+mod tests;

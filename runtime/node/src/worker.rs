@@ -14,8 +14,9 @@ mod in_place;
 mod job;
 mod team;
 
+use crate::clock::monotonic_ns;
 use crate::protocol::{Attach, FromWorker, Hello, ToWorker};
-use channel::{Control, Patience, Port, Wake};
+use channel::{Control, Patience, Port, Ready};
 use job::{Job, StepError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -51,12 +52,18 @@ pub enum Error {
 /// # Errors
 /// A broken socket or engine; what functions do wrong is reported to the agent instead.
 pub fn run() -> Result<(), Error> {
+    let begun_ns = monotonic_ns();
     let (mut control, port) = channel::inherited().map_err(Error::NotInherited)?;
     let Some(ToWorker::Hello(hello)) = control.next_blocking()? else {
         return Err(Error::NoGreeting);
     };
     let engine = Engine::new()?;
     let cache = ModuleCache::open(Path::new(&hello.module_cache))?;
+    debug!(
+        process_us = begun_ns.saturating_sub(hello.started_ns) / 1000,
+        engine_us = (monotonic_ns() - begun_ns) / 1000,
+        "the worker is ready"
+    );
     let mut worker = Worker {
         hello,
         control,
@@ -82,11 +89,15 @@ struct Worker {
 
 impl Worker {
     fn serve(&mut self) -> Result<(), Error> {
+        // What came with the greeting is in the worker's own buffer, and wakes nobody.
+        let mut ready = Ready::ALL;
         loop {
-            // Everything that has been received is read before the worker sleeps: bytes in its own
-            // buffer wake nobody.
-            self.read_control()?;
-            self.read_port()?;
+            if ready.control {
+                self.read_control()?;
+            }
+            if ready.port {
+                self.read_port()?;
+            }
             let next = self.next_work();
             if let Some(aggregator) = next {
                 self.step(aggregator)?;
@@ -99,9 +110,12 @@ impl Worker {
             if next.is_none() {
                 self.starved.clear();
             }
-            if channel::wait(&self.control, &self.port, patience)? == Wake::Closed {
-                debug!("the agent closed a socket; the worker ends");
-                return Ok(());
+            match channel::wait(&self.control, &self.port, patience)? {
+                Some(found) => ready = found,
+                None => {
+                    debug!("the agent closed a socket; the worker ends");
+                    return Ok(());
+                }
             }
         }
     }
@@ -133,6 +147,7 @@ impl Worker {
 
     fn attach(&mut self, attach: Attach) -> Result<(), Error> {
         let number = attach.job;
+        let begun_ns = monotonic_ns();
         let answer = match Job::attach(attach, &self.engine, &self.cache, &self.hello) {
             Ok(job) => {
                 self.jobs.insert(number, job);
@@ -143,6 +158,12 @@ impl Worker {
                 error: error.to_string(),
             },
         };
+        debug!(
+            job = number,
+            attach_us = (monotonic_ns() - begun_ns) / 1000,
+            ?answer,
+            "attached"
+        );
         self.control.send(&answer)
     }
 

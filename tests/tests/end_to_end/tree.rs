@@ -66,6 +66,12 @@ fn three_levels_take_part(sidecar: Sidecar) {
         scrape.sum("tributary_sidecar_misses_total", &[]) >= 16.0,
         "every aggregator was activated by a miss"
     );
+    for kind in ["cold", "warm"] {
+        assert!(
+            scrape.sum("tributary_activation_seconds_count", &[("kind", kind)]) >= 1.0,
+            "{kind} activations"
+        );
+    }
     assert!(scrape.sum("tributary_sidecar_doorbells_total", &[]) > 0.0);
     assert!(scrape.sum("tributary_sidecar_hop_seconds_count", &[]) > 0.0);
     server.finish();

@@ -1,6 +1,7 @@
 //! Worker processes: started when needed, watched by pidfd, started again with back-off.
 
 use super::tell_worker;
+use crate::clock::monotonic_ns;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::protocol::{FromWorker, Hello, ToWorker};
@@ -113,6 +114,7 @@ impl Workers {
     }
 
     fn start(&mut self) -> io::Result<u32> {
+        let started_ns = monotonic_ns();
         let owner = self.next_owner;
         let ring =
             (0..self.options.max).find(|ring| self.workers.values().all(|w| w.ring != *ring));
@@ -144,6 +146,7 @@ impl Workers {
             owner,
             ring,
             module_cache: self.options.module_cache.clone(),
+            started_ns,
         };
         // A worker that ends at once is told by its watcher.
         let _ = control.send(ToWorker::Hello(hello));

@@ -9,12 +9,16 @@ use axum::Router;
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 use tracing::debug;
 use tributary_api::problem;
 
+/// Room for what is read at a time while a head is waited for.
+const READ_BYTES: usize = 8 << 10;
 /// The longest head that is waited for.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long a connection may be silent between requests, or within a head.
@@ -31,9 +35,10 @@ pub(super) async fn serve(stream: TcpStream, gateway: Gateway, routes: Router) {
 }
 
 async fn requests(mut stream: TcpStream, gateway: &Gateway, routes: &Router) -> io::Result<()> {
-    let mut buffer = BytesMut::with_capacity(8 << 10);
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut silence = Silence::new();
     loop {
-        match next(&mut stream, &mut buffer).await? {
+        match next(&mut stream, &mut buffer, &mut silence).await? {
             // `next` waits while a head is incomplete, and hands a too long one to hyper.
             None | Some(Next::Incomplete) => return Ok(()),
             Some(Next::Http2) => return one_request::http2(stream, buffer, routes.clone()).await,
@@ -54,7 +59,11 @@ async fn requests(mut stream: TcpStream, gateway: &Gateway, routes: &Router) -> 
 }
 
 /// Reads until it is clear what the next request is. `None` if the client is done.
-async fn next(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Option<Next>> {
+async fn next(
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+    silence: &mut Silence,
+) -> io::Result<Option<Next>> {
     loop {
         match head::next(buffer) {
             Next::Incomplete if buffer.len() >= HEAD_BYTES_MAX => {
@@ -63,11 +72,39 @@ async fn next(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Optio
             Next::Incomplete => {}
             known => return Ok(Some(known)),
         }
-        let Ok(read) = tokio::time::timeout(IDLE, stream.read_buf(buffer)).await else {
-            return Ok(None);
-        };
-        if read? == 0 {
-            return Ok(None);
+        buffer.reserve(READ_BYTES);
+        match silence.bound(stream.read_buf(buffer)).await {
+            None | Some(Ok(0)) => return Ok(None),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error),
+        }
+    }
+}
+
+/// Ends a wait of [`IDLE`]. One timer serves a connection's life: it is not set anew for every wait, but
+/// looks, when it rings, for how long the connection has really been silent.
+struct Silence(Pin<Box<Sleep>>);
+
+impl Silence {
+    fn new() -> Self {
+        Self(Box::pin(tokio::time::sleep(IDLE)))
+    }
+
+    /// What comes; `None` if nothing does.
+    async fn bound<T>(&mut self, wait: impl Future<Output = T>) -> Option<T> {
+        let since = Instant::now();
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            tokio::select! {
+                biased;
+                came = &mut wait => return Some(came),
+                () = &mut self.0 => {
+                    if since.elapsed() >= IDLE {
+                        return None;
+                    }
+                    self.0.as_mut().reset(since + IDLE);
+                }
+            }
         }
     }
 }

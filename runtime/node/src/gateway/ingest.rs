@@ -66,7 +66,7 @@ async fn put_into<S: Source>(
         check_round(job, round)?;
     }
     check_length(job, body.length())?;
-    let idle = job.spec().ingest.idle_timeout.duration();
+    let idle = job.ingest().idle_timeout.duration();
     body.proceed()
         .await
         .map_err(|e| Refusal::Malformed(e.to_string()))?;

@@ -4,7 +4,6 @@ use super::{Inner, Job, descriptor};
 use crate::round::{Close, Known, Reason, Round};
 use jiff::Timestamp;
 use serde_json::json;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tributary_api::ClientName;
 use tributary_api::event::EventKind;
@@ -81,7 +80,7 @@ impl Job {
         if !matches!(outcome, "accepted" | "repeated") {
             state.tally.rejected += 1;
             // Its slot, if it had one, has been given up.
-            self.slot_freed.notify_waiters();
+            self.slot_freed.notify_one();
         }
         let labels = [self.name.as_str(), outcome];
         self.metrics.updates.with_label_values(&labels).inc();
@@ -118,8 +117,6 @@ impl Job {
             });
         };
         let leaf = Destination::new(self.number, Level::Leaf, placement.leaf);
-        let mut contributors = Contributors::empty(self.arena.geometry().contributor_words());
-        contributors.insert(placement.client);
         let descriptor = descriptor(
             leaf,
             filling.slot(),
@@ -138,7 +135,7 @@ impl Job {
                 encoding: update.slot.encoding.code(),
                 count: update.slot.count,
             },
-            contributors,
+            contributors: Contributors::single(placement.client),
         };
         if !filling.publish(State::Ready, &claim) {
             // Only this process recovers its own slots, at its end.
@@ -157,15 +154,15 @@ impl Job {
             .inc_by(update.bytes);
         state.last_activity = now;
         let accepted = state.round.accepted();
-        self.outbox.send([descriptor]);
         self.tell(
             EventKind::UpdateAccepted,
-            json!({ "round": epoch.round(), "accepted": accepted }),
+            || json!({ "round": epoch.round(), "accepted": accepted }),
         );
         let reason = state.round.due(now);
         self.close_if(&mut state, reason);
-        self.send_closes(&mut state);
+        let closes = self.new_closes(&mut state);
         drop(state);
+        self.outbox.send(std::iter::once(descriptor).chain(closes));
         if accepted == 1 {
             self.wake.notify_one();
         }
@@ -203,17 +200,21 @@ impl Job {
             Reason::Full => "full",
             Reason::Deadline => "deadline",
         };
-        let data = json!({ "round": state.round.number(), "accepted": state.round.accepted(), "reason": reason });
-        self.tell(EventKind::RoundClosed, data);
+        self.tell(EventKind::RoundClosed, || {
+            json!({ "round": state.round.number(), "accepted": state.round.accepted(), "reason": reason })
+        });
     }
 
     pub(super) fn send_closes(&self, state: &mut Inner) {
+        self.outbox.send(self.new_closes(state));
+    }
+
+    fn new_closes(&self, state: &mut Inner) -> Vec<Descriptor> {
         let closes = state.round.closes();
-        self.outbox.send(
-            closes
-                .into_iter()
-                .map(|close| self.close_descriptor(state, close)),
-        );
+        let closes = closes.into_iter();
+        closes
+            .map(|close| self.close_descriptor(state, close))
+            .collect()
     }
 
     pub(super) fn close_descriptor(&self, state: &Inner, close: Close) -> Descriptor {
@@ -233,33 +234,27 @@ impl Job {
         &self,
         patience: Duration,
     ) -> Result<Option<Filling>, tributary_arena::Error> {
-        let deadline = tokio::time::Instant::now() + patience;
+        let slot = tokio::time::timeout(patience, self.next_slot());
+        slot.await.unwrap_or(Ok(None))
+    }
+
+    async fn next_slot(&self) -> Result<Option<Filling>, tributary_arena::Error> {
+        // One looks at a time, in the order in which they came: a slot that becomes free wakes one.
+        let _turn = self.admission.lock().await;
         loop {
             let freed = self.slot_freed.notified();
-            if let Some(filling) = self.claim_above_reserve()? {
+            // A round that is closed needs room for its model, and nothing else.
+            let closed = self.lock().round.is_closed();
+            let reserve = self.plan.reserve.max(u32::from(closed));
+            if self.arena.more_free_than(Room::Update, reserve)
+                && let Some(filling) = self.arena.claim(OWNER_AGENT, Room::Update)?
+            {
                 return Ok(Some(filling));
             }
-            if self.is_stopped() || tokio::time::timeout_at(deadline, freed).await.is_err() {
+            if self.is_stopped() {
                 return Ok(None);
             }
-        }
-    }
-}
-
-impl Job {
-    fn claim_above_reserve(&self) -> Result<Option<Filling>, tributary_arena::Error> {
-        let _turn = self
-            .admission
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // A round that is closed only needs room for its model.
-        if self.lock().round.is_closed() {
-            return Ok(None);
-        }
-        if self.arena.free_slots(Room::Update) > self.plan.reserve {
-            self.arena.claim(OWNER_AGENT, Room::Update)
-        } else {
-            Ok(None)
+            freed.await;
         }
     }
 }

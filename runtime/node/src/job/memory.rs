@@ -45,7 +45,7 @@ pub(super) fn place_model(
         client: 0,
         sequence: 0,
         content: Content::default(),
-        contributors: Contributors::empty(arena.geometry().contributor_words()),
+        contributors: Contributors::default(),
     };
     if filling.publish(State::Model, &claim) {
         Ok(placed)

@@ -81,7 +81,10 @@ impl Job {
                 .with_label_values(&[name, level.name()])
                 .observe(seconds);
         }
-        self.slot_freed.notify_waiters();
+        if let Some(activation) = completion.activation {
+            self.metrics.observe_activation(activation);
+        }
+        self.slot_freed.notify_one();
         if Epoch::from_raw(completion.round) != state.round.epoch {
             return false;
         }
@@ -104,7 +107,7 @@ impl Job {
         state.round.refuse(client, error);
         self.outbox.send(self.skips(&state));
         self.send_closes(&mut state);
-        self.slot_freed.notify_waiters();
+        self.slot_freed.notify_one();
         let nothing_left = state.round.is_closed() && state.round.contributors() == 0;
         if nothing_left {
             let why = state.last_error.clone().unwrap_or_default();
@@ -139,12 +142,13 @@ impl Job {
             .inc();
         self.tell(
             EventKind::RoundFailed,
-            json!({ "round": state.round.number(), "error": error }),
+            || json!({ "round": state.round.number(), "error": error }),
         );
         state.last_error = Some(error.to_owned());
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
+        self.slot_freed.notify_one();
         match state.round.epoch.again() {
-            Some(epoch) => self.open_round(state, epoch),
+            Some(epoch) => drop(self.open_round(state, epoch)),
             None => {
                 let round = state.round.number();
                 state.failed = Some(format!("round {round} failed too often: {error}"));
@@ -215,44 +219,53 @@ impl Job {
                 .inc();
             state.last_error = Some(error);
         }
-        let data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
+        self.tell(EventKind::RoundCompleted, || {
+            json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds })
+        });
         state.remember(status);
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
-        self.tell(EventKind::RoundCompleted, data);
         self.tell(
             EventKind::ModelPublished,
-            json!({ "version": model.version }),
+            || json!({ "version": model.version }),
         );
         state.completed = state
             .spec
             .rounds
             .is_some_and(|rounds| model.version > u64::from(rounds));
-        match Epoch::first(model.version) {
+        let forgotten = match Epoch::first(model.version) {
             Some(epoch) => self.open_round(&mut state, epoch),
-            None => state.failed = Some(too_many_rounds(model.version)),
-        }
+            None => {
+                state.failed = Some(too_many_rounds(model.version));
+                None
+            }
+        };
         drop(state);
         self.version.send_replace(model.version);
-        self.slot_freed.notify_waiters();
+        self.slot_freed.notify_one();
+        // A large book takes its time to go: not while others wait for the lock.
+        drop(forgotten);
     }
 
-    fn open_round(&self, state: &mut Inner, epoch: Epoch) {
+    /// Opens a round; gives the book that is not needed any more.
+    fn open_round(&self, state: &mut Inner, epoch: Epoch) -> Option<Round> {
         let next = Round::new(epoch, self.plan.tree, state.spec.closing());
         let before = std::mem::replace(&mut state.round, next);
-        state.round_before = (before.epoch.round() < epoch.round()).then_some(before);
+        let kept = (before.epoch.round() < epoch.round()).then_some(before);
+        let forgotten = std::mem::replace(&mut state.round_before, kept);
         state.tally = Tally::new();
         state.finished = false;
         if state.completed {
             self.tell(
                 EventKind::JobCompleted,
-                json!({ "version": state.model.version }),
+                || json!({ "version": state.model.version }),
             );
         } else {
             self.tell(
                 EventKind::RoundOpened,
-                json!({ "round": state.model.version }),
+                || json!({ "round": state.model.version }),
             );
         }
+        forgotten
     }
 }
 

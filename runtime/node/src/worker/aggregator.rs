@@ -58,6 +58,10 @@ pub(super) struct Aggregator {
     pub model: Option<SlotIndex>,
     /// Its partial has gone on (or its model is made): nothing is left to do in this round.
     pub done: bool,
+    /// An input has come in this round.
+    begun: bool,
+    /// A leaf's: when the first input of the round was sent; taken by the call that reads it.
+    pub first_sent_ns: Option<u64>,
     /// Inputs to take one at a time, because taking them together failed.
     pub singly: usize,
 }
@@ -88,6 +92,8 @@ impl Aggregator {
             expected: None,
             model: None,
             done: false,
+            begun: false,
+            first_sent_ns: None,
             singly: 0,
         }
     }
@@ -123,6 +129,7 @@ impl Aggregator {
                     generation: descriptor.generation,
                 };
                 if !self.pending.iter().any(|pending| pending.at == at) {
+                    self.note_first(descriptor);
                     self.wait(Pending {
                         at,
                         contributors: arena.contributors(at.slot).len(),
@@ -142,7 +149,7 @@ impl Aggregator {
     /// The client's update will not come: the function failed on it.
     pub(super) fn leave_out(&mut self, client: u32) {
         if let Order::Arrival(left_out) = &mut self.order {
-            left_out.insert(client);
+            left_out.extend(&Contributors::single(client));
         }
     }
 
@@ -168,10 +175,17 @@ impl Aggregator {
         let comes_next = |pending: &&Pending| {
             // Nobody before it is missing; it may itself be counted already, and is then let go.
             let next = taken.first_missing() >= pending.client;
-            taken.insert(pending.client);
+            taken.extend(&Contributors::single(pending.client));
             next
         };
         self.pending.iter().take_while(comes_next).count()
+    }
+
+    fn note_first(&mut self, descriptor: &Descriptor) {
+        if !self.begun && self.place.level() == Some(Level::Leaf) {
+            self.first_sent_ns = Some(descriptor.sent_ns);
+        }
+        self.begun = true;
     }
 
     /// True if a [`Self::task`] other than waiting may be there.
@@ -271,9 +285,6 @@ impl Aggregator {
                 continue;
             }
             let contributors = arena.contributors(at.slot);
-            if counted.words().is_empty() {
-                counted = Contributors::from_words(vec![0; contributors.words().len()]);
-            }
             if !counted.is_disjoint(&contributors) {
                 // Folded before its worker died, between the commit and this release. Overlaps are
                 // never merged: nobody counts twice.

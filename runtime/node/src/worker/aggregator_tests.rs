@@ -34,8 +34,6 @@ fn arena() -> Arc<Arena> {
 fn update(arena: &Arc<Arena>, client: u32) -> Descriptor {
     let filling = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
     let (slot, generation) = (filling.slot(), filling.generation());
-    let mut contributors = Contributors::empty(arena.geometry().contributor_words());
-    contributors.insert(client);
     let claim = Claim {
         kind: SlotKind::Update,
         aggregator: leaf(),
@@ -43,7 +41,7 @@ fn update(arena: &Arc<Arena>, client: u32) -> Descriptor {
         weight: 1.0,
         client,
         sequence: 0,
-        contributors,
+        contributors: Contributors::single(client),
         content: tributary_arena::Content::default(),
     };
     assert!(filling.publish(State::Ready, &claim));
@@ -62,7 +60,7 @@ fn told(kind: Kind, slot: u32, generation: u32) -> Descriptor {
 }
 
 fn ordered() -> Aggregator {
-    Aggregator::new(leaf(), ROUND, Order::Arrival(Contributors::empty(1)))
+    Aggregator::new(leaf(), ROUND, Order::Arrival(Contributors::default()))
 }
 
 /// Takes all it can, as if folding were done at once; gives the clients in their order.
@@ -75,7 +73,7 @@ fn drain(aggregator: &mut Aggregator, arena: &Arena, limit: usize) -> Vec<u32> {
         let mut contributors = aggregator
             .live
             .as_ref()
-            .map_or_else(|| Contributors::empty(1), |live| live.contributors.clone());
+            .map_or_else(Contributors::default, |live| live.contributors.clone());
         for input in &inputs {
             contributors.extend(&input.contributors);
             taken.push(input.client);

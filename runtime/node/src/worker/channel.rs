@@ -43,15 +43,6 @@ const MOMENT: Timespec = Timespec {
     tv_nsec: 1_000_000,
 };
 
-/// Why [`wait`] came back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Wake {
-    /// Something can be read, or there is work to do.
-    Work,
-    /// The agent has closed a socket.
-    Closed,
-}
-
 /// How long a worker may sleep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Patience {
@@ -63,22 +54,44 @@ pub(super) enum Patience {
     Forever,
 }
 
-/// Waits until a socket can be read or has ended, as far as there is patience.
-pub(super) fn wait(control: &Control, port: &Port, patience: Patience) -> io::Result<Wake> {
-    if control.ended || port.ended {
-        return Ok(Wake::Closed);
-    }
-    let timeout = match patience {
-        Patience::None => return Ok(Wake::Work),
-        Patience::Moment => Some(MOMENT),
-        Patience::Forever => None,
+/// The sockets that can be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    pub control: bool,
+    pub port: bool,
+}
+
+impl Ready {
+    pub(super) const ALL: Self = Self {
+        control: true,
+        port: true,
     };
+}
+
+/// Finds the sockets that can be read or have ended; waits for one as far as there is patience. `None` once
+/// the agent has closed a socket.
+pub(super) fn wait(
+    control: &Control,
+    port: &Port,
+    patience: Patience,
+) -> io::Result<Option<Ready>> {
+    if control.ended || port.ended {
+        return Ok(None);
+    }
     let mut sockets = [
         PollFd::new(&control.socket, PollFlags::IN),
         PollFd::new(&port.socket, PollFlags::IN),
     ];
+    let timeout = match patience {
+        Patience::None => Some(Timespec::default()),
+        Patience::Moment => Some(MOMENT),
+        Patience::Forever => None,
+    };
     rustix::io::retry_on_intr(|| poll(&mut sockets, timeout.as_ref()))?;
-    Ok(Wake::Work)
+    Ok(Some(Ready {
+        control: !sockets[0].revents().is_empty(),
+        port: !sockets[1].revents().is_empty(),
+    }))
 }
 
 /// JSON lines from and to the agent.
@@ -164,7 +177,13 @@ impl Port {
                     self.ended = true;
                     break;
                 }
-                Ok((bytes, _)) => self.partial.extend_from_slice(&chunk[..bytes]),
+                Ok((bytes, _)) => {
+                    self.partial.extend_from_slice(&chunk[..bytes]);
+                    if bytes < chunk.len() {
+                        // What has come since wakes the worker again.
+                        break;
+                    }
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }

@@ -8,7 +8,7 @@ use super::aggregator::{Input, Partial};
 use super::job::{Job, StepError};
 use super::team::{Call, Member};
 use crate::round::Epoch;
-use tributary_arena::{Arena, Contributors, Phase, SlotRef, State, Step};
+use tributary_arena::{Arena, Phase, SlotRef, State, Step};
 use tributary_sidecar_layout::Destination;
 use tributary_wasm::{CallError, Operands, Place};
 
@@ -150,7 +150,7 @@ impl Job {
             |input: &&SlotRef| self.arena.info(input.slot).word.generation == input.generation;
         let inputs: Vec<&SlotRef> = step.inputs.iter().filter(unreleased).collect();
         for input in &inputs {
-            let clients: Contributors = self.arena.contributors(input.slot);
+            let clients = self.arena.contributors(input.slot);
             self.arena.add_contributors(step.accumulator.slot, &clients);
         }
         for input in inputs {

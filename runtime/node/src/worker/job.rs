@@ -7,7 +7,7 @@ use super::aggregator::{Aggregator, Input, Order, Partial, Task};
 use super::in_place::place;
 use super::team::{Call, Team};
 use crate::clock::monotonic_ns;
-use crate::protocol::{Attach, Completion, FromWorker, Hello, Work};
+use crate::protocol::{Activation, Attach, Completion, FromWorker, Hello, Work};
 use crate::round::Epoch;
 use crate::tree;
 use std::collections::BTreeMap;
@@ -57,6 +57,8 @@ pub(super) struct Job {
     outbound: Vec<Descriptor>,
     owner: u32,
     pub(super) ring: u32,
+    /// Since when the job is hosted here.
+    attached_ns: u64,
 }
 
 impl Job {
@@ -82,6 +84,7 @@ impl Job {
             outbound: Vec::new(),
             owner: hello.owner,
             ring: hello.ring,
+            attached_ns: monotonic_ns(),
         })
     }
 
@@ -122,7 +125,7 @@ impl Job {
 
     fn adopt(&mut self, place: Destination, round: u32) -> Result<(), StepError> {
         let order = if self.attach.ordered && place.level() == Some(Level::Leaf) {
-            Order::Arrival(self.no_contributors())
+            Order::Arrival(Contributors::default())
         } else {
             Order::Any
         };
@@ -165,6 +168,7 @@ impl Job {
         let round = self.round(place);
         let leaf = place.level() == Some(Level::Leaf);
         if let Some(accumulator) = previous.as_ref().filter(|_| leaf && self.attach.in_place) {
+            let activation = self.activation(place);
             self.fold_in_place(place, accumulator, inputs)?;
             let contributors = self.arena.contributors(accumulator.at.slot);
             let live = Partial {
@@ -172,7 +176,14 @@ impl Job {
                 ..accumulator.clone()
             };
             self.set_live(place, live);
-            self.record(Work::Fold, place, round, inputs.len() as u32, started);
+            self.record(
+                Work::Fold,
+                place,
+                round,
+                inputs.len() as u32,
+                started,
+                activation,
+            );
             return Ok(());
         }
         if leaf && previous.is_none() && !self.may_begin() {
@@ -185,6 +196,7 @@ impl Job {
         let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
         let previous_at = previous.as_ref().map(|partial| partial.at);
         let call = self.operands(round, previous_at, output.slot(), &operands);
+        let activation = self.activation(place);
         let called = self
             .team
             .call(if leaf { Call::Fold } else { Call::Merge }, &call);
@@ -193,10 +205,11 @@ impl Job {
             return self.failed_combine(place, inputs, &error);
         }
 
-        let mut contributors = previous.as_ref().map_or_else(
-            || self.no_contributors(),
-            |partial| partial.contributors.clone(),
-        );
+        let mut contributors = previous
+            .as_ref()
+            .map_or_else(Contributors::default, |partial| {
+                partial.contributors.clone()
+            });
         inputs
             .iter()
             .for_each(|input| contributors.extend(&input.contributors));
@@ -216,8 +229,18 @@ impl Job {
             round,
             read,
             started,
+            activation,
         );
         Ok(())
+    }
+
+    /// How long the leaf's first input of the round has waited, if it is read now.
+    fn activation(&mut self, place: Destination) -> Option<Activation> {
+        let sent_ns = self.aggregators.get_mut(&place)?.first_sent_ns.take()?;
+        Some(Activation {
+            nanoseconds: monotonic_ns().saturating_sub(sent_ns),
+            cold: sent_ns < self.attached_ns,
+        })
     }
 
     /// True while the aggregator has no accumulator of its own: it continued a child's partial.
@@ -243,7 +266,7 @@ impl Job {
         self.commit(place, output, State::Model, partial.contributors.clone(), 0)?;
         self.arena.release(partial.at.slot, partial.at.generation);
         self.mark_done(place);
-        self.record(Work::Finish, place, round, 1, started);
+        self.record(Work::Finish, place, round, 1, started, None);
         Ok(())
     }
 
@@ -265,7 +288,7 @@ impl Job {
         });
         self.mark_done(place);
         if !own {
-            self.record(Work::Pass, place, round, 0, Instant::now());
+            self.record(Work::Pass, place, round, 0, Instant::now(), None);
         }
     }
 
@@ -426,6 +449,7 @@ impl Job {
         round: u32,
         inputs: u32,
         started: Instant,
+        activation: Option<Activation>,
     ) {
         let completion = Completion {
             work,
@@ -433,6 +457,7 @@ impl Job {
             round,
             inputs,
             nanoseconds: started.elapsed().as_nanos() as u64,
+            activation,
         };
         // The agent empties the ring whenever it is rung; a full ring means it is only behind.
         while !self.arena.ring(self.ring).push(completion.to_record()) {
@@ -456,10 +481,6 @@ impl Job {
 
     pub(super) fn round(&self, place: Destination) -> u32 {
         self.aggregators.get(&place).map_or(0, |a| a.round)
-    }
-
-    fn no_contributors(&self) -> Contributors {
-        Contributors::empty(self.arena.geometry().contributor_words())
     }
 
     /// What a call over the whole model works on.
