@@ -9,7 +9,7 @@
 //!   library would send, events, metrics.
 //! - [`job`], [`manifest`]: jobs as a client and as an operator sees them.
 //! - [`tensors`], [`forged`], [`reference`], [`random`]: models, files that lie, and right answers.
-//! - [`guest`]: functions that misbehave.
+//! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
 //! Every scenario is a function of a [`Sidecar`]; [`on_both_sidecars!`] makes a test of it for each.
@@ -22,6 +22,7 @@
 )]
 
 pub mod connection;
+pub mod fates;
 pub mod feed;
 pub mod forged;
 pub mod guest;

@@ -1,4 +1,4 @@
-//! Right answers, computed in f64.
+//! Right answers, computed in f64, and to the bit where a job promises bits.
 
 use crate::tensors::Model;
 
@@ -63,4 +63,71 @@ impl Mean {
             );
         }
     }
+}
+
+/// The model that `accumulate: exact` makes of updates with whole weights, bit for bit.
+///
+/// # Panics
+/// If there is no update.
+#[must_use]
+pub fn exact(updates: &[(Model, f64)]) -> Model {
+    /// The default of `scaleBits`.
+    const STEP: f64 = (1_u64 << 32) as f64;
+    let total: i64 = updates
+        .iter()
+        .map(|(_, weight)| (weight * STEP) as i64)
+        .sum();
+    combined(updates, |values| {
+        let term = |(value, weight): (f32, f64)| {
+            (f64::from(value) * weight * STEP).round_ties_even() as i64
+        };
+        let sum: i64 = values.map(term).sum();
+        (sum as f64 / total as f64) as f32
+    })
+}
+
+/// The model that `accumulate: f32` makes of updates that are folded in the order of their arrival, in
+/// a tree of that fan-in with as many leaves filled side by side as there are lanes. Bit for bit.
+///
+/// # Panics
+/// If there is no update.
+#[must_use]
+pub fn ordered(updates: &[(Model, f64)], fan_in: usize, lanes: usize) -> Model {
+    let total: f64 = updates.iter().map(|(_, weight)| weight).sum();
+    combined(updates, |values| {
+        let leaves = updates.len().div_ceil(fan_in * lanes) * lanes;
+        let mut sums: Vec<Option<f32>> = vec![None; leaves];
+        for (at, (value, weight)) in values.enumerate() {
+            let leaf = at / (fan_in * lanes) * lanes + at % lanes;
+            let sum = sums[leaf].unwrap_or(0.0);
+            sums[leaf] = Some(value.mul_add(weight as f32, sum));
+        }
+        let middles = sums
+            .chunks(fan_in)
+            .map(|leaves| merged(leaves.iter().flatten()));
+        let middles: Vec<Option<f32>> = middles.collect();
+        let sum = merged(middles.iter().flatten()).expect("at least one update");
+        (f64::from(sum) / total) as f32
+    })
+}
+
+/// Partials, merged in their order; the first is taken as it is.
+fn merged<'a>(partials: impl Iterator<Item = &'a f32>) -> Option<f32> {
+    partials.copied().reduce(|sum, partial| sum + partial)
+}
+
+/// A model of which every element is made from the updates' elements there, with their weights.
+fn combined(
+    updates: &[(Model, f64)],
+    make: impl Fn(&mut dyn Iterator<Item = (f32, f64)>) -> f32,
+) -> Model {
+    let mut model = updates.first().expect("at least one update").0.clone();
+    for (tensor, place) in model.tensors.iter_mut().enumerate() {
+        for (element, value) in place.values.iter_mut().enumerate() {
+            let at =
+                |(update, weight): &(Model, f64)| (update.tensors[tensor].values[element], *weight);
+            *value = make(&mut updates.iter().map(at));
+        }
+    }
+    model
 }

@@ -33,7 +33,7 @@ mod sync;
 mod arena;
 
 #[cfg(not(loom))]
-pub use arena::{Arena, Claim, Filling, SlotInfo};
+pub use arena::{Arena, Claim, Described, Filling, SlotInfo};
 pub use contributors::Contributors;
 pub use geometry::{Geometry, GeometryError, SCALARS_BYTES};
 #[cfg(not(loom))]

@@ -9,6 +9,7 @@
 )]
 
 mod bodies;
+mod chaos;
 mod closing;
 mod functions;
 mod headers;

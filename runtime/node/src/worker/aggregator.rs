@@ -1,5 +1,6 @@
 //! What a worker remembers of one aggregator: slot numbers, nothing else.
 
+use super::failpoint::{self, Moment, Step};
 use tributary_arena::{Arena, Contributors, Generation, SlotIndex, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 
@@ -71,6 +72,7 @@ impl Aggregator {
     /// An aggregator that starts, or takes over from a worker that died: the accumulator that was
     /// committed last is its own.
     pub(super) fn adopt(place: Destination, round: u32, arena: &Arena) -> Self {
+        failpoint::reach(Step::Adopt, Moment::Begun);
         let mine = |info: &tributary_arena::SlotInfo| {
             info.word.state == State::Live && info.aggregator == place && info.round == round
         };
@@ -87,7 +89,9 @@ impl Aggregator {
         // Its predecessors were merged into it; the worker died before it could release them.
         for superseded in found {
             arena.release(superseded.slot, superseded.word.generation);
+            failpoint::reach(Step::Adopt, Moment::SupersededReleased);
         }
+        failpoint::reach(Step::Adopt, Moment::Adopted);
         Self {
             place,
             round,
@@ -184,6 +188,14 @@ impl Aggregator {
         }
     }
 
+    /// How its inputs are combined.
+    fn combining(&self) -> Step {
+        match self.place.level() {
+            Some(Level::Leaf) => Step::Fold,
+            _ => Step::Merge,
+        }
+    }
+
     /// Puts inputs back, to be taken one at a time.
     pub(super) fn retry_singly(&mut self, inputs: &[Input]) {
         self.singly += inputs.len();
@@ -218,6 +230,7 @@ impl Aggregator {
                 // Folded before its worker died, between the commit and this release. Overlaps are
                 // never merged: nobody counts twice.
                 arena.release(at.slot, at.generation);
+                failpoint::reach(self.combining(), Moment::OverlapReleased);
                 continue;
             }
             counted.extend(&contributors);

@@ -4,6 +4,7 @@
 //! publish B with its contributors by one atomic store, and only then release A and the inputs.
 
 use super::aggregator::{Aggregator, Input, Partial, Task};
+use super::failpoint::{self, Moment, Step};
 use crate::clock::monotonic_ns;
 use crate::protocol::{Attach, Completion, FromWorker, Hello, Work};
 use crate::round::Epoch;
@@ -135,7 +136,9 @@ impl Job {
     ) -> Result<(), StepError> {
         let started = Instant::now();
         let round = self.round(place);
-        let output = self.claim_output(place, round)?;
+        let leaf = place.level() == Some(Level::Leaf);
+        let step = if leaf { Step::Fold } else { Step::Merge };
+        let output = self.claim_output(step, place, round)?;
         let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
         let call = Operands {
             round: u64::from(Epoch::from_raw(round).round()),
@@ -147,7 +150,6 @@ impl Job {
             model: None,
             inputs: &operands,
         };
-        let leaf = place.level() == Some(Level::Leaf);
         let called = if leaf {
             self.instance.fold(&call)
         } else {
@@ -157,6 +159,7 @@ impl Job {
             drop(output);
             return self.failed_combine(place, inputs, &error);
         }
+        failpoint::reach(step, Moment::Computed);
 
         let mut contributors = previous.as_ref().map_or_else(
             || self.no_contributors(),
@@ -166,12 +169,14 @@ impl Job {
             .iter()
             .for_each(|input| contributors.extend(&input.contributors));
         let sequence = previous.as_ref().map_or(0, |partial| partial.sequence) + 1;
-        let live = self.commit(place, output, State::Live, contributors, sequence)?;
+        let live = self.commit(step, place, output, contributors, sequence)?;
         for input in inputs {
             self.arena.release(input.at.slot, input.at.generation);
+            failpoint::reach(step, Moment::InputReleased);
         }
         if let Some(previous) = previous {
             self.arena.release(previous.at.slot, previous.at.generation);
+            failpoint::reach(step, Moment::PreviousReleased);
         }
         let read = inputs.len() as u32 + u32::from(!leaf && self.is_first(place));
         if let Some(aggregator) = self.aggregators.get_mut(&place) {
@@ -184,6 +189,7 @@ impl Job {
             read,
             started,
         );
+        failpoint::reach(step, Moment::Recorded);
         Ok(())
     }
 
@@ -198,7 +204,7 @@ impl Job {
         let started = Instant::now();
         let round = self.round(place);
         let model = self.aggregators.get(&place).and_then(|a| a.model);
-        let output = self.claim_output(place, round)?;
+        let output = self.claim_output(Step::Finish, place, round)?;
         let call = Operands {
             round: u64::from(Epoch::from_raw(round).round()),
             elements: self.attach.elements,
@@ -211,10 +217,14 @@ impl Job {
             drop(output);
             return Err(self.fail_round(place, &error));
         }
-        self.commit(place, output, State::Model, partial.contributors.clone(), 0)?;
+        failpoint::reach(Step::Finish, Moment::Computed);
+        let contributors = partial.contributors.clone();
+        self.commit(Step::Finish, place, output, contributors, 0)?;
         self.arena.release(partial.at.slot, partial.at.generation);
+        failpoint::reach(Step::Finish, Moment::PreviousReleased);
         self.mark_done(place);
         self.record(Work::Finish, place, round, 1, started);
+        failpoint::reach(Step::Finish, Moment::Recorded);
         Ok(())
     }
 
@@ -224,8 +234,10 @@ impl Job {
             return;
         };
         let round = self.round(place);
+        failpoint::reach(Step::SendOn, Moment::Begun);
         // A child's partial that is passed on as it is has been sent already.
         let own = self.arena.send_on(partial.at.slot, partial.at.generation);
+        failpoint::reach(Step::SendOn, Moment::Sent);
         self.outbound.push(Descriptor {
             destination: parent.raw(),
             sent_ns: monotonic_ns(),
@@ -250,9 +262,9 @@ impl Job {
     /// Publishes B: the commit point.
     fn commit(
         &self,
+        step: Step,
         place: Destination,
         output: Filling,
-        state: State,
         contributors: Contributors,
         sequence: u32,
     ) -> Result<Partial, StepError> {
@@ -260,12 +272,12 @@ impl Job {
             slot: output.slot(),
             generation: output.generation(),
         };
+        let (state, kind) = match step {
+            Step::Finish => (State::Model, SlotKind::Model),
+            _ => (State::Live, SlotKind::Partial),
+        };
         let claim = Claim {
-            kind: if state == State::Model {
-                SlotKind::Model
-            } else {
-                SlotKind::Partial
-            },
+            kind,
             aggregator: place,
             round: self.round(place),
             weight: 0.0,
@@ -273,7 +285,10 @@ impl Job {
             sequence,
             contributors: contributors.clone(),
         };
-        if output.publish(state, &claim) {
+        let output = output.describe(&claim);
+        failpoint::reach(step, Moment::Described);
+        if output.publish(state) {
+            failpoint::reach(step, Moment::Committed);
             Ok(Partial {
                 at,
                 contributors,
@@ -285,10 +300,19 @@ impl Job {
     }
 
     /// A slot for B. The gateway leaves one free for every worker, so waiting is short.
-    fn claim_output(&self, place: Destination, round: u32) -> Result<Filling, StepError> {
+    fn claim_output(
+        &self,
+        step: Step,
+        place: Destination,
+        round: u32,
+    ) -> Result<Filling, StepError> {
+        failpoint::reach(step, Moment::Begun);
         loop {
             match self.arena.claim(self.owner) {
-                Ok(Some(filling)) => return Ok(filling),
+                Ok(Some(filling)) => {
+                    failpoint::reach(step, Moment::Claimed);
+                    return Ok(filling);
+                }
                 Ok(None) => std::thread::sleep(PAUSE),
                 Err(error) => {
                     return Err(StepError::Failed(FromWorker::Failed {
