@@ -31,6 +31,8 @@ mod sync;
 
 #[cfg(not(loom))]
 mod arena;
+#[cfg(all(test, not(loom)))]
+mod models;
 
 #[cfg(not(loom))]
 pub use arena::{Arena, Claim, Described, Filling, SlotInfo};

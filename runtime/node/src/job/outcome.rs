@@ -21,6 +21,9 @@ impl Job {
     /// harmless: slot, generation and contributors tell.
     pub(crate) fn send_again(&self) {
         let state = self.lock();
+        if state.finished {
+            return; // Whatever lies there is in the model, which would only be made twice.
+        }
         let epoch = state.round.epoch;
         let target = |info: &SlotInfo| match info.word.state {
             State::Ready if info.round == epoch.raw() => Some((info.aggregator, Kind::Update)),

@@ -246,8 +246,11 @@ impl Job {
             round,
             kind: Kind::Partial as u32,
         });
-        self.mark_done(place);
-        if !own {
+        if own {
+            self.mark_done(place);
+        } else {
+            // Not done: if whoever hosts the parent dies before it has read the partial, the agent sends
+            // it here again, because the slot names the child that made it.
             self.record(Work::Pass, place, round, 0, Instant::now());
         }
     }
