@@ -329,6 +329,13 @@ fn in_order_workers_die_at_any_moment(sidecar: Sidecar) {
     die_anywhere(sidecar, Mode::Ordered);
 }
 
+#[test]
+fn a_run_kills_a_thousand_workers() {
+    let sidecars = 2;
+    let killed = fates::known().len() * KILLS_AT_A_FAILPOINT + KILLS_ANYWHERE;
+    assert!(killed * sidecars >= 1_000, "only {killed} on each sidecar");
+}
+
 /// What can be killed at chosen moments is another program: the one that is shipped has no failpoints.
 #[test]
 fn only_the_tests_binary_has_failpoints() {

@@ -27,6 +27,10 @@ impl Protocol {
             can("the agent reads a record", 0, &|next| {
                 next.rung = false;
                 self.take_finished(next);
+                // What was committed late.
+                if next.published && self.mistake != Mistake::SweepsOnce {
+                    sweep(next);
+                }
             });
         }
         if world.finished.is_some() && !world.published {
@@ -51,7 +55,7 @@ impl Protocol {
     /// The losses that can happen next.
     pub(super) fn losses(&self, world: &World) -> Next<World> {
         let mut all = Vec::new();
-        if world.losses_left == 0 || world.published {
+        if world.losses_left == 0 {
             return all;
         }
         for (w, worker) in world.workers.iter().enumerate() {
@@ -174,8 +178,11 @@ impl Protocol {
     }
 
     fn send_again(&self, world: &mut World) {
+        if world.published && self.mistake != Mistake::SweepsOnce {
+            sweep(world);
+        }
         // Whatever lies there is in the model.
-        if world.finished.is_some() && self.mistake != Mistake::FinishesTwice {
+        if world.finished.is_some() {
             return;
         }
         for slot in 0..world.slots.len() {
@@ -202,6 +209,11 @@ impl Protocol {
 /// Hands the model out and frees what the round used.
 fn publish(world: &mut World) {
     world.published = true;
+    sweep(world);
+}
+
+/// Frees everything of an epoch that is over, but for the model.
+fn sweep(world: &mut World) {
     for (number, slot) in world.slots.iter_mut().enumerate() {
         let generation = slot.word.generation;
         let is_over = !matches!(slot.word.state, State::Free | State::Filling);

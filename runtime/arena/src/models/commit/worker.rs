@@ -272,7 +272,8 @@ impl Protocol {
                 step.next = Operation::Record;
             }
             (Operation::Record, Some(at)) => {
-                world.rung |= is_finish;
+                // Other records matter only when they come late.
+                world.rung |= is_finish || world.published;
                 let sequence = world.slots[at.slot].sequence;
                 if let Some(aggregator) = &mut world.workers[w].aggregators[step.place] {
                     aggregator.done = is_finish;
