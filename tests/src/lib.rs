@@ -10,7 +10,7 @@
 //! - [`job`], [`manifest`]: jobs as a client and as an operator sees them.
 //! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
 //!   lie, and right answers.
-//! - [`guest`]: functions that misbehave.
+//! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
 //! Every scenario is a function of a [`Sidecar`]; [`on_both_sidecars!`] makes a test of it for each.
@@ -24,6 +24,7 @@
 
 pub mod connection;
 pub mod encoded;
+pub mod fates;
 pub mod feed;
 pub mod forged;
 pub mod guest;

@@ -12,6 +12,23 @@ pub fn binary() -> PathBuf {
     present(named("TRIBUTARY_BIN").unwrap_or_else(|| profile().join("tributary")))
 }
 
+/// The same program with failpoints: `TRIBUTARY_FAILPOINTS_BIN`, or the one beside the test's own
+/// executable.
+///
+/// # Panics
+/// If it is not there.
+#[must_use]
+pub fn binary_with_failpoints() -> PathBuf {
+    let file =
+        named("TRIBUTARY_FAILPOINTS_BIN").unwrap_or_else(|| profile().join("tributary-failpoints"));
+    assert!(
+        file.is_file(),
+        "{} is missing: run `cargo build --package tributary --bin tributary-failpoints --features failpoints`",
+        file.display()
+    );
+    file
+}
+
 /// A function's module: in `TRIBUTARY_FUNCTIONS_DIR`, or where `cargo xtask build` puts it.
 ///
 /// # Panics

@@ -1,4 +1,4 @@
-//! Right answers, computed in f64.
+//! Right answers, computed in f64, and to the bit where a job promises bits.
 
 use crate::tensors::Model;
 
@@ -63,4 +63,55 @@ impl Mean {
             );
         }
     }
+}
+
+/// The model that `accumulate: exact` makes of updates with whole weights, bit for bit.
+///
+/// # Panics
+/// If there is no update.
+#[must_use]
+pub fn exact(updates: &[(Model, f64)]) -> Model {
+    /// The default of `scaleBits`.
+    const STEP: f64 = (1_u64 << 32) as f64;
+    let total: i64 = updates
+        .iter()
+        .map(|(_, weight)| (weight * STEP) as i64)
+        .sum();
+    combined(updates, |values| {
+        let term = |(value, weight): (f32, f64)| {
+            (f64::from(value) * weight * STEP).round_ties_even() as i64
+        };
+        let sum: i64 = values.map(term).sum();
+        (sum as f64 / total as f64) as f32
+    })
+}
+
+/// The model that `accumulate: f32` makes of updates that are folded one after the other, in the order of
+/// their arrival. Bit for bit.
+///
+/// # Panics
+/// If there is no update.
+#[must_use]
+pub fn ordered(updates: &[(Model, f64)]) -> Model {
+    let total: f64 = updates.iter().map(|(_, weight)| weight).sum();
+    combined(updates, |values| {
+        let add = |sum: f32, (value, weight): (f32, f64)| value.mul_add(weight as f32, sum);
+        (f64::from(values.fold(0.0, add)) / total) as f32
+    })
+}
+
+/// A model of which every element is made from the updates' elements there, with their weights.
+fn combined(
+    updates: &[(Model, f64)],
+    make: impl Fn(&mut dyn Iterator<Item = (f32, f64)>) -> f32,
+) -> Model {
+    let mut model = updates.first().expect("at least one update").0.clone();
+    for (tensor, place) in model.tensors.iter_mut().enumerate() {
+        for (element, value) in place.values.iter_mut().enumerate() {
+            let at =
+                |(update, weight): &(Model, f64)| (update.tensors[tensor].values[element], *weight);
+            *value = make(&mut updates.iter().map(at));
+        }
+    }
+    model
 }

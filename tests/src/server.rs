@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tributary_api::status::NodeStatus;
 
+use crate::fates::Fates;
 use crate::http::Client;
 use crate::job::Job;
 use crate::manifest::Manifest;
@@ -22,7 +23,7 @@ use crate::scrape::Scrape;
 use crate::tensors::Model;
 use crate::wait::{eventually, until};
 use crate::{Sidecar, place, process};
-use starting::Privileges;
+use starting::How;
 
 /// Workers, unless a scenario says otherwise: as many as the smallest machine has cores.
 const WORKERS: u32 = 2;
@@ -89,7 +90,7 @@ impl Server {
     /// If it does not become ready, or routes in another way.
     #[must_use]
     pub fn with_workers(sidecar: Sidecar, workers: u32) -> Self {
-        Self::launch(sidecar, sidecar.name(), Privileges::All, workers)
+        Self::launch(sidecar, sidecar.name(), How::Ordinary, workers)
     }
 
     /// Starts one that may choose its sidecar but lacks the privilege for the kernel's.
@@ -98,13 +99,25 @@ impl Server {
     /// As [`Self::with_workers`].
     #[must_use]
     pub fn unprivileged() -> Self {
-        Self::launch(Sidecar::Userspace, "auto", Privileges::NoBpf, WORKERS)
+        Self::launch(Sidecar::Userspace, "auto", How::NoBpf, WORKERS)
     }
 
-    fn launch(sidecar: Sidecar, choice: &str, privileges: Privileges, workers: u32) -> Self {
+    /// Starts one whose workers meet the fates that wait at failpoints.
+    ///
+    /// # Panics
+    /// As [`Self::with_workers`].
+    #[must_use]
+    pub fn with_failpoints(sidecar: Sidecar, workers: u32) -> (Self, Fates) {
+        let server = Self::launch(sidecar, sidecar.name(), How::WithFailpoints, workers);
+        let fates = Fates::at(starting::fates(&server.state()));
+        (server, fates)
+    }
+
+    fn launch(sidecar: Sidecar, choice: &str, how: How, workers: u32) -> Self {
         let home = TempDir::with_prefix("tributary-test-").expect("a temporary folder");
         let state = home.path().join("state");
-        let (child, address, log) = starting::start(choice, privileges, workers, &state);
+        fs::create_dir(starting::fates(&state)).expect("a folder in the test's own");
+        let (child, address, log) = starting::start(choice, how, workers, &state);
         let (client, node) = (Client::new(address), String::new());
         let mut server = Self {
             sidecar,
@@ -122,18 +135,13 @@ impl Server {
     /// Starts another server that must refuse to start, and gives what it says.
     #[must_use]
     pub fn refused_start(sidecar: Sidecar, state: &Path, listen: &str) -> Ran {
-        starting::refused(sidecar.name(), Privileges::All, state, listen)
+        starting::refused(sidecar.name(), How::Ordinary, state, listen)
     }
 
     /// Starts a server that shall use the kernel's sidecar and lacks the privilege.
     #[must_use]
     pub fn refused_unprivileged_start(state: &Path) -> Ran {
-        starting::refused(
-            Sidecar::Ebpf.name(),
-            Privileges::NoBpf,
-            state,
-            "127.0.0.1:0",
-        )
+        starting::refused(Sidecar::Ebpf.name(), How::NoBpf, state, "127.0.0.1:0")
     }
 
     /// Starts again in the same state directory after a kill.
@@ -143,7 +151,7 @@ impl Server {
     pub fn start_again(&mut self) {
         let state = self.state();
         let (child, address, log) =
-            starting::start(self.sidecar.name(), Privileges::All, self.workers, &state);
+            starting::start(self.sidecar.name(), How::Ordinary, self.workers, &state);
         (self.child, self.client, self.log) = (child, Client::new(address), log);
         assert_eq!(self.greet(), self.node, "the node keeps its name");
     }

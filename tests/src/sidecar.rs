@@ -24,15 +24,17 @@ impl Sidecar {
 /// `userspace::name`.
 #[macro_export]
 macro_rules! on_both_sidecars {
-    ($($scenario:ident),+ $(,)?) => {
+    ($($(#[$attribute:meta])* $scenario:ident),+ $(,)?) => {
         mod ebpf {
             $(#[test]
+            $(#[$attribute])*
             fn $scenario() {
                 super::$scenario($crate::Sidecar::Ebpf);
             })+
         }
         mod userspace {
             $(#[test]
+            $(#[$attribute])*
             fn $scenario() {
                 super::$scenario($crate::Sidecar::Userspace);
             })+

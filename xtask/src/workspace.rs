@@ -69,6 +69,11 @@ impl Workspace {
         self.cargo_target.join("debug/tributary")
     }
 
+    /// The same program with failpoints, for the chaos tests.
+    pub(crate) fn binary_with_failpoints(&self) -> PathBuf {
+        self.cargo_target.join("debug/tributary-failpoints")
+    }
+
     /// Cargo's folder for a build with other flags or another compiler than the workspace's own.
     pub(crate) fn cargo_target(&self, name: &str) -> PathBuf {
         self.cargo_target.join("xtask").join(name)

@@ -491,16 +491,38 @@ impl Filling {
         unsafe { std::slice::from_raw_parts_mut(self.arena.vector_pointer(self.slot), len) }
     }
 
+    /// Writes what the content is; nobody looks at it before it is published.
+    #[must_use]
+    pub fn describe(self, claim: &Claim) -> Described {
+        self.arena.write_claim(self.slot, claim);
+        Described(self)
+    }
+
     /// Publishes the content: one atomic store makes it visible together with everything in
     /// `claim`. False if the slot was recovered from this process in the meantime.
     #[must_use]
-    pub fn publish(mut self, to: State, claim: &Claim) -> bool {
-        self.arena.write_claim(self.slot, claim);
-        self.done = true;
-        self.arena
-            .header(self.slot)
+    pub fn publish(self, to: State, claim: &Claim) -> bool {
+        self.describe(claim).publish(to)
+    }
+}
+
+/// A filled slot of which everything is written. Dropped without [`Described::publish`], it is free
+/// again.
+#[derive(Debug)]
+pub struct Described(Filling);
+
+impl Described {
+    /// Publishes the slot by one atomic store. False if it was recovered from this process in the
+    /// meantime.
+    #[must_use]
+    pub fn publish(mut self, to: State) -> bool {
+        let filling = &mut self.0;
+        filling.done = true;
+        filling
+            .arena
+            .header(filling.slot)
             .state
-            .publish(self.owner, self.generation, to)
+            .publish(filling.owner, filling.generation, to)
     }
 }
 

@@ -17,7 +17,7 @@
 //! and every part of the work may be done twice.
 
 use crate::slot::{Generation, SlotIndex};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Bytes of a journal's header.
 pub(crate) const JOURNAL_HEADER_BYTES: u64 = 4096;
@@ -89,6 +89,7 @@ pub(crate) struct JournalHeader {
     lanes: [Lane; LANES_MAX as usize],
 }
 
+#[cfg(not(loom))] // Whose atomics are larger.
 const _: () = assert!(size_of::<JournalHeader>() as u64 <= JOURNAL_HEADER_BYTES);
 
 #[derive(Debug)]
@@ -192,6 +193,8 @@ impl<'a> Journal<'a> {
         self.header.lanes[lane as usize]
             .saved
             .store(parts, Ordering::Release);
+        // And nothing of the part is changed before that can be seen.
+        fence(Ordering::SeqCst);
     }
 
     /// Part `parts - 1` is folded: its image is of no use any more.

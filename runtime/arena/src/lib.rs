@@ -35,9 +35,11 @@ mod sync;
 
 #[cfg(not(loom))]
 mod arena;
+#[cfg(all(test, not(loom)))]
+mod models;
 
 #[cfg(not(loom))]
-pub use arena::{Arena, Claim, Content, Filling, SlotInfo};
+pub use arena::{Arena, Claim, Content, Described, Filling, SlotInfo};
 pub use contributors::Contributors;
 pub use geometry::{Geometry, GeometryError, JournalSize, Room, SCALARS_BYTES, Slots};
 pub use journal::{Journal, Phase, Progress, SlotRef, Step};

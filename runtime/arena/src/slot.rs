@@ -27,7 +27,7 @@ pub type Owner = u32;
 pub const OWNER_AGENT: Owner = 1;
 
 /// What a slot is used for, from claim to release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
     /// Nobody's; may be claimed.
@@ -72,7 +72,7 @@ pub enum Kind {
 }
 
 /// A decoded state word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StateWord {
     /// The slot's state.
     pub state: State,
@@ -116,6 +116,11 @@ impl AtomicState {
     #[cfg(any(test, loom))]
     pub(crate) fn new() -> Self {
         Self(AtomicU64::new(0))
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn of(word: StateWord) -> Self {
+        Self(AtomicU64::new(word.bits()))
     }
 
     pub(crate) fn load(&self) -> StateWord {

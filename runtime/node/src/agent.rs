@@ -205,7 +205,7 @@ impl Agent {
     /// and without a detour: what is forgotten here, `attached` sends again.
     fn miss(&mut self, job: &Job, descriptor: &Descriptor) {
         let missed = self.missed.entry(job.number).or_default();
-        if missed.len() < job.plan.geometry.slots as usize {
+        if missed.len() < job.plan.geometry.slots() as usize {
             missed.push(*descriptor);
         }
     }

@@ -49,6 +49,11 @@ impl Epoch {
         self.0 & 0xff
     }
 
+    /// The greatest epoch that is over when this one is open.
+    pub(crate) fn before(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+
     /// The next attempt at the same round; `None` when there were too many.
     pub(crate) fn again(self) -> Option<Self> {
         (self.attempt() + 1 < Self::ATTEMPTS).then(|| Self(self.0 + 1))

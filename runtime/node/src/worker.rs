@@ -10,6 +10,7 @@
 
 mod aggregator;
 mod channel;
+mod failpoint;
 mod in_place;
 mod job;
 mod team;
@@ -17,6 +18,7 @@ mod team;
 use crate::clock::monotonic_ns;
 use crate::protocol::{Attach, FromWorker, Hello, ToWorker};
 use channel::{Control, Patience, Port, Ready};
+use failpoint::{Moment, Step};
 use job::{Job, StepError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -45,6 +47,10 @@ pub enum Error {
     /// Another process took this worker's slot: the agent has declared it dead.
     #[error("the agent has declared this worker dead")]
     Disowned,
+    /// The tests' failpoints are wrong.
+    #[cfg(feature = "failpoints")]
+    #[error("{0}")]
+    Failpoints(String),
 }
 
 /// Runs a worker until its agent closes the sockets.
@@ -52,6 +58,8 @@ pub enum Error {
 /// # Errors
 /// A broken socket or engine; what functions do wrong is reported to the agent instead.
 pub fn run() -> Result<(), Error> {
+    #[cfg(feature = "failpoints")]
+    failpoint::check().map_err(|error| Error::Failpoints(error.to_string()))?;
     let begun_ns = monotonic_ns();
     let (mut control, port) = channel::inherited().map_err(Error::NotInherited)?;
     let Some(ToWorker::Hello(hello)) = control.next_blocking()? else {
@@ -190,7 +198,9 @@ impl Worker {
         let outcome = job.step(aggregator);
         let outbound: Vec<Descriptor> = job.take_outbound();
         if !outbound.is_empty() {
+            failpoint::reach(Step::Tell, Moment::Begun);
             self.port.send(&outbound)?;
+            failpoint::reach(Step::Tell, Moment::Told);
         }
         match &outcome {
             Err(StepError::NoRoom) => {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,11 +55,11 @@ impl Drop for Guarded {
 /// Starts a server on a free port; gives its address.
 pub(super) fn start(
     sidecar: &str,
-    privileges: Privileges,
+    how: How,
     workers: u32,
     state: &Path,
 ) -> (Child, SocketAddr, Log) {
-    let child = command(sidecar, privileges, state)
+    let child = command(sidecar, how, state)
         .args(["--listen", "127.0.0.1:0", "--workers", &workers.to_string()])
         .spawn();
     let mut guarded = Guarded(Some(child.expect("the binary runs")));
@@ -81,21 +81,33 @@ pub(super) fn start(
 
 /// How a server is started.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Privileges {
+pub(super) enum How {
     /// As the test itself runs.
-    All,
-    /// Without those that the kernel's sidecar needs.
+    Ordinary,
+    /// Without the privileges that the kernel's sidecar needs.
     NoBpf,
+    /// The program with failpoints.
+    WithFailpoints,
+}
+
+/// Where the fates of a server's workers wait: beside its state directory.
+pub(super) fn fates(state: &Path) -> PathBuf {
+    state.with_file_name("fates")
 }
 
 /// What the kernel asks of those who load programs for sockets.
 const CAPABILITIES: &str = "-bpf,-net_admin,-sys_admin";
 
 /// `tributary up`, ready to be started.
-fn command(sidecar: &str, privileges: Privileges, state: &Path) -> Command {
-    let mut command = match privileges {
-        Privileges::All => Command::new(place::binary()),
-        Privileges::NoBpf => {
+fn command(sidecar: &str, how: How, state: &Path) -> Command {
+    let mut command = match how {
+        How::Ordinary => Command::new(place::binary()),
+        How::WithFailpoints => {
+            let mut command = Command::new(place::binary_with_failpoints());
+            command.env("TRIBUTARY_FAILPOINTS", fates(state));
+            command
+        }
+        How::NoBpf => {
             let mut command = Command::new(place::tool("setpriv"));
             command.args(["--bounding-set", CAPABILITIES, "--inh-caps", CAPABILITIES]);
             command.arg(place::binary());
@@ -112,8 +124,8 @@ fn command(sidecar: &str, privileges: Privileges, state: &Path) -> Command {
 }
 
 /// Starts a server that must refuse to start, and hears why.
-pub(super) fn refused(sidecar: &str, privileges: Privileges, state: &Path, listen: &str) -> Ran {
-    let mut child = command(sidecar, privileges, state)
+pub(super) fn refused(sidecar: &str, how: How, state: &Path, listen: &str) -> Ran {
+    let mut child = command(sidecar, how, state)
         .args(["--listen", listen])
         .spawn()
         .expect("the binary runs");

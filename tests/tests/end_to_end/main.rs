@@ -9,6 +9,7 @@
 )]
 
 mod bodies;
+mod chaos;
 mod closing;
 mod encodings;
 mod functions;

@@ -88,6 +88,12 @@ fn lints(context: &Context) -> Result<()> {
         .args(["clippy", "--workspace", "--all-targets"])
         .args(WARNINGS_ARE_ERRORS);
     command::run(&mut cargo)?;
+    let mut cargo = context.workspace.cargo();
+    cargo
+        .args(["clippy", "--package", "tributary-node"])
+        .args(["--features", "failpoints"])
+        .args(WARNINGS_ARE_ERRORS);
+    command::run(&mut cargo)?;
     let mut cargo = functions_cargo(context);
     command::run(
         cargo
@@ -140,6 +146,7 @@ fn alert_rules(context: &Context) -> Result<()> {
 
 fn nextest(context: &Context) -> Result<()> {
     evidence::clear(&context.workspace.evidence())?;
+    build_with_failpoints(context)?;
     let mut cargo = context.workspace.cargo();
     cargo.args(["nextest", "run", "--workspace"]);
     if std::env::var_os("CI").is_some() {
@@ -148,10 +155,24 @@ fn nextest(context: &Context) -> Result<()> {
     // A machine that cannot load the sidecar must fail here, not skip.
     cargo.env("TRIBUTARY_REQUIRE_EBPF", "1");
     cargo.env("TRIBUTARY_BIN", context.workspace.binary());
+    cargo.env(
+        "TRIBUTARY_FAILPOINTS_BIN",
+        context.workspace.binary_with_failpoints(),
+    );
     cargo.env("TRIBUTARY_FUNCTIONS_DIR", context.workspace.functions());
     cargo.env("TRIBUTARY_EVIDENCE_DIR", context.workspace.evidence());
     command::run(&mut cargo)?;
     Ok(())
+}
+
+/// The same program once more, for the chaos tests; it never takes the ordinary one's place.
+fn build_with_failpoints(context: &Context) -> Result<()> {
+    let mut cargo = context.workspace.cargo();
+    cargo
+        .args(["build", "--package", "tributary"])
+        .args(["--bin", "tributary-failpoints"])
+        .args(["--features", "failpoints"]);
+    command::run(&mut cargo)
 }
 
 fn both_ran(context: &Context) -> Result<()> {

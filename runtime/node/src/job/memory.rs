@@ -61,7 +61,7 @@ pub(super) fn sweep(arena: &Arena, epoch: Epoch, kept: &[u32]) {
     for info in arena.in_use() {
         let over = match info.word.state {
             State::Ready | State::Live | State::Sent => info.round <= epoch.raw(),
-            State::Model => !kept.contains(&info.slot),
+            State::Model => info.round <= epoch.raw() && !kept.contains(&info.slot),
             State::Free | State::Filling => false,
         };
         if over {

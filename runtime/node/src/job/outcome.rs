@@ -22,6 +22,11 @@ impl Job {
     /// harmless: slot, generation and contributors tell.
     pub(crate) fn send_again(&self) {
         let state = self.lock();
+        // The worker that was lost may have committed something for an epoch that was over.
+        self.sweep_before(&state);
+        if state.finished {
+            return; // Whatever lies there is in the model, which would only be made twice.
+        }
         let epoch = state.round.epoch;
         let target = |info: &SlotInfo| match info.word.state {
             State::Ready if info.round == epoch.raw() => Some((info.aggregator, Kind::Update)),
@@ -86,10 +91,20 @@ impl Job {
         }
         self.slot_freed.notify_one();
         if Epoch::from_raw(completion.round) != state.round.epoch {
+            // A slow worker has committed this after the round's end: nobody else would free it before
+            // the next round's.
+            self.sweep_before(&state);
             return false;
         }
         state.tally.bytes_in_place += bytes;
         completion.work == Work::Finish
+    }
+
+    /// Frees what workers have committed for epochs that were over by then.
+    fn sweep_before(&self, state: &Inner) {
+        if let Some(over) = state.round.epoch.before() {
+            memory::sweep(&self.arena, over, &state.kept_models());
+        }
     }
 
     /// The function failed on one client's update: the round goes on without it.

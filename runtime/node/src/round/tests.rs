@@ -102,6 +102,8 @@ fn attempts_and_rounds_are_ordered() {
     let again = first.again().unwrap();
     assert!(first < again && again < Epoch::first(4).unwrap());
     assert_eq!((again.round(), again.attempt()), (3, 1));
+    assert_eq!(again.before(), Some(first));
+    assert_eq!(Epoch::from_raw(0).before(), None);
     assert_eq!(
         Epoch::from_raw(3 << 8 | (Epoch::ATTEMPTS - 1)).again(),
         None

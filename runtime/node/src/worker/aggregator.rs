@@ -1,5 +1,6 @@
 //! What a worker remembers of one aggregator: slot numbers, nothing else.
 
+use super::failpoint::{self, Moment, Step};
 use super::job::content;
 use tributary_arena::{Arena, Contributors, SlotIndex, SlotInfo, SlotRef, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
@@ -100,6 +101,7 @@ impl Aggregator {
 
     /// Takes over from a worker that died, if there was one: the accumulator that was committed last is its own.
     pub(super) fn adopt(&mut self, arena: &Arena) {
+        failpoint::reach(Step::Adopt, Moment::Begun);
         let mine = |info: &SlotInfo| {
             info.word.state == State::Live
                 && info.aggregator == self.place
@@ -118,7 +120,9 @@ impl Aggregator {
         // Its predecessors were merged into it; the worker died before it could release them.
         for superseded in found {
             arena.release(superseded.slot, superseded.word.generation);
+            failpoint::reach(Step::Adopt, Moment::SupersededReleased);
         }
+        failpoint::reach(Step::Adopt, Moment::Adopted);
     }
 
     pub(super) fn receive(&mut self, descriptor: &Descriptor, arena: &Arena) {
@@ -252,6 +256,14 @@ impl Aggregator {
         }
     }
 
+    /// How its inputs are combined.
+    fn combining(&self) -> Step {
+        match self.place.level() {
+            Some(Level::Leaf) => Step::Fold,
+            _ => Step::Merge,
+        }
+    }
+
     /// Puts inputs back, to be taken one at a time.
     pub(super) fn retry_singly(&mut self, inputs: &[Input]) {
         self.singly += inputs.len();
@@ -289,6 +301,7 @@ impl Aggregator {
                 // Folded before its worker died, between the commit and this release. Overlaps are
                 // never merged: nobody counts twice.
                 arena.release(at.slot, at.generation);
+                failpoint::reach(self.combining(), Moment::OverlapReleased);
                 continue;
             }
             counted.extend(&contributors);

@@ -5,6 +5,7 @@
 //! There is no way back: a function that fails in the middle of such a step costs the round.
 
 use super::aggregator::{Input, Partial};
+use super::failpoint::{self, Moment, Step as Point};
 use super::job::{Job, StepError};
 use super::team::{Call, Member};
 use crate::round::Epoch;
@@ -40,6 +41,7 @@ impl Fold<'_> {
                 let accumulator = self.step.accumulator;
                 self.arena
                     .save_part(self.journal, member.lane, accumulator, part, bytes);
+                failpoint::reach(Point::InPlace, Moment::ImageSaved);
             }
             let operands = Operands {
                 round: self.round,
@@ -52,7 +54,9 @@ impl Fold<'_> {
                 inputs: &self.inputs,
             };
             Call::Fold.on(&mut member.instance, &operands)?;
+            failpoint::reach(Point::InPlace, Moment::Computed);
             journal.done(member.lane, part + 1);
+            failpoint::reach(Point::InPlace, Moment::PartDone);
         }
         Ok(())
     }
@@ -87,7 +91,9 @@ impl Job {
             inputs: inputs.iter().map(|input| input.at).collect(),
         };
         let round = self.round(at);
+        failpoint::reach(Point::InPlace, Moment::Begun);
         self.arena.begin_step(self.ring, &step);
+        failpoint::reach(Point::InPlace, Moment::Journaled);
         self.finish_step(at, round, self.ring, &step)
     }
 
@@ -137,9 +143,11 @@ impl Job {
             // The journal stays as it is: only the end of the round's attempt makes the accumulator worthless.
             folded.map_err(|error| self.fail_round(at, &error))?;
             self.arena.journal(journal).commit();
+            failpoint::reach(Point::InPlace, Moment::Committed);
         }
         self.settle_contributors(step);
         self.arena.journal(journal).clear();
+        failpoint::reach(Point::InPlace, Moment::Cleared);
         Ok(())
     }
 
@@ -153,8 +161,10 @@ impl Job {
             let clients = self.arena.contributors(input.slot);
             self.arena.add_contributors(step.accumulator.slot, &clients);
         }
+        failpoint::reach(Point::InPlace, Moment::Described);
         for input in inputs {
             self.arena.release(input.slot, input.generation);
+            failpoint::reach(Point::InPlace, Moment::InputReleased);
         }
     }
 }

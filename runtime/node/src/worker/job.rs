@@ -4,6 +4,7 @@
 //! publish B with its contributors by one atomic store, and only then release A and the inputs.
 
 use super::aggregator::{Aggregator, Input, Order, Partial, Task};
+use super::failpoint::{self, Moment, Step};
 use super::in_place::place;
 use super::team::{Call, Team};
 use crate::clock::monotonic_ns;
@@ -192,7 +193,8 @@ impl Job {
             }
             return Err(StepError::NoRoom);
         }
-        let output = self.claim_output(place, round, Room::Partial)?;
+        let step = if leaf { Step::Fold } else { Step::Merge };
+        let output = self.claim_output(step, place, round)?;
         let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
         let previous_at = previous.as_ref().map(|partial| partial.at);
         let call = self.operands(round, previous_at, output.slot(), &operands);
@@ -204,6 +206,7 @@ impl Job {
             drop(output);
             return self.failed_combine(place, inputs, &error);
         }
+        failpoint::reach(step, Moment::Computed);
 
         let mut contributors = previous
             .as_ref()
@@ -214,12 +217,14 @@ impl Job {
             .iter()
             .for_each(|input| contributors.extend(&input.contributors));
         let sequence = previous.as_ref().map_or(0, |partial| partial.sequence) + 1;
-        let live = self.commit(place, output, State::Live, contributors, sequence)?;
+        let live = self.commit(step, place, output, contributors, sequence)?;
         for input in inputs {
             self.arena.release(input.at.slot, input.at.generation);
+            failpoint::reach(step, Moment::InputReleased);
         }
         if let Some(previous) = previous {
             self.arena.release(previous.at.slot, previous.at.generation);
+            failpoint::reach(step, Moment::PreviousReleased);
         }
         let read = inputs.len() as u32 + u32::from(!leaf && self.is_first(place));
         self.set_live(place, live);
@@ -231,6 +236,7 @@ impl Job {
             started,
             activation,
         );
+        failpoint::reach(step, Moment::Recorded);
         Ok(())
     }
 
@@ -254,7 +260,7 @@ impl Job {
         let started = Instant::now();
         let round = self.round(place);
         let model = self.aggregators.get(&place).and_then(|a| a.model);
-        let output = self.claim_output(place, round, Room::Update)?;
+        let output = self.claim_output(Step::Finish, place, round)?;
         let call = Operands {
             model: model.map(|slot| self::place(&self.arena, slot)),
             ..self.operands(round, Some(partial.at), output.slot(), &[])
@@ -263,10 +269,14 @@ impl Job {
             drop(output);
             return Err(self.fail_round(place, &error));
         }
-        self.commit(place, output, State::Model, partial.contributors.clone(), 0)?;
+        failpoint::reach(Step::Finish, Moment::Computed);
+        let contributors = partial.contributors.clone();
+        self.commit(Step::Finish, place, output, contributors, 0)?;
         self.arena.release(partial.at.slot, partial.at.generation);
+        failpoint::reach(Step::Finish, Moment::PreviousReleased);
         self.mark_done(place);
         self.record(Work::Finish, place, round, 1, started, None);
+        failpoint::reach(Step::Finish, Moment::Recorded);
         Ok(())
     }
 
@@ -276,8 +286,10 @@ impl Job {
             return;
         };
         let round = self.round(place);
+        failpoint::reach(Step::SendOn, Moment::Begun);
         // A child's partial that is passed on as it is has been sent already.
         let own = self.arena.send_on(partial.at.slot, partial.at.generation);
+        failpoint::reach(Step::SendOn, Moment::Sent);
         self.outbound.push(Descriptor {
             destination: parent.raw(),
             sent_ns: monotonic_ns(),
@@ -286,8 +298,11 @@ impl Job {
             round,
             kind: Kind::Partial as u32,
         });
-        self.mark_done(place);
-        if !own {
+        if own {
+            self.mark_done(place);
+        } else {
+            // Not done: if whoever hosts the parent dies before it has read the partial, the agent sends
+            // it here again, because the slot names the child that made it.
             self.record(Work::Pass, place, round, 0, Instant::now(), None);
         }
     }
@@ -302,9 +317,9 @@ impl Job {
     /// Publishes B: the commit point.
     fn commit(
         &self,
+        step: Step,
         place: Destination,
         output: Filling,
-        state: State,
         contributors: Contributors,
         sequence: u32,
     ) -> Result<Partial, StepError> {
@@ -312,12 +327,12 @@ impl Job {
             slot: output.slot(),
             generation: output.generation(),
         };
+        let (state, kind) = match step {
+            Step::Finish => (State::Model, SlotKind::Model),
+            _ => (State::Live, SlotKind::Partial),
+        };
         let claim = Claim {
-            kind: if state == State::Model {
-                SlotKind::Model
-            } else {
-                SlotKind::Partial
-            },
+            kind,
             aggregator: place,
             round: self.round(place),
             weight: 0.0,
@@ -326,7 +341,10 @@ impl Job {
             content: tributary_arena::Content::default(),
             contributors: contributors.clone(),
         };
-        if output.publish(state, &claim) {
+        let output = output.describe(&claim);
+        failpoint::reach(step, Moment::Described);
+        if output.publish(state) {
+            failpoint::reach(step, Moment::Committed);
             Ok(Partial {
                 at,
                 contributors,
@@ -352,13 +370,22 @@ impl Job {
     /// those that arrive too late for the round, so waiting is short.
     fn claim_output(
         &self,
+        step: Step,
         place: Destination,
         round: u32,
-        room: Room,
     ) -> Result<Filling, StepError> {
+        failpoint::reach(step, Moment::Begun);
+        let room = if step == Step::Finish {
+            Room::Update
+        } else {
+            Room::Partial
+        };
         loop {
             match self.arena.claim(self.owner, room) {
-                Ok(Some(filling)) => return Ok(filling),
+                Ok(Some(filling)) => {
+                    failpoint::reach(step, Moment::Claimed);
+                    return Ok(filling);
+                }
                 Ok(None) => std::thread::sleep(PAUSE),
                 Err(error) => return Err(self.failed_step(place, round, &error)),
             }
