@@ -165,6 +165,13 @@ impl Begun<'_> {
         })
     }
 
+    /// The body, to be read as far as it is wanted; the connection is of no use if that is not to its end.
+    pub fn body(&mut self) -> impl Read + '_ {
+        let rest = std::mem::take(&mut self.rest);
+        let left = self.length.saturating_sub(rest.len() as u64);
+        std::io::Cursor::new(rest).chain((&mut self.connection.stream).take(left))
+    }
+
     /// Reads the body and throws it away.
     ///
     /// # Errors

@@ -12,13 +12,21 @@
 
 pub mod client;
 pub mod figure;
+pub mod flower;
+pub mod hop;
 pub mod manifest;
 pub mod model;
+pub mod native;
 pub mod options;
+pub mod peer;
 pub mod place;
 pub mod process;
+pub mod report;
+pub mod round;
 pub mod samples;
+pub mod segment;
 pub mod server;
+pub mod wasm;
 
 pub use client::{Answer, Connection};
 pub use figure::{Figure, Output};

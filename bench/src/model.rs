@@ -128,17 +128,15 @@ impl Update {
     }
 }
 
-/// A client's numbers without end: finite, of both signs, below 1, and never denormal (which would measure something
-/// else). The same client has the same ones every time.
+/// A client's numbers without end: finite, of both signs, small, and never denormal (which would measure something
+/// else). The same client has the same ones every time; `peers/contender.py` makes the same, bit for bit.
 pub fn values(client: u64) -> impl Iterator<Item = f32> {
-    let mut state = client.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::iter::repeat_with(move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        // 23 bits of mantissa in [1, 2), moved to [-1, 1) and scaled to what weights look like.
-        let one_to_two = f32::from_bits(0x3f80_0000 | (state >> 41) as u32);
-        (one_to_two - 1.5).mul_add(0.1, 1e-4)
+    let offset = (client as u32).wrapping_mul(0x9e37_79b9);
+    (0_u32..).map(move |index| {
+        let hash = index.wrapping_mul(0x9e37_79b1).wrapping_add(offset);
+        // 23 bits of mantissa in [1, 2), moved to both sides of 0 and scaled to what weights look like.
+        let one_to_two = f32::from_bits(0x3f80_0000 | hash >> 9);
+        (one_to_two - 1.5) * 0.125
     })
 }
 

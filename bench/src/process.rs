@@ -108,6 +108,14 @@ impl Tree {
         Ok(sum)
     }
 
+    /// CPU seconds of the root alone, its threads included.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn own_cpu_seconds(&self) -> Result<f64> {
+        cpu_clock(self.root).with_context(|| format!("process {} has ended", self.root))
+    }
+
     /// What it holds now.
     #[must_use]
     pub fn memory(&self) -> Memory {
