@@ -6,7 +6,7 @@ use serde::Serialize;
 use tributary_api::{
     Name,
     manifest::{Closing, JobManifest},
-    status::{FunctionStatus, JobPhase, JobStatus, NodeStatus, RoundStatus},
+    status::{FunctionStatus, JobPhase, JobStatus, NodeStatus, PlanStatus, RoundStatus},
 };
 
 use super::get;
@@ -120,14 +120,18 @@ fn job(description: &JobDescription) -> String {
     lines.add("Node", status.node.as_deref().unwrap_or("none"));
     lines.add("Workers", status.workers);
     if let Some(arena) = &status.arena {
-        let size = bytes(arena.slot_bytes);
         lines.add(
             "Arena",
             format!(
-                "{}: {} of {} slots of {size} free",
-                arena.segment, arena.free, arena.slots
+                "{}: {} of {} slots free, {} touched so far",
+                arena.segment,
+                arena.free,
+                arena.slots,
+                bytes(arena.bytes)
             ),
         );
+        lines.add("  At most", bound(&arena.plan));
+        lines.add("  Folded", folded(&arena.plan));
     }
     if let Some(error) = &status.last_error {
         lines.add("Last error", error);
@@ -137,6 +141,30 @@ fn job(description: &JobDescription) -> String {
         lines.0 += &get::rounds(rounds);
     }
     lines.0
+}
+
+/// The most memory that the job takes, with the arithmetic.
+fn bound(plan: &PlanStatus) -> String {
+    format!(
+        "{} = {} slots for models and {} for updates of {} + {} for partials of {} + {} of tables",
+        bytes(plan.bytes_max),
+        plan.model_slots,
+        plan.update_slots,
+        bytes(plan.slot_bytes),
+        plan.partial_slots,
+        bytes(plan.partial_slot_bytes),
+        bytes(plan.other_bytes),
+    )
+}
+
+fn folded(plan: &PlanStatus) -> String {
+    let PlanStatus { lanes, threads, .. } = plan;
+    let how = if plan.in_place {
+        "in place, under an undo journal"
+    } else {
+        "into a second accumulator"
+    };
+    format!("by {lanes} leaves side by side, each with {threads} threads; {how}")
 }
 
 fn closes(closing: Closing) -> String {

@@ -123,6 +123,9 @@ pub struct CheckpointError {
     pub reason: String,
 }
 
+/// The pieces of a model's file, made as they are asked for.
+pub type ModelParts<'a> = Box<dyn Iterator<Item = Result<Bytes, String>> + Send + 'a>;
+
 /// Where a node keeps the models that its rounds make.
 ///
 /// The list of files is the only record of a job's version: whoever starts the job opens the round of the
@@ -130,12 +133,13 @@ pub struct CheckpointError {
 #[async_trait]
 pub trait Checkpoints: Send + Sync {
     /// Keeps a version, whole or not at all, and forgets the oldest beyond the number that is kept.
-    /// `parts` are the consecutive pieces of a safetensors file.
+    /// `parts` are the consecutive pieces of a safetensors file; they are asked for as they are written, so
+    /// that a model of any size takes little memory. An error in them (its reason) gives the file up.
     async fn save(
         &self,
         job: &Name,
         version: u64,
-        parts: Vec<Bytes>,
+        parts: ModelParts<'_>,
     ) -> Result<(), CheckpointError>;
 
     /// A version that is kept, as a safetensors file.

@@ -65,8 +65,36 @@ pub struct ArenaStatus {
     pub slots: u32,
     /// The free ones.
     pub free: u32,
-    /// The size of one slot in bytes.
+    /// The bytes that were ever used.
+    pub bytes: u64,
+    /// What was planned.
+    pub plan: PlanStatus,
+}
+
+/// How a job is laid out on a node: known before it runs, and a bound on its shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStatus {
+    /// Slots for models: the newest, the one before, and the one that is being made, as far as there is room.
+    pub model_slots: u32,
+    /// Slots for updates that arrive or wait.
+    pub update_slots: u32,
+    /// Bytes of a slot for a model or an update.
     pub slot_bytes: u64,
+    /// Slots for partials.
+    pub partial_slots: u32,
+    /// Bytes of a slot for a partial.
+    pub partial_slot_bytes: u64,
+    /// Bytes of tables and journals.
+    pub other_bytes: u64,
+    /// The most bytes of shared memory that the job ever takes:
+    /// `(model_slots + update_slots) * slot_bytes + partial_slots * partial_slot_bytes + other_bytes`.
+    pub bytes_max: u64,
+    /// Leaves that are filled side by side, each on a worker of its own.
+    pub lanes: u32,
+    /// Threads of a worker that fold side by side, each on its own range of coordinates.
+    pub threads: u32,
+    /// Accumulators are changed in place, under an undo journal.
+    pub in_place: bool,
 }
 
 /// Where a round stands.

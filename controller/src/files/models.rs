@@ -9,10 +9,10 @@ use std::{path::Path as FilePath, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
 use tributary_api::{
     Name,
-    control::{CheckpointError, Checkpoints},
+    control::{CheckpointError, Checkpoints, ModelParts},
     model::ModelLayout,
 };
 
@@ -20,6 +20,9 @@ use crate::Error;
 
 /// The versions of a job that are kept.
 const VERSIONS_KEPT: usize = 5;
+
+/// Pieces that may be on their way to the disk at a time.
+const PARTS_AHEAD: usize = 4;
 
 const EXTENSION: &str = ".safetensors";
 
@@ -95,10 +98,19 @@ impl Models {
         Ok(())
     }
 
-    async fn write(&self, job: &Name, version: u64, parts: Vec<Bytes>) -> Result<(), Error> {
-        self.store
-            .put(&path(job, version), PutPayload::from_iter(parts))
-            .await?;
+    async fn write(
+        &self,
+        job: &Name,
+        version: u64,
+        parts: ModelParts<'_>,
+    ) -> Result<(), WriteError> {
+        // Dropping the upload, at an error for instance, removes what was written.
+        let mut upload = WriteMultipart::new(self.store.put_multipart(&path(job, version)).await?);
+        for part in parts {
+            upload.wait_for_capacity(PARTS_AHEAD).await?;
+            upload.put(part.map_err(WriteError::Part)?);
+        }
+        upload.finish().await?;
         let versions = self.versions(job).await?;
         let excess = versions.len().saturating_sub(VERSIONS_KEPT);
         for old in &versions[..excess] {
@@ -114,7 +126,7 @@ impl Checkpoints for Models {
         &self,
         job: &Name,
         version: u64,
-        parts: Vec<Bytes>,
+        parts: ModelParts<'_>,
     ) -> Result<(), CheckpointError> {
         self.write(job, version, parts)
             .await
@@ -122,7 +134,7 @@ impl Checkpoints for Models {
     }
 
     async fn load(&self, job: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError> {
-        let failed = |error: object_store::Error| failed(job, version, &error.into());
+        let failed = |error: object_store::Error| failed(job, version, &error);
         match self.store.get(&path(job, version)).await {
             Ok(file) => Ok(Some(file.bytes().await.map_err(failed)?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -131,7 +143,19 @@ impl Checkpoints for Models {
     }
 }
 
-fn failed(job: &Name, version: u64, error: &Error) -> CheckpointError {
+/// Why a version was not written.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Store(#[from] object_store::Error),
+    #[error(transparent)]
+    Versions(#[from] Error),
+    /// A piece could not be made.
+    #[error("{0}")]
+    Part(String),
+}
+
+fn failed(job: &Name, version: u64, error: &dyn std::fmt::Display) -> CheckpointError {
     CheckpointError {
         job: job.clone(),
         version,

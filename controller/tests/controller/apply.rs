@@ -160,7 +160,11 @@ async fn what_cannot_change_restarts_the_job_at_its_newest_model() {
     let name = "j".parse().unwrap();
     world
         .checkpoints
-        .save(&name, 7, vec![model(&[("w", 4), ("b", 2)]).into()])
+        .save(
+            &name,
+            7,
+            Box::new(std::iter::once(Ok(model(&[("w", 4), ("b", 2)]).into()))),
+        )
         .await
         .unwrap();
     world.node.take_log();
@@ -272,7 +276,11 @@ async fn a_deleted_job_leaves_no_models() {
     let name = "j".parse().unwrap();
     world
         .checkpoints
-        .save(&name, 7, vec![model(&[("w", 4), ("b", 2)]).into()])
+        .save(
+            &name,
+            7,
+            Box::new(std::iter::once(Ok(model(&[("w", 4), ("b", 2)]).into()))),
+        )
         .await
         .unwrap();
     world.controller.delete_job("j").await.unwrap();

@@ -28,7 +28,9 @@ async fn desired_state_survives_the_process() {
             .save(
                 &name,
                 version,
-                vec![weights(u8::try_from(version).unwrap()).into()],
+                Box::new(std::iter::once(Ok(
+                    weights(u8::try_from(version).unwrap()).into()
+                ))),
             )
             .await
             .unwrap();
@@ -53,7 +55,11 @@ async fn the_last_five_versions_are_kept() {
             .save(
                 &name,
                 version,
-                vec![head.to_vec().into(), data.to_vec().into()],
+                Box::new(
+                    [head, data]
+                        .into_iter()
+                        .map(|part| Ok(part.to_vec().into())),
+                ),
             )
             .await
             .unwrap();
@@ -74,12 +80,12 @@ async fn a_damaged_model_is_passed_over() {
     let (world, name) = running().await;
     world
         .checkpoints
-        .save(&name, 2, vec![weights(2).into()])
+        .save(&name, 2, Box::new(std::iter::once(Ok(weights(2).into()))))
         .await
         .unwrap();
     world
         .checkpoints
-        .save(&name, 3, vec![weights(3).into()])
+        .save(&name, 3, Box::new(std::iter::once(Ok(weights(3).into()))))
         .await
         .unwrap();
     let newest = world.path().join(format!("models/j/{:020}.safetensors", 3));

@@ -15,6 +15,8 @@ pub enum Kind {
     Close = 3,
     /// Something happened that the receiver should look at; the slot says what, if anything.
     Doorbell = 4,
+    /// A client's update will not come. `slot` is not a slot but the client's number in the round.
+    Skip = 5,
 }
 
 impl Kind {
@@ -26,6 +28,7 @@ impl Kind {
             2 => Some(Self::Partial),
             3 => Some(Self::Close),
             4 => Some(Self::Doorbell),
+            5 => Some(Self::Skip),
             _ => None,
         }
     }
@@ -137,7 +140,7 @@ mod tests {
             let descriptor = Descriptor::from_bytes(&bytes);
             prop_assert_eq!(descriptor.to_bytes(), bytes);
             let level = (descriptor.destination >> 24) & 0xff;
-            let well_formed = level <= 3 && (1..=4).contains(&descriptor.kind);
+            let well_formed = level <= 3 && (1..=5).contains(&descriptor.kind);
             prop_assert_eq!(descriptor.is_well_formed(), well_formed);
         }
 

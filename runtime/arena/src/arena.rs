@@ -1,11 +1,13 @@
 //! Slots over a segment: claim, fill, publish, release, recover.
 
 use crate::contributors::Contributors;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Room, SCALARS_BYTES};
+use crate::journal::{Journal, JournalHeader, SlotRef, Step};
 use crate::ring::{Entry, Ring, RingHeader};
 use crate::segment::{Error, Segment};
 use crate::slot::{AtomicState, Generation, Kind, Owner, SlotIndex, State, StateWord};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tributary_sidecar_layout::Destination;
@@ -21,11 +23,23 @@ struct SlotHeader {
     kind: AtomicU32,
     client: AtomicU32,
     sequence: AtomicU32,
+    encoding: AtomicU32,
+    count: AtomicU32,
     /// 1 once the slot's pages are allocated.
     reserved: AtomicU32,
 }
 
 const _: () = assert!(size_of::<SlotHeader>() as u64 == crate::geometry::SLOT_HEADER_BYTES);
+
+/// How a slot's vector is to be read. The arena keeps it and gives it no meaning; the default says
+/// dense f32 numbers, as partials and models have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The code of the elements' encoding.
+    pub encoding: u32,
+    /// What the encoding counts: scale runs, or the pairs of a sparse vector; else 0.
+    pub count: u32,
+}
 
 /// What a slot is published with.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +56,8 @@ pub struct Claim {
     pub client: u32,
     /// A partial's version: grows with each commit of its aggregator in this round.
     pub sequence: u32,
+    /// How the vector is to be read.
+    pub content: Content,
     /// The clients inside.
     pub contributors: Contributors,
 }
@@ -63,6 +79,8 @@ pub struct SlotInfo {
     pub client: u32,
     /// A partial's version.
     pub sequence: u32,
+    /// How the vector is to be read.
+    pub content: Content,
 }
 
 /// A job's arena on this node.
@@ -122,7 +140,7 @@ impl Arena {
 
     fn header(&self, slot: SlotIndex) -> &SlotHeader {
         assert!(
-            slot < self.geometry().slots,
+            slot < self.geometry().slots(),
             "slot {slot} is beyond the arena"
         );
         // SAFETY: the slot table starts 128-aligned and holds `slots` headers (geometry); a header
@@ -132,7 +150,7 @@ impl Arena {
 
     fn contributor_words(&self, slot: SlotIndex) -> &[AtomicU64] {
         assert!(
-            slot < self.geometry().slots,
+            slot < self.geometry().slots(),
             "slot {slot} is beyond the arena"
         );
         let words = self.geometry().contributor_words() as usize;
@@ -163,28 +181,60 @@ impl Arena {
         Ring::new(header, entries)
     }
 
-    /// Number of free slots right now.
+    /// The journal of a worker.
+    ///
+    /// # Panics
+    /// If the arena has no journals, or not this one.
     #[must_use]
-    pub fn free_slots(&self) -> u32 {
-        let free = |slot: &SlotIndex| self.header(*slot).state.load().state == State::Free;
-        (0..self.geometry().slots).filter(free).count() as u32
+    pub fn journal(&self, journal: u32) -> Journal<'_> {
+        let geometry = self.geometry();
+        assert!(
+            journal < geometry.rings && geometry.journal.lanes > 0,
+            "journal {journal} is beyond the arena"
+        );
+        // SAFETY: journal offsets are 128-aligned and inside the segment; all fields are atomics.
+        let header: &JournalHeader = unsafe { self.segment.at(geometry.journal_offset(journal)) };
+        Journal::new(header)
     }
 
-    /// Number of slots whose pages have ever been used: the arena's high-water mark.
+    /// Number of free slots of a room right now.
+    #[must_use]
+    pub fn free_slots(&self, room: Room) -> u32 {
+        let free = |slot: &SlotIndex| self.header(*slot).state.load().state == State::Free;
+        self.geometry().numbers(room).filter(free).count() as u32
+    }
+
+    /// Number of slots whose pages have ever been used.
     #[must_use]
     pub fn reserved_slots(&self) -> u32 {
-        let used = |slot: &SlotIndex| self.header(*slot).reserved.load(Ordering::Relaxed) == 1;
-        (0..self.geometry().slots).filter(used).count() as u32
+        (0..self.geometry().slots())
+            .filter(|slot| self.is_reserved(*slot))
+            .count() as u32
     }
 
-    /// Claims the lowest free slot (so that the pages in use stay few and warm) for `owner`.
+    /// Bytes of the data whose pages have ever been used: the arena's high-water mark.
+    #[must_use]
+    pub fn reserved_bytes(&self) -> u64 {
+        let geometry = self.geometry();
+        let stride = |slot| geometry.of(geometry.room(slot)).stride();
+        let slots = (0..geometry.slots()).filter(|slot| self.is_reserved(*slot));
+        let journals = u64::from(geometry.rings) * geometry.journal.bytes();
+        slots.map(stride).sum::<u64>() + journals
+    }
+
+    fn is_reserved(&self, slot: SlotIndex) -> bool {
+        self.header(slot).reserved.load(Ordering::Relaxed) == 1
+    }
+
+    /// Claims the lowest free slot of a room (so that the pages in use stay few and warm) for `owner`.
     ///
     /// `Ok(None)` if no slot is free.
     ///
     /// # Errors
     /// [`Error::Full`] if the slot was never used and /dev/shm cannot hold its pages.
-    pub fn claim(self: &Arc<Self>, owner: Owner) -> Result<Option<Filling>, Error> {
-        for slot in 0..self.geometry().slots {
+    pub fn claim(self: &Arc<Self>, owner: Owner, room: Room) -> Result<Option<Filling>, Error> {
+        let geometry = self.geometry();
+        for slot in geometry.numbers(room) {
             let header = self.header(slot);
             if let Some(generation) = header.state.claim(owner) {
                 let filling = Filling {
@@ -195,9 +245,8 @@ impl Arena {
                     done: false,
                 };
                 if header.reserved.load(Ordering::Relaxed) == 0 {
-                    let stride = self.geometry().slot_stride();
-                    self.segment
-                        .reserve(self.geometry().slot_offset(slot), stride)?;
+                    let start = geometry.data_offset() + geometry.slot_offset(slot);
+                    self.segment.reserve(start, geometry.of(room).stride())?;
                     header.reserved.store(1, Ordering::Relaxed);
                 }
                 return Ok(Some(filling));
@@ -218,12 +267,16 @@ impl Arena {
             weight: f64::from_bits(header.weight_bits.load(Ordering::Relaxed)),
             client: header.client.load(Ordering::Relaxed),
             sequence: header.sequence.load(Ordering::Relaxed),
+            content: Content {
+                encoding: header.encoding.load(Ordering::Relaxed),
+                count: header.count.load(Ordering::Relaxed),
+            },
         }
     }
 
     /// Every slot that is not free.
     pub fn in_use(&self) -> impl Iterator<Item = SlotInfo> + '_ {
-        (0..self.geometry().slots)
+        (0..self.geometry().slots())
             .map(|slot| self.info(slot))
             .filter(|info| info.word.state != State::Free)
     }
@@ -251,7 +304,7 @@ impl Arena {
 
     /// Takes back every slot that a dead process was filling; gives their number.
     pub fn recover(&self, owner: Owner) -> u32 {
-        (0..self.geometry().slots)
+        (0..self.geometry().slots())
             .filter(|slot| self.header(*slot).state.recover(owner))
             .count() as u32
     }
@@ -271,7 +324,7 @@ impl Arena {
     ) -> bool {
         let end = offset.checked_add(out.len() as u64);
         assert!(
-            end.is_some_and(|end| end <= self.geometry().vector_bytes),
+            end.is_some_and(|end| end <= self.vector_bytes(slot)),
             "range beyond the vector"
         );
         let source = self.vector_pointer(slot).wrapping_add(offset as usize);
@@ -285,9 +338,82 @@ impl Arena {
         word.generation == generation && !matches!(word.state, State::Free | State::Filling)
     }
 
+    fn vector_bytes(&self, slot: SlotIndex) -> u64 {
+        let geometry = self.geometry();
+        geometry.of(geometry.room(slot)).vector_bytes
+    }
+
+    /// Address of an offset in the data.
+    fn data_pointer(&self, offset: u64) -> *mut u8 {
+        self.segment.pointer(self.geometry().data_offset() + offset)
+    }
+
     fn vector_pointer(&self, slot: SlotIndex) -> *mut u8 {
+        self.data_pointer(self.geometry().slot_offset(slot) + SCALARS_BYTES)
+    }
+
+    /// Puts clients into a published accumulator that is changed in place. May be done twice.
+    pub fn add_contributors(&self, slot: SlotIndex, clients: &Contributors) {
+        for (word, bits) in self.contributor_words(slot).iter().zip(clients.words()) {
+            word.fetch_or(*bits, Ordering::Relaxed);
+        }
+    }
+
+    /// Allocates a journal's pages, keeps the accumulator's scalars, and begins a step.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if /dev/shm cannot hold the journal's pages.
+    ///
+    /// # Panics
+    /// As [`Arena::journal`], and if another step is under way.
+    pub fn begin_step(&self, journal: u32, step: &Step) -> Result<(), Error> {
+        let geometry = self.geometry();
+        let image = geometry.scalars_image_offset(journal);
         self.segment
-            .pointer(self.geometry().slot_offset(slot) + crate::SCALARS_BYTES)
+            .reserve(geometry.data_offset() + image, geometry.journal.bytes())?;
+        let scalars = geometry.slot_offset(step.accumulator.slot);
+        self.copy_data(scalars, image, SCALARS_BYTES);
+        self.journal(journal).begin(step);
+        Ok(())
+    }
+
+    /// Copies a part of the accumulator's vector to a lane's image, and says that it is whole.
+    ///
+    /// # Panics
+    /// If the part lies outside the vector or is larger than an image.
+    pub fn save_part(
+        &self,
+        journal: u32,
+        lane: u32,
+        accumulator: SlotRef,
+        part: u64,
+        bytes: Range<u64>,
+    ) {
+        let geometry = self.geometry();
+        let len = bytes.end - bytes.start;
+        assert!(
+            bytes.end <= self.vector_bytes(accumulator.slot) && len <= geometry.journal.image_bytes,
+            "a part lies inside the vector and fits an image"
+        );
+        let from = geometry.slot_offset(accumulator.slot) + SCALARS_BYTES + bytes.start;
+        self.copy_data(from, geometry.image_offset(journal, lane), len);
+        self.journal(journal).saved(lane, part + 1);
+    }
+
+    /// Copies within the data. Slots and images never overlap.
+    fn copy_data(&self, from: u64, to: u64, bytes: u64) {
+        let data = self.geometry().data_bytes();
+        assert!(from + bytes <= data && to + bytes <= data);
+        // SAFETY: both ranges lie inside the data (asserted), which is mapped as long as `self` lives; slots
+        // and images are different extents (geometry). Only the worker that hosts an accumulator changes it
+        // or its journal, and it is in this call.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.data_pointer(from),
+                self.data_pointer(to),
+                bytes as usize,
+            );
+        }
     }
 
     fn write_claim(&self, slot: SlotIndex, claim: &Claim) {
@@ -302,6 +428,9 @@ impl Arena {
         header.kind.store(claim.kind as u32, Ordering::Relaxed);
         header.client.store(claim.client, Ordering::Relaxed);
         header.sequence.store(claim.sequence, Ordering::Relaxed);
+        let Content { encoding, count } = claim.content;
+        header.encoding.store(encoding, Ordering::Relaxed);
+        header.count.store(count, Ordering::Relaxed);
         let words = self.contributor_words(slot);
         for (i, word) in words.iter().enumerate() {
             word.store(
@@ -335,12 +464,15 @@ impl Filling {
         self.generation
     }
 
-    /// The slot's vector, to be written.
+    /// The slot's vector, to be written: in whole pages, so it may be longer than the geometry asked for.
     pub fn vector_mut(&mut self) -> &mut [u8] {
-        let len = self.arena.geometry().vector_bytes as usize;
+        let geometry = self.arena.geometry();
+        let slots = geometry.of(geometry.room(self.slot));
+        let len = (slots.stride() - SCALARS_BYTES) as usize;
         // SAFETY: the state word says Filling with this process as owner, and this guard is the only
         // one made by that claim: no other process reads or writes the range until `publish`. The
-        // range is inside the mapping, its pages are allocated, and any bytes are valid u8.
+        // range is the slot's stride without its scalars page: inside the mapping, with pages that
+        // are allocated, and any bytes are valid u8.
         unsafe { std::slice::from_raw_parts_mut(self.arena.vector_pointer(self.slot), len) }
     }
 

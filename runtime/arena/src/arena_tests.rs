@@ -1,4 +1,6 @@
 use super::*;
+use crate::geometry::{JournalSize, Slots};
+use crate::journal::{Phase, Progress};
 use crate::slot::OWNER_AGENT;
 use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
@@ -13,11 +15,21 @@ fn unique(name: &str) -> String {
 
 fn geometry(slots: u32) -> Geometry {
     Geometry {
-        slots,
-        vector_bytes: 1000,
+        updates: Slots {
+            count: slots,
+            vector_bytes: 1000,
+        },
+        partials: Slots {
+            count: 1,
+            vector_bytes: 5000,
+        },
         clients: 100,
         rings: 2,
         ring_records: 8,
+        journal: JournalSize {
+            lanes: 2,
+            image_bytes: 600,
+        },
     }
 }
 
@@ -31,6 +43,10 @@ fn claim_of(kind: Kind) -> Claim {
         weight: 2.5,
         client: 70,
         sequence: 1,
+        content: Content {
+            encoding: 3,
+            count: 17,
+        },
         contributors,
     }
 }
@@ -42,7 +58,8 @@ fn another_process_sees_what_was_published() {
     let other = Arena::open(&name).unwrap();
     assert_eq!(other.geometry(), arena.geometry());
 
-    let mut filling = arena.claim(OWNER_AGENT).unwrap().unwrap();
+    let mut filling = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
+    assert_eq!(filling.vector_mut().len(), 4096, "whole pages");
     filling.vector_mut().fill(7);
     let (slot, generation) = (filling.slot(), filling.generation());
     assert_eq!(other.info(slot).word.state, State::Filling);
@@ -52,6 +69,7 @@ fn another_process_sees_what_was_published() {
     assert_eq!(info.word.state, State::Ready);
     assert_eq!((info.round, info.weight, info.client), (9, 2.5, 70));
     assert_eq!(info.aggregator, Destination::new(3, Level::Leaf, 5));
+    assert_eq!((info.content.encoding, info.content.count), (3, 17));
     assert_eq!(other.contributors(slot).len(), 1);
     let mut bytes = [0; 100];
     assert!(other.read(slot, generation, 900, &mut bytes));
@@ -113,7 +131,7 @@ fn foreign_segments_are_refused() {
 fn a_changed_header_is_refused() {
     let name = unique("header");
     let _arena = Arena::create(&name, geometry(2)).unwrap();
-    // Byte 20 is the number of slots: a segment of another layout.
+    // Byte 20 is the number of clients: a segment of another layout.
     let path = format!("/dev/shm/{name}");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[20] = 3;
@@ -125,29 +143,29 @@ fn a_changed_header_is_refused() {
 #[test]
 fn an_abandoned_claim_is_free_again() {
     let arena = Arc::new(Arena::create(&unique("abandon"), geometry(2)).unwrap());
-    let filling = arena.claim(OWNER_AGENT).unwrap().unwrap();
-    assert_eq!(arena.free_slots(), 1);
+    let filling = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
+    assert_eq!(arena.free_slots(Room::Update), 1);
     drop(filling);
-    assert_eq!(arena.free_slots(), 2);
+    assert_eq!(arena.free_slots(Room::Update), 2);
     assert_eq!(arena.reserved_slots(), 1);
 }
 
 #[test]
 fn a_full_arena_says_so_and_recovers_from_a_dead_owner() {
     let arena = Arc::new(Arena::create(&unique("full"), geometry(2)).unwrap());
-    let dead = arena.claim(77).unwrap().unwrap();
-    let mine = arena.claim(OWNER_AGENT).unwrap().unwrap();
-    assert!(arena.claim(OWNER_AGENT).unwrap().is_none());
+    let dead = arena.claim(77, Room::Update).unwrap().unwrap();
+    let mine = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
+    assert!(arena.claim(OWNER_AGENT, Room::Update).unwrap().is_none());
     let late = (dead.slot(), dead.generation());
     assert_eq!(arena.recover(77), 1);
-    assert_eq!(arena.free_slots(), 1);
+    assert_eq!(arena.free_slots(Room::Update), 1);
     // The owner was not dead after all: its publish fails, and its drop frees nobody else's slot.
-    let reclaimed = arena.claim(OWNER_AGENT).unwrap().unwrap();
+    let reclaimed = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
     assert_eq!(reclaimed.slot(), late.0);
     assert!(!dead.publish(State::Live, &claim_of(Kind::Partial)));
     assert_eq!(arena.info(late.0).word.state, State::Filling);
     drop((mine, reclaimed));
-    assert_eq!(arena.free_slots(), 2);
+    assert_eq!(arena.free_slots(Room::Update), 2);
 }
 
 #[test]
@@ -174,7 +192,7 @@ proptest! {
         let mut published: Vec<(SlotIndex, Generation)> = Vec::new();
         for (step, pick) in steps {
             match step {
-                0 => if let Some(claimed) = arena.claim(OWNER_AGENT).unwrap() {
+                0 => if let Some(claimed) = arena.claim(OWNER_AGENT, Room::Update).unwrap() {
                     prop_assert!(filling.iter().all(|f| f.slot() != claimed.slot()));
                     prop_assert!(published.iter().all(|p| p.0 != claimed.slot()));
                     filling.push(claimed);
@@ -193,7 +211,7 @@ proptest! {
                 }
                 _ => {}
             }
-            prop_assert_eq!(arena.free_slots() as usize, 5 - filling.len() - published.len());
+            prop_assert_eq!(arena.free_slots(Room::Update) as usize, 5 - filling.len() - published.len());
         }
     }
 }
@@ -207,7 +225,7 @@ fn threads_and_one_arena_never_share_a_claim() {
             let (arena, marks) = (arena.clone(), marks.clone());
             std::thread::spawn(move || {
                 for _ in 0..2000 {
-                    if let Some(claimed) = arena.claim(owner + 1).unwrap() {
+                    if let Some(claimed) = arena.claim(owner + 1, Room::Update).unwrap() {
                         let mark = &marks[claimed.slot() as usize];
                         assert_eq!(mark.fetch_add(1, Ordering::SeqCst), 0);
                         mark.fetch_sub(1, Ordering::SeqCst);
@@ -219,5 +237,70 @@ fn threads_and_one_arena_never_share_a_claim() {
     for thread in threads {
         thread.join().unwrap();
     }
-    assert_eq!(arena.free_slots(), 3);
+    assert_eq!(arena.free_slots(Room::Update), 3);
+}
+
+#[test]
+fn partials_have_slots_of_their_own_width() {
+    let arena = Arc::new(Arena::create(&unique("rooms"), geometry(3)).unwrap());
+    let mut partial = arena.claim(7, Room::Partial).unwrap().unwrap();
+    assert_eq!(partial.vector_mut().len(), 8192);
+    assert_eq!(partial.slot(), 3);
+    assert!(arena.claim(7, Room::Partial).unwrap().is_none());
+    assert_eq!(arena.free_slots(Room::Update), 3);
+    let mut update = arena.claim(7, Room::Update).unwrap().unwrap();
+    assert_eq!(update.vector_mut().len(), 4096);
+    let touched = arena.geometry().updates.stride() + arena.geometry().partials.stride();
+    let journals = 2 * arena.geometry().journal.bytes();
+    assert_eq!(arena.reserved_bytes(), touched + journals);
+}
+
+#[test]
+fn a_journal_keeps_a_step_and_its_images() {
+    let name = unique("journal");
+    let arena = Arc::new(Arena::create(&name, geometry(2)).unwrap());
+    let mut accumulator = arena.claim(7, Room::Partial).unwrap().unwrap();
+    for (i, byte) in accumulator.vector_mut().iter_mut().enumerate() {
+        *byte = i as u8;
+    }
+    let at = SlotRef {
+        slot: accumulator.slot(),
+        generation: accumulator.generation(),
+    };
+    assert!(accumulator.publish(State::Live, &claim_of(Kind::Partial)));
+    let input = SlotRef {
+        slot: 1,
+        generation: 9,
+    };
+    let step = Step {
+        accumulator: at,
+        inputs: vec![input, SlotRef { slot: 0, ..input }],
+    };
+    assert_eq!(arena.journal(1).step(), None);
+    arena.begin_step(1, &step).unwrap();
+    arena.save_part(1, 1, at, 2, 1200..1800);
+
+    // What another process finds.
+    let other = Arena::open(&name).unwrap();
+    assert_eq!(other.journal(0).phase(), Phase::Idle);
+    let journal = other.journal(1);
+    assert_eq!(journal.phase(), Phase::Folding);
+    assert_eq!(journal.step(), Some(step));
+    assert_eq!(journal.progress(1), Progress { saved: 3, done: 0 });
+    let image = other.geometry().image_offset(1, 1);
+    // SAFETY: the image lies inside the mapped data, and nobody writes it now.
+    let bytes = unsafe { std::slice::from_raw_parts(other.data_pointer(image), 600) };
+    let expected: Vec<u8> = (1200..1800).map(|i| i as u8).collect();
+    assert_eq!(bytes, expected);
+
+    journal.done(1, 3);
+    journal.commit();
+    assert_eq!(arena.journal(1).phase(), Phase::Committed);
+    let mut clients = Contributors::empty(2);
+    clients.insert(3);
+    arena.add_contributors(at.slot, &clients);
+    arena.add_contributors(at.slot, &clients);
+    assert_eq!(arena.contributors(at.slot).len(), 2);
+    journal.clear();
+    assert_eq!(arena.journal(1).step(), None);
 }

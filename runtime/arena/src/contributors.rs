@@ -37,6 +37,14 @@ impl Contributors {
         }
     }
 
+    /// The lowest number that is not in the set: its capacity, if all are.
+    #[must_use]
+    pub fn first_missing(&self) -> u32 {
+        let full = self.0.iter().take_while(|word| **word == u64::MAX).count();
+        let rest = self.0.get(full).map_or(0, |word| word.trailing_ones());
+        full as u32 * 64 + rest
+    }
+
     /// Number of clients in the set.
     #[must_use]
     pub fn len(&self) -> u32 {
@@ -84,6 +92,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_missing_is_the_lowest(clients in proptest::collection::btree_set(0u32..256, 0..256)) {
+            let expected = (0..).find(|client| !clients.contains(client));
+            prop_assert_eq!(Some(set_of(&clients).first_missing()), expected);
+        }
+
         #[test]
         fn behaves_like_a_set(a in proptest::collection::btree_set(0u32..256, 0..60),
                               b in proptest::collection::btree_set(0u32..256, 0..60)) {

@@ -1,19 +1,21 @@
 //! A job's shared memory on one node: the arena.
 //!
 //! ```text
-//!  +--------+-------------+----------------+-----------------+------------------------------+
-//!  | header | slot table  | contributors   | rings           | data: slot 0 | slot 1 | ...  |
-//!  | 1 page | 128 B a slot| a bitmap a slot| one per worker  | scalars page + vector, each  |
-//!  +--------+-------------+----------------+-----------------+------------------------------+
+//!  +--------+--------------+-----------------+-----------------+--------------------------------------+
+//!  | header | slot table   | contributors    | rings, journals | data: slots of updates and models,   |
+//!  | 1 page | 128 B a slot | a bitmap a slot | one per worker  | slots of partials, journals' images  |
+//!  +--------+--------------+-----------------+-----------------+--------------------------------------+
 //! ```
 //!
-//! * A **slot** holds one update, partial or model. Its whole life is one 64-bit word,
+//! * A **slot** holds one update, partial or model: a page of scalars and a vector. Its whole life is one 64-bit word,
 //!   `state | owner | generation` ([`State`]); every change of hands is one atomic operation on
 //!   that word, so a process that dies at any instruction leaves the slot in one state or the
 //!   next, never between. What belongs to a dead process is found by its owner number and taken
 //!   back ([`Arena::recover`]).
 //! * A **ring** ([`ring::Ring`]) carries completion records from one worker to the agent. It lies
 //!   in the segment, so records of a worker that was killed are still read.
+//! * A **journal** ([`Journal`]) makes it safe to change an accumulator in place, where a second one
+//!   would be too large.
 //! * **Offsets, never pointers**, and no lock anywhere: the segment can be mapped at any address
 //!   by any number of processes.
 //!
@@ -23,6 +25,7 @@
 
 mod contributors;
 mod geometry;
+mod journal;
 pub mod ring;
 #[cfg(not(loom))]
 mod segment;
@@ -33,9 +36,10 @@ mod sync;
 mod arena;
 
 #[cfg(not(loom))]
-pub use arena::{Arena, Claim, Filling, SlotInfo};
+pub use arena::{Arena, Claim, Content, Filling, SlotInfo};
 pub use contributors::Contributors;
-pub use geometry::{Geometry, GeometryError, SCALARS_BYTES};
+pub use geometry::{Geometry, GeometryError, JournalSize, Room, SCALARS_BYTES, Slots};
+pub use journal::{Journal, Phase, Progress, SlotRef, Step};
 #[cfg(not(loom))]
-pub use segment::{Error, remove_stale, shared_memory_bytes_free};
+pub use segment::{Error, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 pub use slot::{Generation, Kind, OWNER_AGENT, Owner, SlotIndex, State, StateWord};

@@ -1,6 +1,6 @@
 //! A POSIX shared-memory segment with a checked header.
 
-use crate::geometry::{Geometry, GeometryError, HEADER_BYTES};
+use crate::geometry::{Geometry, GeometryError, HEADER_BYTES, JournalSize, Slots};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TRIBARNA");
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 
 /// What can go wrong with a segment.
 #[derive(Debug, thiserror::Error)]
@@ -72,11 +72,53 @@ struct Header {
     magic: AtomicU64,
     layout_hash: AtomicU64,
     abi: AtomicU32,
-    slots: AtomicU32,
     clients: AtomicU32,
     rings: AtomicU32,
     ring_records: AtomicU32,
-    vector_bytes: AtomicU64,
+    update_slots: AtomicU32,
+    partial_slots: AtomicU32,
+    journal_lanes: AtomicU32,
+    update_bytes: AtomicU64,
+    partial_bytes: AtomicU64,
+    image_bytes: AtomicU64,
+}
+
+impl Header {
+    fn write(&self, geometry: &Geometry) {
+        let store = |field: &AtomicU32, value: u32| field.store(value, Ordering::Relaxed);
+        store(&self.clients, geometry.clients);
+        store(&self.rings, geometry.rings);
+        store(&self.ring_records, geometry.ring_records);
+        store(&self.update_slots, geometry.updates.count);
+        store(&self.partial_slots, geometry.partials.count);
+        store(&self.journal_lanes, geometry.journal.lanes);
+        let store = |field: &AtomicU64, value: u64| field.store(value, Ordering::Relaxed);
+        store(&self.update_bytes, geometry.updates.vector_bytes);
+        store(&self.partial_bytes, geometry.partials.vector_bytes);
+        store(&self.image_bytes, geometry.journal.image_bytes);
+    }
+
+    fn read(&self) -> Geometry {
+        let load = |field: &AtomicU32| field.load(Ordering::Relaxed);
+        let long = |field: &AtomicU64| field.load(Ordering::Relaxed);
+        Geometry {
+            updates: Slots {
+                count: load(&self.update_slots),
+                vector_bytes: long(&self.update_bytes),
+            },
+            partials: Slots {
+                count: load(&self.partial_slots),
+                vector_bytes: long(&self.partial_bytes),
+            },
+            clients: load(&self.clients),
+            rings: load(&self.rings),
+            ring_records: load(&self.ring_records),
+            journal: JournalSize {
+                lanes: load(&self.journal_lanes),
+                image_bytes: long(&self.image_bytes),
+            },
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Header>() as u64 <= HEADER_BYTES);
@@ -85,12 +127,16 @@ const _: () = assert!(size_of::<Header>() as u64 <= HEADER_BYTES);
 fn layout_hash(geometry: &Geometry) -> u64 {
     let words = [
         u64::from(ABI),
+        u64::from(geometry.clients),
         geometry.slot_header_offset(1),
         geometry.contributors_offset(0),
         geometry.ring_offset(0),
         geometry.ring_offset(1),
+        geometry.journal_offset(1),
         geometry.data_offset(),
-        geometry.slot_stride(),
+        geometry.slot_offset(geometry.updates.count),
+        geometry.scalars_image_offset(0),
+        geometry.data_bytes(),
         crate::geometry::SLOT_HEADER_BYTES,
     ];
     words
@@ -100,6 +146,25 @@ fn layout_hash(geometry: &Geometry) -> u64 {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
 }
+
+/// Stands in a segment that is opened until its header has been read.
+const PLACEHOLDER: Geometry = Geometry {
+    updates: Slots {
+        count: 1,
+        vector_bytes: 1,
+    },
+    partials: Slots {
+        count: 1,
+        vector_bytes: 1,
+    },
+    clients: 1,
+    rings: 1,
+    ring_records: 1,
+    journal: JournalSize {
+        lanes: 0,
+        image_bytes: 0,
+    },
+};
 
 /// A mapped segment. The creator unlinks its name when it is dropped.
 pub(crate) struct Segment {
@@ -142,15 +207,7 @@ impl Segment {
             .layout_hash
             .store(layout_hash(&geometry), Ordering::Relaxed);
         header.abi.store(ABI, Ordering::Relaxed);
-        header.slots.store(geometry.slots, Ordering::Relaxed);
-        header.clients.store(geometry.clients, Ordering::Relaxed);
-        header.rings.store(geometry.rings, Ordering::Relaxed);
-        header
-            .ring_records
-            .store(geometry.ring_records, Ordering::Relaxed);
-        header
-            .vector_bytes
-            .store(geometry.vector_bytes, Ordering::Relaxed);
+        header.write(&geometry);
         // SYNC POINT: who sees the magic sees the whole header.
         header.magic.store(MAGIC, Ordering::Release);
         Ok(segment)
@@ -171,17 +228,10 @@ impl Segment {
         if (memory.len() as u64) < HEADER_BYTES {
             return Err(foreign("it is shorter than a header"));
         }
-        let placeholder = Geometry {
-            slots: 1,
-            vector_bytes: 1,
-            clients: 1,
-            rings: 1,
-            ring_records: 1,
-        };
         let mut segment = Self {
             file: open_file(name)?,
             memory,
-            geometry: placeholder,
+            geometry: PLACEHOLDER,
             name: name.to_owned(),
         };
         let header = segment.header();
@@ -192,13 +242,7 @@ impl Segment {
         if header.abi.load(Ordering::Relaxed) != ABI {
             return Err(foreign("its ABI version differs"));
         }
-        let geometry = Geometry {
-            slots: header.slots.load(Ordering::Relaxed),
-            vector_bytes: header.vector_bytes.load(Ordering::Relaxed),
-            clients: header.clients.load(Ordering::Relaxed),
-            rings: header.rings.load(Ordering::Relaxed),
-            ring_records: header.ring_records.load(Ordering::Relaxed),
-        };
+        let geometry = header.read();
         geometry.check()?;
         if header.layout_hash.load(Ordering::Relaxed) != layout_hash(&geometry) {
             return Err(foreign("its layout hash differs"));
@@ -317,4 +361,15 @@ pub fn remove_stale(prefix: &str) -> io::Result<Vec<String>> {
 pub fn shared_memory_bytes_free() -> io::Result<u64> {
     let stat = rustix::fs::statvfs("/dev/shm")?;
     Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// Bytes of memory that the machine can give without swapping; `None` if the kernel does not say.
+#[must_use]
+pub fn memory_bytes_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
 }

@@ -37,8 +37,8 @@ use tributary_sidecar_layout::{Descriptor, Destination};
 pub(crate) use workers::Options as WorkerOptions;
 use workers::{WorkerEvent, Workers};
 
-/// Bytes of a model that are copied out of the arena at a time, for its checkpoint.
-const CHECKPOINT_PIECE_BYTES: u64 = 4 << 20;
+/// Bytes of a model that are copied out of the arena at a time, for its checkpoint: a fraction of a millisecond.
+const CHECKPOINT_PIECE_BYTES: u64 = 1 << 20;
 /// How long the agent sleeps when nothing is planned.
 const FOREVER: Duration = Duration::from_secs(3600);
 
@@ -430,26 +430,21 @@ impl Agent {
 
 /// Writes a model to the object store, piece by piece out of its slot.
 async fn checkpoint(
-    job: &Arc<Job>,
+    job: &Job,
     model: ModelSlot,
     checkpoints: &dyn Checkpoints,
 ) -> Result<(), String> {
-    let reader = job.clone();
-    let parts = tokio::task::spawn_blocking(move || {
-        let mut parts = vec![Bytes::from(reader.model_header(model.version))];
-        let end = reader.layout.data_bytes();
-        let mut offset = 0;
-        while offset < end {
-            let bytes = CHECKPOINT_PIECE_BYTES.min(end - offset);
-            let piece = reader.read_model(model, offset, bytes as usize);
-            parts.push(Bytes::from(piece.map_err(|e| e.to_string())?));
-            offset += bytes;
-        }
-        Ok::<_, String>(parts)
+    let end = job.layout.data_bytes();
+    let starts = (0..end).step_by(CHECKPOINT_PIECE_BYTES as usize);
+    let pieces = starts.map(|offset| {
+        let bytes = CHECKPOINT_PIECE_BYTES.min(end - offset);
+        let piece = job.read_model(model, offset, bytes as usize);
+        piece.map(Bytes::from).map_err(|error| error.to_string())
     });
-    let parts = parts.await.map_err(|error| error.to_string())??;
+    let header = Bytes::from(job.model_header(model.version));
+    let parts = std::iter::once(Ok(header)).chain(pieces);
     checkpoints
-        .save(&job.name, model.version, parts)
+        .save(&job.name, model.version, Box::new(parts))
         .await
         .map_err(|error| error.to_string())
 }

@@ -35,7 +35,7 @@ use tributary_api::event::EventKind;
 use tributary_api::manifest::JobSpec;
 use tributary_api::model::ModelLayout;
 use tributary_api::status::RoundStatus;
-use tributary_arena::Arena;
+use tributary_arena::{Arena, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind};
 
 /// A published model: its version and where it lies.
@@ -247,8 +247,13 @@ impl Job {
     /// How long nothing has happened, if nothing is under way that a worker would have to do.
     pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
         let state = self.lock();
-        let closing = state.round.is_closed();
-        (!closing).then(|| now.saturating_duration_since(state.last_activity))
+        let waits = || {
+            self.arena
+                .in_use()
+                .any(|info| info.word.state == State::Ready)
+        };
+        let under_way = state.round.is_closed() || waits();
+        (!under_way).then(|| now.saturating_duration_since(state.last_activity))
     }
 }
 

@@ -26,7 +26,7 @@ use tributary_api::control::{
 use tributary_api::event::EventKind;
 use tributary_api::model::ModelLayout;
 use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
-use tributary_arena::{Arena, remove_stale, shared_memory_bytes_free};
+use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 use tributary_router::{Choice, Router, RouterKind};
 use tributary_wasm::{Description, Engine, Limits, ModuleCache};
 
@@ -189,15 +189,28 @@ impl Node {
                 &Value::Object(job.spec.function.config.clone()),
             )
             .await?;
-        let shm_free = shared_memory_bytes_free()
-            .map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
-        let machine = Machine {
-            workers: self.options.workers,
-            shm_free,
-            window_bytes: tributary_wasm::window_bytes_max(job.function.spec.limits.memory.bytes()),
-        };
+        let machine = self.machine()?;
         plan(&job.spec, job.layout.elements(), &description, machine)
             .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))
+    }
+
+    /// What there is to plan with now.
+    fn machine(&self) -> Result<Machine, NodeError> {
+        let shm = shared_memory_bytes_free()
+            .map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
+        // Shared memory is memory: a tmpfs may promise more than the machine has.
+        let memory = memory_bytes_available().unwrap_or(u64::MAX);
+        let (bytes_free, bytes_of) = if shm <= memory {
+            (shm, "/dev/shm")
+        } else {
+            (memory, "the machine's memory")
+        };
+        Ok(Machine {
+            workers: self.options.workers,
+            cores: cores(),
+            bytes_free,
+            bytes_of,
+        })
     }
 
     /// The law tests of a deployed function under a configuration.
@@ -236,6 +249,10 @@ impl Node {
     fn segment(&self, name: &Name, number: u32) -> String {
         format!("{}{name}-{number}", self.identity.segment_prefix())
     }
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
 /// A number that clients cannot guess.
@@ -367,7 +384,7 @@ impl NodeControl for Node {
                 .release()
                 .to_string_lossy()
                 .into_owned(),
-            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+            cores: cores(),
             shm_free_bytes: shared_memory_bytes_free().unwrap_or(0),
         }
     }

@@ -1,78 +1,105 @@
 //! What a job needs on a node, before it runs: pure arithmetic, told in full when it does not fit.
+//!
+//! **Coordinates or clients.** Left to itself, the planner has one leaf for all updates: it is folded by several
+//! threads, each over its own range of coordinates. Nothing is merged, and one accumulator is all there is. A
+//! manifest that sets `spec.tree.fanIn` spreads the *clients* over leaves instead, on as many workers as the
+//! node has.
+//!
+//! **Shadow or in place.** A fold writes a second accumulator beside the one it reads, and one atomic store
+//! makes it valid. Where memory is too small for a second one, the accumulator is changed in place, part by
+//! part, under an undo journal; and at the worst the model before the newest is not kept for slow readers.
+
+mod error;
+#[cfg(test)]
+mod tests;
 
 use crate::tree::Tree;
-use tributary_api::manifest::JobSpec;
-use tributary_arena::Geometry;
+pub(crate) use error::PlanError;
+use tributary_api::manifest::{Determinism, JobSpec};
+use tributary_api::status::PlanStatus;
+use tributary_arena::{Geometry, JournalSize, Slots};
 use tributary_wasm::Description;
 
-/// Fan-in when neither manifest nor function says otherwise.
-const FAN_IN_DEFAULT: u32 = 8;
-/// The model handed out, the one before (still being fetched), and the one being made.
-const MODEL_SLOTS: u32 = 3;
 /// Completion records that a worker may be ahead of the agent.
 const RING_RECORDS: u32 = 1024;
+/// Elements that are changed in place at a time. Small, so that a part's image stays in the cache, and large
+/// enough that a call's own cost (some microseconds) does not count.
+const PART_ELEMENTS: u32 = 256 << 10;
+/// A thread is worth starting for so many elements, and no fewer.
+const THREAD_ELEMENTS: u64 = 128 << 10;
+/// Small updates may fill this much memory while they wait.
+const SMALL_INPUT_BYTES: u64 = 64 << 20;
+/// Slots that are looked through at each claim, at most.
+const INPUTS_MAX: u64 = 256;
+
+/// How a fold's result takes the accumulator's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Commit {
+    /// Written beside it; one atomic store makes it valid.
+    Shadow,
+    /// Written over it, part by part, under an undo journal.
+    InPlace,
+}
 
 /// A job's tree and arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub tree: Tree,
+    /// Threads of a worker that fold side by side, each its range of coordinates.
+    pub threads: u32,
+    pub commit: Commit,
+    /// Elements of a part that is changed in place.
+    pub part_elements: u32,
     pub geometry: Geometry,
-    /// Free slots that the gateway leaves to workers: one output each, and the finished model.
+    /// Versions of the model that are held between rounds.
+    pub models_kept: u32,
+    /// Free slots that the gateway leaves for the finished model.
     pub reserve: u32,
     pub partial_bytes: u64,
-}
-
-/// A job that cannot run here.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum PlanError {
-    #[error("the model has {elements} elements; this version aggregates at most {max}")]
-    Elements { elements: u64, max: u64 },
-    #[error(
-        "spec.arena.slots is {given}, but the job needs at least {least}: {models} for models, \
-         {reserve} outputs of {workers} workers and a finish, {open} open accumulators, 1 for an update"
-    )]
-    TooFewSlots {
-        given: u32,
-        least: u32,
-        models: u32,
-        reserve: u32,
-        workers: u32,
-        open: u32,
-    },
-    #[error(
-        "the job needs {slots} slots of {stride} bytes (= {bytes} bytes of shared memory), \
-         but a function can address {limit} bytes: the model is too large for {workers} workers; \
-         try fewer workers (--workers)"
-    )]
-    Window {
-        slots: u32,
-        stride: u64,
-        bytes: u64,
-        limit: u64,
-        workers: u32,
-    },
-    #[error(
-        "the job needs {slots} slots of {stride} bytes = {bytes} bytes of shared memory, \
-         but /dev/shm has {free} bytes free; enlarge it (mount -o remount,size=... /dev/shm) \
-         or give the job fewer slots (spec.arena.slots, at least {least})"
-    )]
-    SharedMemory {
-        slots: u32,
-        stride: u64,
-        bytes: u64,
-        free: u64,
-        least: u32,
-    },
 }
 
 /// What there is to plan with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
+    /// The most worker processes.
     pub workers: u32,
-    /// Bytes free in /dev/shm.
-    pub shm_free: u64,
-    /// Bytes of slots that the function can address beside its own memory.
-    pub window_bytes: u64,
+    /// Threads that can run at the same time.
+    pub cores: u32,
+    /// Bytes that the arena may take.
+    pub bytes_free: u64,
+    /// What has no more than that, for errors.
+    pub bytes_of: &'static str,
+}
+
+/// One way to lay out an arena.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    commit: Commit,
+    models_kept: u32,
+    /// The finished model has a slot that no update gets.
+    reserve: u32,
+    /// Fewer updates at a time are not worth this layout.
+    inputs_least: u32,
+    partials: u32,
+}
+
+impl Layout {
+    /// Slots for models, and for the fewest updates.
+    fn updates_least(self) -> u32 {
+        self.models_kept + self.reserve + self.inputs_least
+    }
+
+    fn least(self) -> u32 {
+        self.updates_least() + self.partials
+    }
+}
+
+/// The sizes of a job's vectors.
+#[derive(Clone, Copy, Debug)]
+struct Vectors {
+    elements: u64,
+    model_bytes: u64,
+    partial_bytes: u64,
 }
 
 /// Plans a job whose model has `elements` elements.
@@ -82,177 +109,223 @@ pub(crate) fn plan(
     function: &Description,
     machine: Machine,
 ) -> Result<Plan, PlanError> {
-    let workers = machine.workers;
     let max = u64::from(u32::MAX);
     if elements > max {
         return Err(PlanError::Elements { elements, max });
     }
-    let fan_in = spec.tree.fan_in.unwrap_or(FAN_IN_DEFAULT).max(2);
-    let leaves = spec.expected().div_ceil(fan_in).max(1);
-    let tree = Tree {
-        fan_in,
-        lanes: workers.min(leaves),
+    let vectors = Vectors {
+        elements,
+        model_bytes: elements * 4,
+        partial_bytes: elements * u64::from(function.partial_bytes_per_element),
     };
-    let partial_bytes = elements * u64::from(function.partial_bytes_per_element);
-    let geometry = Geometry {
-        slots: 1,
-        vector_bytes: partial_bytes.max(elements * 4),
-        clients: spec.clients.max,
-        rings: workers,
-        ring_records: RING_RECORDS,
+    let (tree, threads) = shape(spec, elements, machine)?;
+    let layouts = layouts(spec, tree);
+    let fitting = layouts
+        .iter()
+        .find_map(|layout| fit(spec, *layout, tree, threads, vectors, function, machine));
+    fitting.ok_or_else(|| refusal(spec, &layouts, tree, threads, vectors, machine))
+}
+
+/// The tree, and the threads that fold side by side.
+fn shape(spec: &JobSpec, elements: u64, machine: Machine) -> Result<(Tree, u32), PlanError> {
+    let threads = |of: u32| {
+        let worth = elements.div_ceil(THREAD_ELEMENTS);
+        worth.clamp(1, u64::from(of.max(1))) as u32
     };
-    let reserve = workers + 1;
-    let open = tree.open_accumulators();
-    let least = MODEL_SLOTS - 1 + reserve + open + 1;
-    let stride = geometry.slot_stride();
-    let addressable = (machine.window_bytes / stride).min(u64::from(u32::MAX)) as u32;
-    if addressable < least {
-        let (bytes, limit) = (u64::from(least) * stride, machine.window_bytes);
-        return Err(PlanError::Window {
-            slots: least,
-            stride,
-            bytes,
-            limit,
-            workers,
-        });
-    }
-    let slots = match spec.arena.slots {
-        Some(given) if given < least => {
-            return Err(PlanError::TooFewSlots {
-                given,
-                least,
-                models: MODEL_SLOTS - 1,
-                reserve,
-                workers,
-                open,
-            });
+    match spec.tree.fan_in {
+        Some(_) if spec.determinism == Determinism::Ordered => Err(PlanError::OrderedTree),
+        Some(fan_in) => {
+            let leaves = spec.expected().div_ceil(fan_in).max(1);
+            let lanes = machine.workers.min(leaves);
+            Ok((Tree { fan_in, lanes }, threads(machine.cores / lanes)))
         }
-        Some(given) => given,
-        None => default_slots(least, tree, function.max_inputs).min(addressable),
+        None => Ok((Tree::one_leaf(spec.clients.max), threads(machine.cores))),
+    }
+}
+
+/// The layouts that can be thought of, the best first.
+fn layouts(spec: &JobSpec, tree: Tree) -> Vec<Layout> {
+    let shadow = Layout {
+        commit: Commit::Shadow,
+        models_kept: 2,
+        reserve: 1,
+        inputs_least: 1,
+        partials: tree.open_accumulators(spec.clients.max) + tree.lanes,
     };
-    let bytes = u64::from(slots) * stride;
-    if slots > addressable {
-        return Err(PlanError::Window {
-            slots,
-            stride,
-            bytes,
-            limit: machine.window_bytes,
-            workers,
-        });
+    // Only a leaf that never merges and has one worker can be changed in place.
+    if spec.tree.fan_in.is_some() {
+        return vec![shadow];
     }
-    if bytes > machine.shm_free {
-        return Err(PlanError::SharedMemory {
-            slots,
-            stride,
-            bytes,
-            free: machine.shm_free,
-            least,
-        });
-    }
-    Ok(Plan {
+    let in_place = Layout {
+        commit: Commit::InPlace,
+        partials: 1,
+        ..shadow
+    };
+    let tight = Layout {
+        models_kept: 1,
+        reserve: 0,
+        ..in_place
+    };
+    // One update is folded while the next one arrives, or a shadow gains nothing.
+    let shadow = Layout {
+        inputs_least: 2,
+        ..shadow
+    };
+    vec![shadow, in_place, tight]
+}
+
+/// The plan with that layout, with as many slots for updates as are wanted and fit; `None` if too few do.
+fn fit(
+    spec: &JobSpec,
+    layout: Layout,
+    tree: Tree,
+    threads: u32,
+    vectors: Vectors,
+    function: &Description,
+    machine: Machine,
+) -> Option<Plan> {
+    let fixed = layout.models_kept + layout.reserve;
+    let wanted = match spec.arena.slots {
+        Some(given) => given.checked_sub(layout.partials + fixed)?,
+        None => inputs_wanted(spec, layout, tree, vectors, function),
+    };
+    let geometry = |inputs: u32| geometry(spec, layout, inputs, threads, vectors, machine);
+    let spare = machine
+        .bytes_free
+        .checked_sub(geometry(0).segment_bytes())?;
+    // A slot costs its stride, its header and its contributors' bits.
+    let each = geometry(1).segment_bytes() - geometry(0).segment_bytes() + 4096;
+    let inputs = u64::from(wanted).min(spare / each) as u32;
+    let given_all = spec.arena.slots.is_none() || inputs == wanted;
+    (inputs >= layout.inputs_least && given_all).then(|| Plan {
         tree,
-        geometry: Geometry { slots, ..geometry },
-        reserve,
-        partial_bytes,
+        threads,
+        commit: layout.commit,
+        part_elements: PART_ELEMENTS,
+        geometry: geometry(inputs),
+        models_kept: layout.models_kept,
+        reserve: layout.reserve,
+        partial_bytes: vectors.partial_bytes,
     })
 }
 
-/// Room for every lane to fold one batch while the next arrives. Slots cost nothing until used:
-/// the lowest free one is always taken, and pages are allocated at its first use.
-fn default_slots(least: u32, tree: Tree, max_inputs: u32) -> u32 {
-    least + tree.lanes * max_inputs * 2
+/// Slots for updates that wait or arrive, if memory is no question.
+///
+/// One leaf folds faster than updates arrive, so few have to wait: all slots together are those of `k + 3`
+/// models, with `k` inputs to a call. Small updates may have more.
+fn inputs_wanted(
+    spec: &JobSpec,
+    layout: Layout,
+    tree: Tree,
+    vectors: Vectors,
+    function: &Description,
+) -> u32 {
+    let inputs = u64::from(function.max_inputs);
+    let small = (SMALL_INPUT_BYTES / vectors.model_bytes.max(4096)).min(INPUTS_MAX);
+    let wanted = if spec.tree.fan_in.is_none() {
+        let partials = u64::from(layout.partials) * vectors.partial_bytes;
+        let taken = u64::from(layout.models_kept + layout.reserve)
+            + partials.div_ceil(vectors.model_bytes.max(1));
+        (inputs + 3).saturating_sub(taken)
+    } else {
+        inputs * u64::from(tree.lanes)
+    };
+    wanted.max(small).max(u64::from(layout.inputs_least)) as u32
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec(round: &serde_json::Value, slots: Option<u32>) -> JobSpec {
-        let mut value = serde_json::json!({
-            "function": { "name": "fedavg" },
-            "model": { "path": "m.safetensors" },
-            "round": round,
-        });
-        if let Some(slots) = slots {
-            value["arena"] = serde_json::json!({ "slots": slots });
-        }
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn fedavg() -> Description {
-        Description {
-            partial_bytes_per_element: 8,
-            scalar_bytes: 16,
-            max_inputs: 8,
-            algebra: tributary_wasm::Algebra::Monoid,
-        }
-    }
-
-    fn machine(workers: u32) -> Machine {
-        Machine {
-            workers,
-            shm_free: 1 << 40,
-            window_bytes: tributary_wasm::window_bytes_max(64 << 20),
-        }
-    }
-
-    #[test]
-    fn slots_hold_the_widest_vector() {
-        let plan = plan(
-            &spec(&serde_json::json!({"expected": 20}), None),
-            1000,
-            &fedavg(),
-            machine(2),
-        )
-        .unwrap();
-        assert_eq!(plan.geometry.vector_bytes, 8000);
-        assert_eq!(plan.partial_bytes, 8000);
-        assert_eq!(
-            plan.tree,
-            Tree {
-                fan_in: 8,
-                lanes: 2
-            }
-        );
-        assert_eq!(plan.geometry.check(), Ok(()));
-    }
-
-    #[test]
-    fn a_small_round_needs_no_second_lane() {
-        let plan = plan(
-            &spec(&serde_json::json!({"expected": 8}), None),
-            10,
-            &fedavg(),
-            machine(4),
-        )
-        .unwrap();
-        assert_eq!(plan.tree.lanes, 1);
-    }
-
-    #[test]
-    fn refusals_do_the_arithmetic() {
-        let small = spec(&serde_json::json!({"expected": 20}), Some(3));
-        let error = plan(&small, 1000, &fedavg(), machine(2)).unwrap_err();
-        assert!(error.to_string().contains("at least 11"), "{error}");
-
-        let all = spec(&serde_json::json!({"expected": 20}), None);
-        let error = plan(
-            &all,
-            1000,
-            &fedavg(),
-            Machine {
-                shm_free: 4096,
-                ..machine(2)
+fn geometry(
+    spec: &JobSpec,
+    layout: Layout,
+    inputs: u32,
+    threads: u32,
+    vectors: Vectors,
+    machine: Machine,
+) -> Geometry {
+    let bytes_per_element = vectors.partial_bytes / vectors.elements.max(1);
+    Geometry {
+        updates: Slots {
+            count: layout.models_kept + layout.reserve + inputs,
+            vector_bytes: vectors.model_bytes,
+        },
+        partials: Slots {
+            count: layout.partials,
+            vector_bytes: vectors.partial_bytes,
+        },
+        clients: spec.clients.max,
+        rings: machine.workers,
+        ring_records: RING_RECORDS,
+        journal: match layout.commit {
+            Commit::Shadow => JournalSize::default(),
+            Commit::InPlace => JournalSize {
+                lanes: threads,
+                image_bytes: u64::from(PART_ELEMENTS) * bytes_per_element,
             },
-        )
-        .unwrap_err()
-        .to_string();
-        assert!(error.contains("4096 bytes free"), "{error}");
+        },
+    }
+}
 
-        let huge = plan(&all, 600_000_000, &fedavg(), machine(2)).unwrap_err();
-        assert!(matches!(huge, PlanError::Window { .. }), "{huge}");
+/// Why no layout fits, by the one that needs least.
+fn refusal(
+    spec: &JobSpec,
+    layouts: &[Layout],
+    tree: Tree,
+    threads: u32,
+    vectors: Vectors,
+    machine: Machine,
+) -> PlanError {
+    let Some(last) = layouts.last().copied() else {
+        return PlanError::OrderedTree;
+    };
+    let least = last.least();
+    if let Some(given) = spec.arena.slots
+        && given < least
+    {
+        return PlanError::TooFewSlots {
+            given,
+            least,
+            models: last.models_kept + last.reserve,
+            partials: last.partials,
+            lanes: tree.lanes,
+        };
+    }
+    let updates = match spec.arena.slots {
+        Some(given) => given - last.partials,
+        None => last.updates_least(),
+    };
+    let inputs = updates - last.models_kept - last.reserve;
+    let geometry = geometry(spec, last, inputs, threads, vectors, machine);
+    PlanError::Memory {
+        updates,
+        update_bytes: geometry.updates.stride(),
+        partials: last.partials,
+        partial_bytes: geometry.partials.stride(),
+        other_bytes: geometry.segment_bytes()
+            - geometry.updates.bytes()
+            - geometry.partials.bytes(),
+        bytes: geometry.segment_bytes(),
+        free: machine.bytes_free,
+        of: machine.bytes_of,
+        least,
+    }
+}
 
-        let beyond = plan(&all, 1 << 33, &fedavg(), machine(2)).unwrap_err();
-        assert!(matches!(beyond, PlanError::Elements { .. }), "{beyond}");
+impl Plan {
+    /// The plan as a job's status tells it.
+    pub(crate) fn status(&self) -> PlanStatus {
+        let (updates, partials) = (self.geometry.updates, self.geometry.partials);
+        let models = self.models_kept + self.reserve;
+        let bytes_max = self.geometry.segment_bytes();
+        PlanStatus {
+            model_slots: models,
+            update_slots: updates.count - models,
+            slot_bytes: updates.stride(),
+            partial_slots: partials.count,
+            partial_slot_bytes: partials.stride(),
+            other_bytes: bytes_max - updates.bytes() - partials.bytes(),
+            bytes_max,
+            lanes: self.tree.lanes,
+            threads: self.threads,
+            in_place: self.commit == Commit::InPlace,
+        }
     }
 }

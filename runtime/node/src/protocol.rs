@@ -57,6 +57,14 @@ pub(crate) struct Attach {
     pub elements: u32,
     /// Children of an aggregator.
     pub fan_in: u32,
+    /// Threads that fold side by side.
+    pub threads: u32,
+    /// Leaves take updates in the order of their arrival.
+    pub ordered: bool,
+    /// Accumulators are changed in place, under the undo journal.
+    pub in_place: bool,
+    /// Elements that are changed in place at a time.
+    pub part_elements: u32,
 }
 
 /// Worker to agent.

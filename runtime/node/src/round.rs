@@ -242,6 +242,15 @@ impl Round {
         }
     }
 
+    /// The clients on whose updates the function failed.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = Placement> + '_ {
+        let refused = self
+            .entries
+            .values()
+            .filter(|entry| entry.refused.is_some());
+        refused.map(|entry| entry.placement)
+    }
+
     /// Whether the round must close now, and by which rule.
     pub(crate) fn due(&self, now: Instant) -> Option<Reason> {
         if self.closed || self.accepted() == 0 {

@@ -17,6 +17,14 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
+    /// One leaf that takes every update: nothing is ever merged, partials only pass.
+    pub(crate) fn one_leaf(clients: u32) -> Self {
+        Self {
+            fan_in: clients.max(2),
+            lanes: 1,
+        }
+    }
+
     /// The leaf that takes the `sequence`-th update of a round (from 0).
     pub(crate) fn leaf(self, sequence: u32) -> u32 {
         let group = sequence / (self.fan_in * self.lanes);
@@ -29,8 +37,12 @@ impl Tree {
     }
 
     /// The most accumulators that wait for more updates at one time: a leaf for each lane, the
-    /// middles above them (one more when the lanes stand across a boundary), and the top.
-    pub(crate) fn open_accumulators(self) -> u32 {
+    /// middles above them (one more when the lanes stand across a boundary), and the top. A lone partial
+    /// passes through middle and top as it is.
+    pub(crate) fn open_accumulators(self, clients: u32) -> u32 {
+        if self.fan_in >= clients {
+            return 1;
+        }
         self.lanes + self.lanes.div_ceil(self.fan_in) + 1 + 1
     }
 }
@@ -67,7 +79,7 @@ mod tests {
                 let middles: BTreeSet<u32> = open.clone().map(|(leaf, _)| tree.middle(*leaf)).collect();
                 let open = open.count() as u32;
                 prop_assert!(open <= lanes);
-                prop_assert!(open + (middles.len() as u32) < tree.open_accumulators());
+                prop_assert!(open + (middles.len() as u32) < tree.open_accumulators(u32::MAX));
             }
             prop_assert!(filled.values().all(|n| *n <= fan_in));
         }

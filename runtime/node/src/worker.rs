@@ -10,7 +10,9 @@
 
 mod aggregator;
 mod channel;
+mod in_place;
 mod job;
+mod team;
 
 use crate::protocol::{Attach, FromWorker, Hello, ToWorker};
 use channel::{Control, Port, Wake};
@@ -136,7 +138,10 @@ impl Worker {
         for descriptor in self.port.receive()? {
             let destination = Destination::from_raw(descriptor.destination);
             match self.jobs.get_mut(&destination.job()) {
-                Some(job) => job.receive(destination, &descriptor),
+                Some(job) => {
+                    let outcome = job.receive(destination, &descriptor);
+                    self.report(outcome)?;
+                }
                 // The job was detached while the descriptor was on its way: the agent sends it
                 // again when the job is attached next.
                 None => debug!(?descriptor, "descriptor for a job that is not attached"),
@@ -154,6 +159,11 @@ impl Worker {
         if !outbound.is_empty() {
             self.port.send(&outbound)?;
         }
+        self.report(outcome)
+    }
+
+    /// Tells the agent what went wrong.
+    fn report(&mut self, outcome: Result<(), StepError>) -> Result<(), Error> {
         match outcome {
             Ok(()) => Ok(()),
             Err(StepError::Disowned) => Err(Error::Disowned),

@@ -14,7 +14,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tributary_wasm::{
-    Engine, Extent, Function, Input, Instance, Limits, ModuleCache, Operands, PAGE_BYTES, Window,
+    Content, Engine, Function, Input, Instance, Limits, ModuleCache, Operands, PAGE_BYTES, Place,
+    Window,
 };
 
 const RUNS: usize = 15;
@@ -65,16 +66,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn slot(&self, index: u64) -> Extent {
-        Extent {
-            offset: index * self.stride,
-        }
+    fn slot(&self, index: u64) -> Place {
+        Place::at(index * self.stride)
     }
 
-    fn fold(&mut self, previous: Option<Extent>, output: Extent) -> Result<(), Box<dyn Error>> {
+    fn fold(&mut self, previous: Option<Place>, output: Place) -> Result<(), Box<dyn Error>> {
         Ok(self.instance.fold(&Operands {
             round: 1,
+            first_element: 0,
             elements: self.elements,
+            model_elements: u64::from(self.elements),
             previous,
             output,
             model: None,
@@ -104,18 +105,17 @@ fn measure(
     let config = format!(r#"{{"accumulate": "{mode}"}}"#);
     let window = Window { fd, offset: 0, len };
     let started = Instant::now();
-    let instance = function.instantiate(LIMITS, config.as_bytes(), window, stride)?;
+    let instance = function.instantiate(LIMITS, config.as_bytes(), window)?;
     let instantiated = started.elapsed();
     let mut bench = Bench {
         instance,
         elements,
         inputs: (0..inputs)
             .map(|input| Input {
-                slot: Extent {
-                    offset: input * stride,
-                },
+                place: Place::at(input * stride),
                 weight: 100.0 + input as f64,
                 contributors: 1,
+                content: Content::F32,
             })
             .collect(),
         stride,
@@ -141,7 +141,9 @@ fn measure(
     let started = Instant::now();
     bench.instance.finish(&Operands {
         round: 1,
+        first_element: 0,
         elements,
+        model_elements: u64::from(elements),
         previous: Some(one),
         output: model,
         model: None,

@@ -3,6 +3,7 @@
 //! `docs/abi.md` is the statement for function authors; the layouts here are its host side, written
 //! and read byte by byte so that no `repr(C)` struct has to be trusted to match.
 
+use crate::encoding::Encodings;
 use crate::error::Error;
 
 /// The version this host speaks; a module carries it in the name of an export.
@@ -47,6 +48,8 @@ pub struct Description {
     pub scalar_bytes: u32,
     /// The most inputs it takes per call, `1..=`[`INPUTS_MAX`].
     pub max_inputs: u32,
+    /// The encodings of updates that it folds.
+    pub encodings: Encodings,
     /// The class of rule it declares to be.
     pub algebra: Algebra,
 }
@@ -69,9 +72,10 @@ impl Description {
             )?,
             scalar_bytes: within("scalar_bytes", word(3), 0, PAGE_BYTES as u32)?,
             max_inputs: within("max_inputs", word(4), 1, INPUTS_MAX)?,
+            encodings: Encodings::from_flags(within("flags", word(5), 0, Encodings::FLAGS_MAX)?),
             algebra: Algebra::Monoid,
         };
-        for (name, index) in [("flags", 5), ("reserved[0]", 6), ("reserved[1]", 7)] {
+        for (name, index) in [("reserved[0]", 6), ("reserved[1]", 7)] {
             within(name, word(index), 0, 0)?;
         }
         Ok(description)
@@ -110,6 +114,11 @@ pub(crate) struct InputRecord {
     pub(crate) scalars: u32,
     pub(crate) weight: f64,
     pub(crate) contributors: u32,
+    /// The code of the vector's encoding.
+    pub(crate) encoding: u32,
+    pub(crate) table: u32,
+    /// Records of the table.
+    pub(crate) count: u32,
 }
 
 impl CallRecord {
@@ -138,6 +147,9 @@ impl CallRecord {
             place[4..8].copy_from_slice(&input.scalars.to_le_bytes());
             place[8..16].copy_from_slice(&input.weight.to_le_bytes());
             place[16..20].copy_from_slice(&input.contributors.to_le_bytes());
+            place[20..24].copy_from_slice(&input.encoding.to_le_bytes());
+            place[24..28].copy_from_slice(&input.table.to_le_bytes());
+            place[28..32].copy_from_slice(&input.count.to_le_bytes());
         }
         (bytes, CALL_HEADER_BYTES + INPUT_BYTES * inputs.len())
     }
@@ -157,10 +169,11 @@ mod tests {
 
     #[test]
     fn a_sane_description_is_read() {
-        let read = description([1, 1, 8, 16, 12, 0, 0, 0]).unwrap();
+        let read = description([1, 1, 8, 16, 12, 0b110, 0, 0]).unwrap();
         assert_eq!(read.partial_bytes_per_element, 8);
         assert_eq!(read.scalar_bytes, 16);
         assert_eq!(read.max_inputs, 12);
+        assert_eq!(read.encodings.to_string(), "f32, f16, bf16");
     }
 
     #[test]
@@ -174,7 +187,7 @@ mod tests {
             (3, 4097, "scalar_bytes"),
             (4, 0, "max_inputs"),
             (4, 65, "max_inputs"),
-            (5, 1, "flags"),
+            (5, 32, "flags"),
             (6, 1, "reserved[0]"),
             (7, 1, "reserved[1]"),
         ];
@@ -204,6 +217,9 @@ mod tests {
             scalars: 12,
             weight: 0.5,
             contributors: 13,
+            encoding: 14,
+            table: 15,
+            count: 16,
         };
         let (bytes, used) = record.encode(&[input]);
         assert_eq!(used, 96);
@@ -214,7 +230,8 @@ mod tests {
             [1, 3, 4, 5, 6, 7, 8, 0]
         );
         assert_eq!([32, 40].map(long), [9, 10]);
-        assert_eq!([64, 68, 80].map(word), [11, 12, 13]);
+        let words = [64, 68, 80, 84, 88, 92].map(word);
+        assert_eq!(words, [11, 12, 13, 14, 15, 16]);
         assert_eq!(f64::from_bits(long(72)), 0.5);
     }
 }

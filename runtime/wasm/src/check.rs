@@ -7,10 +7,12 @@
 //! that an overrun traps.
 
 use crate::abi::{Description, PAGE_BYTES};
+use crate::encoding::Content;
 use crate::engine::Engine;
 use crate::error::{Error, Export};
 use crate::function::{Function, Limits};
-use crate::instance::{Extent, Input, Instance, Operands, Window};
+use crate::instance::{Instance, Window};
+use crate::operands::{Input, Operands, Place};
 use rustix::fs::MemfdFlags;
 use std::fs::File;
 use std::io;
@@ -86,7 +88,7 @@ impl Trial {
             offset: 0,
             len: SLOTS * slot_stride,
         };
-        let instance = function.instantiate(limits, config, window, slot_stride)?;
+        let instance = function.instantiate(limits, config, window)?;
         let trial = Self {
             instance,
             file: File::from(fd),
@@ -176,7 +178,7 @@ impl Trial {
     fn same(
         &mut self,
         law: &'static str,
-        partial: Extent,
+        partial: Place,
         model: &[f32],
         tolerance: f32,
     ) -> Result<(), Error> {
@@ -201,25 +203,27 @@ impl Trial {
     }
 
     /// Folds updates by their slots, as many at a time as the function takes.
-    fn fold(&mut self, previous: Option<Extent>, updates: &[u64]) -> Result<Extent, Error> {
+    fn fold(&mut self, previous: Option<Place>, updates: &[u64]) -> Result<Place, Error> {
         let inputs: Vec<Input> = updates
             .iter()
             .map(|&slot| Input {
-                slot: self.extent(slot),
+                place: self.place(slot),
                 weight: WEIGHTS[slot as usize],
                 contributors: 1,
+                content: Content::F32,
             })
             .collect();
         self.in_steps(Export::Fold, previous, &inputs)
     }
 
-    fn merge(&mut self, previous: Option<Extent>, partials: &[Extent]) -> Result<Extent, Error> {
+    fn merge(&mut self, previous: Option<Place>, partials: &[Place]) -> Result<Place, Error> {
         let inputs: Vec<Input> = partials
             .iter()
-            .map(|&slot| Input {
-                slot,
+            .map(|&place| Input {
+                place,
                 weight: 0.0,
                 contributors: 1,
+                content: Content::F32,
             })
             .collect();
         self.in_steps(Export::Merge, previous, &inputs)
@@ -228,20 +232,22 @@ impl Trial {
     fn in_steps(
         &mut self,
         export: Export,
-        mut previous: Option<Extent>,
+        mut previous: Option<Place>,
         inputs: &[Input],
-    ) -> Result<Extent, Error> {
+    ) -> Result<Place, Error> {
         let description = self.instance.description();
         let vector = u64::from(self.elements) * u64::from(description.partial_bytes_per_element);
-        let mut output = self.extent(0);
+        let mut output = self.place(0);
         for step in inputs.chunks(description.max_inputs as usize) {
             output = self.take()?;
             let operands = Operands {
                 round: ROUND,
+                first_element: 0,
                 elements: self.elements,
+                model_elements: u64::from(self.elements),
                 previous,
                 output,
-                model: Some(self.extent(MODEL)),
+                model: Some(self.place(MODEL)),
                 inputs: step,
             };
             match export {
@@ -260,14 +266,16 @@ impl Trial {
         Ok(output)
     }
 
-    fn finish(&mut self, partial: Extent) -> Result<Vec<f32>, Error> {
+    fn finish(&mut self, partial: Place) -> Result<Vec<f32>, Error> {
         let output = self.take()?;
         self.instance.finish(&Operands {
             round: ROUND,
+            first_element: 0,
             elements: self.elements,
+            model_elements: u64::from(self.elements),
             previous: Some(partial),
             output,
-            model: Some(self.extent(MODEL)),
+            model: Some(self.place(MODEL)),
             inputs: &[],
         })?;
         let bytes = u64::from(self.elements) * 4;
@@ -281,17 +289,17 @@ impl Trial {
     }
 
     /// A slot to write, filled with the pattern.
-    fn take(&mut self) -> Result<Extent, Error> {
-        let slot = self.extent(self.free);
+    fn take(&mut self) -> Result<Place, Error> {
+        let slot = self.place(self.free);
         self.free += 1;
         let pattern = vec![PATTERN; self.slot_stride as usize];
         self.file
-            .write_all_at(&pattern, slot.offset)
+            .write_all_at(&pattern, slot.scalars)
             .map_err(trial_error)?;
         Ok(slot)
     }
 
-    fn untouched(&self, export: Export, slot: Extent, from: u64, to: u64) -> Result<(), Error> {
+    fn untouched(&self, export: Export, slot: Place, from: u64, to: u64) -> Result<(), Error> {
         let bytes = self.read(slot, from, to)?;
         let Some(changed) = bytes.iter().position(|byte| *byte != PATTERN) else {
             return Ok(());
@@ -308,18 +316,16 @@ impl Trial {
         })
     }
 
-    fn read(&self, slot: Extent, from: u64, to: u64) -> Result<Vec<u8>, Error> {
+    fn read(&self, slot: Place, from: u64, to: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; (to - from) as usize];
         self.file
-            .read_exact_at(&mut bytes, slot.offset + from)
+            .read_exact_at(&mut bytes, slot.scalars + from)
             .map_err(trial_error)?;
         Ok(bytes)
     }
 
-    fn extent(&self, slot: u64) -> Extent {
-        Extent {
-            offset: slot * self.slot_stride,
-        }
+    fn place(&self, slot: u64) -> Place {
+        Place::at(slot * self.slot_stride)
     }
 }
 

@@ -81,7 +81,7 @@ pub enum CallError {
         export: Export,
         /// The address in its linear memory.
         address: u64,
-        /// What lies there, as the call sees it: `input 2`, `the previous partial`.
+        /// What lies there, as the call sees it: `byte 0 of the vector of input 2`.
         place: String,
     },
     /// The function reported a failure of its own. The instance can be called again.
@@ -240,8 +240,7 @@ pub enum Error {
     /// The arena does not fit beside the module into one linear memory.
     #[error(
         "the arena's data region of {window} bytes does not fit: a function can address 4294967296 \
-         bytes, of which {own} are kept for its own memory and 65536 for the call page, so at most \
-         {available} for the arena, which is {slots} slots of {slot_stride} bytes"
+         bytes, of which {own} are kept for its own memory, so at most {available} for the arena"
     )]
     WindowTooLarge {
         /// Bytes of the window.
@@ -250,12 +249,8 @@ pub enum Error {
         own: u64,
         /// Bytes that remain for a window.
         available: u64,
-        /// How many slots that is.
-        slots: u64,
-        /// Bytes of a slot.
-        slot_stride: u64,
     },
-    /// The window's file, offset, length or slot size cannot be mapped.
+    /// The window's file, offset or length cannot be mapped.
     #[error("the window cannot be mapped: {0}")]
     Window(String),
     /// The machine refused a mapping.

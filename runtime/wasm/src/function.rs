@@ -52,8 +52,7 @@ impl Function {
     }
 
     /// Makes an instance, asks it to describe itself under `config` (a JSON object, or nothing), and
-    /// maps `window` into its memory: slots of `slot_stride` bytes, each a page of scalars and then a
-    /// vector.
+    /// maps `window` into its memory.
     ///
     /// # Errors
     /// Fails if the function refuses the configuration or describes itself impossibly, if it breaks
@@ -64,9 +63,8 @@ impl Function {
         limits: Limits,
         config: &[u8],
         window: Window,
-        slot_stride: u64,
     ) -> Result<Instance, Error> {
-        Instance::new(self, limits, config, &window, slot_stride)
+        Instance::new(self, limits, config, &window)
     }
 
     pub(crate) fn engine(&self) -> &Engine {

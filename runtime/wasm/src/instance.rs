@@ -5,61 +5,23 @@ use crate::engine::Engine;
 use crate::error::{CallError, Error, Export};
 use crate::function::{Function, Limits};
 use crate::host::Host;
-use crate::operands::Geometry;
-use crate::window::{Layout, Mapping};
+use crate::operands::Operands;
+use crate::plan::{Plan, plan};
+use crate::window::Mapping;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use wasmtime::{Memory, Store, Trap, TypedFunc, UpdateDeadline};
 
-/// The part of a segment's file that an instance sees: the arena's data region, slot after slot.
+/// The part of a segment's file that an instance sees: the arena's data.
 #[derive(Debug)]
 pub struct Window {
     /// The segment's file, open for reading and writing.
     pub fd: OwnedFd,
-    /// Where the slots begin in it, in bytes; a multiple of the page size.
+    /// Where the data begin in it, in bytes; a multiple of the page size.
     pub offset: u64,
-    /// Bytes of all slots.
+    /// Bytes of the data; a multiple of the page size.
     pub len: u64,
-}
-
-/// A slot, by the offset of its first byte in the window: its scalars page; its vector follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Extent {
-    /// Bytes from the window's first.
-    pub offset: u64,
-}
-
-/// An update (of a fold) or a partial (of a merge) that a call reads.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Input {
-    /// Its slot.
-    pub slot: Extent,
-    /// The client's weight; 0 for a partial, which carries its own.
-    pub weight: f64,
-    /// How many clients are in it.
-    pub contributors: u32,
-}
-
-/// What one call works on.
-///
-/// A fold or merge writes `output = previous ⊕ inputs`; without `previous` it begins a partial. A
-/// finish writes the model that `previous` and `model` (the current global one) make, and has no
-/// inputs. The output may not be read in the same call: see the design's crash consistency.
-#[derive(Debug, Clone, Copy)]
-pub struct Operands<'a> {
-    /// The round that the call belongs to.
-    pub round: u64,
-    /// Elements of the model.
-    pub elements: u32,
-    /// The partial to go on from, or to finish.
-    pub previous: Option<Extent>,
-    /// The slot to write: a partial, or for a finish a model.
-    pub output: Extent,
-    /// The current global model.
-    pub model: Option<Extent>,
-    /// Updates for a fold, partials for a merge; at most the description's `max_inputs`.
-    pub inputs: &'a [Input],
 }
 
 /// An instance of a function with an arena mapped into its memory.
@@ -95,10 +57,8 @@ impl Instance {
         limits: Limits,
         config: &[u8],
         window: &Window,
-        slot_stride: u64,
     ) -> Result<Self, Error> {
         let engine = function.engine();
-        let layout = Layout::plan(window.len, slot_stride, limits.memory_bytes)?;
         let mut store = new_store(engine, config, limits);
         let started = run(engine, limits, Export::Start, &mut store, |store| {
             function.instantiate_pre(store)
@@ -126,7 +86,7 @@ impl Instance {
         })?;
         let description = read_description(&mut store, memory, pointer)?;
         // Only now: whatever `describe` allocated lies before the window.
-        let mapping = Mapping::map(&mut store, memory, window, layout)?;
+        let mapping = Mapping::map(&mut store, memory, window, limits.memory_bytes)?;
         Ok(Self {
             engine: engine.clone(),
             limits,
@@ -144,6 +104,12 @@ impl Instance {
     /// What the function said of itself under this instance's configuration.
     pub fn description(&self) -> Description {
         self.description
+    }
+
+    /// The most elements that one call may be about. `u32::MAX` if the arena's data are mapped as a
+    /// whole.
+    pub fn range_elements_max(&self) -> u32 {
+        self.mapping.reach().window_elements.unwrap_or(u32::MAX)
     }
 
     /// Bytes of the module's own memory, without the window.
@@ -177,25 +143,12 @@ impl Instance {
         self.call(Export::Finish, operands)
     }
 
-    fn geometry(&self) -> Geometry {
-        let layout = self.mapping.layout();
-        Geometry {
-            slots_address: self.mapping.slots_address(),
-            slots_bytes: layout.slots_bytes(),
-            slot_stride: layout.slot_stride(),
-        }
-    }
-
     fn call(&mut self, export: Export, operands: &Operands<'_>) -> Result<(), CallError> {
         if !self.usable {
             return Err(CallError::Unusable { export });
         }
-        let geometry = self.geometry();
-        let plan = geometry
-            .plan(export, &self.description, operands)
+        let plan = plan(export, &self.description, self.mapping.reach(), operands)
             .map_err(|reason| CallError::Operands { export, reason })?;
-        let (bytes, used) = plan.record.encode(&plan.inputs);
-        self.mapping.write_call(&bytes[..used]);
         // Whatever fails from here on leaves the instance unusable, unless the function itself says so.
         self.usable = false;
         let protect = |action| {
@@ -206,10 +159,10 @@ impl Instance {
             }
         };
         self.mapping
-            .open(&plan.writable)
+            .open(&plan, operands)
             .map_err(protect("opened for writing"))?;
         let function = self.function(export);
-        let address = self.mapping.call_address() as u32;
+        let address = self.mapping.call_address();
         let called = run(
             &self.engine,
             self.limits,
@@ -217,10 +170,8 @@ impl Instance {
             &mut self.store,
             |store| function.call(store, address),
         );
-        self.mapping
-            .close(&plan.writable)
-            .map_err(protect("closed again"))?;
-        let code = called.map_err(|error| self.blame_window(error, operands))?;
+        self.mapping.close(&plan).map_err(protect("closed again"))?;
+        let code = called.map_err(|error| self.blame_window(error, &plan))?;
         self.usable = true;
         self.judge(export, code)
     }
@@ -259,13 +210,13 @@ impl Instance {
     }
 
     /// Tells a write to a read-only page of the window from other accesses out of bounds.
-    fn blame_window(&self, error: Failure, operands: &Operands<'_>) -> CallError {
+    fn blame_window(&self, error: Failure, plan: &Plan) -> CallError {
         let window: Range<u64> = self.mapping.addresses();
         match error.fault_address {
             Some(address) if window.contains(&address) => CallError::WroteOutside {
                 export: error.export,
                 address,
-                place: self.geometry().place(address, operands),
+                place: self.mapping.place(address, plan),
             },
             _ => error.into(),
         }

@@ -15,6 +15,7 @@ mod headers;
 mod idle;
 mod jobs;
 mod manifests;
+mod memory;
 mod models;
 mod nonsense;
 mod operations;

@@ -14,8 +14,10 @@ on_both_sidecars![
 
 /// The least that two workers with a fan-in of two can do with, and a few more.
 const SLOTS: u32 = 14;
-/// What no client gets: an output for each of two workers, and the new model.
-const KEPT: u32 = 3;
+/// Of these for models and updates.
+const FOR_UPDATES: u32 = 7;
+/// What no client gets: those for partials, and the new model's.
+const KEPT: u32 = SLOTS - FOR_UPDATES + 1;
 
 fn without_a_free_slot_clients_are_told_to_come_again(sidecar: Sidecar) {
     let server = Server::start(sidecar);
@@ -44,7 +46,7 @@ fn without_a_free_slot_clients_are_told_to_come_again(sidecar: Sidecar) {
     assert!(
         problem
             .detail
-            .contains(&format!("all {SLOTS} slots of job scarce")),
+            .contains(&format!("all {FOR_UPDATES} slots of job scarce")),
         "{}",
         problem.detail
     );

@@ -118,7 +118,7 @@ pub struct TreeSpec {
 pub struct ArenaSpec {
     /// The slots; each holds one update, partial or model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 4, max = 1_000_000))]
+    #[schemars(range(min = 3, max = 1_000_000))]
     pub slots: Option<u32>,
 }
 

@@ -1,8 +1,10 @@
 //! Which workers host a job, and which of its aggregators. Pure bookkeeping.
 
 use crate::job::Job;
+use crate::plan::Commit;
 use crate::protocol::Attach;
 use std::collections::{BTreeMap, BTreeSet};
+use tributary_api::manifest::Determinism;
 use tributary_sidecar_layout::Destination;
 
 /// The workers of one job.
@@ -91,6 +93,10 @@ pub(super) fn attachment(job: &Job) -> Attach {
         deadline_ms: function.spec.limits.deadline.millis(),
         elements: job.layout.elements() as u32,
         fan_in: job.plan.tree.fan_in,
+        threads: job.plan.threads,
+        ordered: spec.determinism == Determinism::Ordered,
+        in_place: job.plan.commit == Commit::InPlace,
+        part_elements: job.plan.part_elements,
     }
 }
 

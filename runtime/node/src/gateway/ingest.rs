@@ -113,7 +113,7 @@ async fn put_into<S: Source>(
             mismatch,
         })?;
     let Some(mut filling) = job.claim_slot(SLOT_PATIENCE).await? else {
-        let slots = job.plan.geometry.slots;
+        let slots = job.plan.geometry.updates.count;
         return Err(Refusal::NoSlot {
             job: job.name.clone(),
             slots,

@@ -8,7 +8,9 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tributary_api::ClientName;
 use tributary_api::event::EventKind;
-use tributary_arena::{Claim, Contributors, Filling, Kind as SlotKind, OWNER_AGENT, State};
+use tributary_arena::{
+    Claim, Content, Contributors, Filling, Kind as SlotKind, OWNER_AGENT, Room, State,
+};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 
 /// Why an update is not accepted.
@@ -127,6 +129,7 @@ impl Job {
             weight: update.weight,
             client: placement.client,
             sequence: 0,
+            content: Content::default(),
             contributors,
         };
         if !filling.publish(State::Ready, &claim) {
@@ -236,8 +239,12 @@ impl Job {
             .admission
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if self.arena.free_slots() > self.plan.reserve {
-            self.arena.claim(OWNER_AGENT)
+        // A round that is closed only needs room for its model.
+        if self.lock().round.is_closed() {
+            return Ok(None);
+        }
+        if self.arena.free_slots(Room::Update) > self.plan.reserve {
+            self.arena.claim(OWNER_AGENT, Room::Update)
         } else {
             Ok(None)
         }

@@ -3,7 +3,7 @@
 use super::{Job, ModelSlot};
 use crate::round::Epoch;
 use std::sync::Arc;
-use tributary_arena::{Arena, Claim, Contributors, Kind, OWNER_AGENT, State};
+use tributary_arena::{Arena, Claim, Content, Contributors, Kind, OWNER_AGENT, Room, State};
 use tributary_sidecar_layout::{Destination, Level};
 
 /// A model cannot be put into the arena.
@@ -27,7 +27,9 @@ pub(super) fn place_model(
     version: u64,
     model: &[u8],
 ) -> Result<ModelSlot, ModelError> {
-    let mut filling = arena.claim(OWNER_AGENT)?.ok_or(ModelError::NoSlot)?;
+    let mut filling = arena
+        .claim(OWNER_AGENT, Room::Update)?
+        .ok_or(ModelError::NoSlot)?;
     let placed = ModelSlot {
         version,
         slot: filling.slot(),
@@ -42,6 +44,7 @@ pub(super) fn place_model(
         weight: 0.0,
         client: 0,
         sequence: 0,
+        content: Content::default(),
         contributors: Contributors::empty(arena.geometry().contributor_words()),
     };
     if filling.publish(State::Model, &claim) {

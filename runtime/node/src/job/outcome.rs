@@ -2,15 +2,16 @@
 
 use super::{Inner, Job, ModelSlot, Tally, descriptor, memory};
 use crate::protocol::{Completion, Work};
-use crate::round::{Epoch, Round};
+use crate::round::{Epoch, Placement, Round};
 use crate::tree;
 use jiff::Timestamp;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tributary_api::event::EventKind;
+use tributary_api::manifest::Determinism;
 use tributary_api::status::{RoundPhase, RoundStatus};
 use tributary_arena::{SlotInfo, State};
-use tributary_sidecar_layout::Kind;
+use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 
 /// Rounds whose status is remembered.
 const HISTORY: usize = 256;
@@ -35,12 +36,26 @@ impl Job {
             Some(descriptor(to, info.slot, info.word.generation, epoch, kind))
         });
         self.outbox.send(waiting);
+        self.outbox.send(self.skips(&state));
         let closes = state.round.current_closes();
         self.outbox.send(
             closes
                 .into_iter()
                 .map(|close| self.close_descriptor(&state, close)),
         );
+    }
+
+    /// Tells a leaf that takes its updates in order for which it need not wait.
+    fn skips(&self, state: &Inner) -> Vec<Descriptor> {
+        if state.spec.determinism != Determinism::Ordered {
+            return Vec::new();
+        }
+        let epoch = state.round.epoch;
+        let skip = |placement: Placement| {
+            let leaf = Destination::new(self.number, Level::Leaf, placement.leaf);
+            descriptor(leaf, placement.client, 0, epoch, Kind::Skip)
+        };
+        state.round.refused().map(skip).collect()
     }
 
     /// Counts a committed step. True if it says that the open round's model is made.
@@ -87,6 +102,7 @@ impl Job {
         state.tally.rejected += 1;
         state.last_error = Some(error.clone());
         state.round.refuse(client, error);
+        self.outbox.send(self.skips(&state));
         self.send_closes(&mut state);
         self.slot_freed.notify_waiters();
         let nothing_left = state.round.is_closed() && state.round.contributors() == 0;
@@ -160,7 +176,11 @@ impl Job {
             return;
         }
         let before = std::mem::replace(&mut state.model, model);
-        let oldest = state.model_before.replace(before);
+        let oldest = if self.plan.models_kept > 1 {
+            state.model_before.replace(before)
+        } else {
+            Some(before)
+        };
         if let Some(oldest) = oldest {
             self.arena.release(oldest.slot, oldest.generation);
         }

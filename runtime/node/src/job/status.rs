@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use tributary_api::status::{
     AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStatus,
 };
+use tributary_arena::Room;
 
 impl Inner {
     fn phase(&self) -> JobPhase {
@@ -19,7 +20,6 @@ impl Inner {
 impl Job {
     /// The job's status on the node of that name.
     pub(crate) fn status(&self, node: &str) -> JobStatus {
-        let free = self.arena.free_slots();
         let geometry = self.arena.geometry();
         let state = self.lock();
         JobStatus {
@@ -38,9 +38,10 @@ impl Job {
             node: Some(node.to_owned()),
             arena: Some(ArenaStatus {
                 segment: self.arena.name().to_owned(),
-                slots: geometry.slots,
-                free,
-                slot_bytes: geometry.slot_stride(),
+                slots: geometry.slots(),
+                free: self.arena.free_slots(Room::Update) + self.arena.free_slots(Room::Partial),
+                bytes: self.arena.reserved_bytes(),
+                plan: self.plan.status(),
             }),
             workers: self.workers.load(Ordering::Relaxed),
         }
@@ -112,23 +113,19 @@ impl Job {
         if state.stopped {
             return;
         }
-        let geometry = self.arena.geometry();
-        let (free, touched) = (self.arena.free_slots(), self.arena.reserved_slots());
+        let slots = self.arena.geometry().slots();
+        let free = self.arena.free_slots(Room::Update) + self.arena.free_slots(Room::Partial);
+        let touched = self.arena.reserved_slots();
         let name = self.name.as_str();
-        for (state, slots) in [
-            ("free", free),
-            ("used", geometry.slots - free),
-            ("touched", touched),
-        ] {
+        for (state, slots) in [("free", free), ("used", slots - free), ("touched", touched)] {
             self.metrics
                 .arena_slots
                 .with_label_values(&[name, state])
                 .set(i64::from(slots));
         }
-        let bytes = u64::from(touched) * geometry.slot_stride();
         self.metrics
             .arena_bytes
             .with_label_values(&[name])
-            .set(bytes as i64);
+            .set(self.arena.reserved_bytes() as i64);
     }
 }

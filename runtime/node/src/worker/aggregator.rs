@@ -1,14 +1,9 @@
 //! What a worker remembers of one aggregator: slot numbers, nothing else.
 
-use tributary_arena::{Arena, Contributors, Generation, SlotIndex, State};
+use super::job::content;
+use tributary_arena::{Arena, Contributors, SlotIndex, SlotInfo, SlotRef, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
-
-/// A slot of a certain generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SlotRef {
-    pub slot: SlotIndex,
-    pub generation: Generation,
-}
+use tributary_wasm::Content;
 
 /// A partial: the accumulator, or a child's.
 #[derive(Clone, Debug)]
@@ -24,6 +19,8 @@ struct Pending {
     at: SlotRef,
     /// Number of clients in it, when it arrived.
     contributors: u32,
+    /// The client's number, if it is an update.
+    client: u32,
 }
 
 /// An input that is about to be folded or merged.
@@ -33,6 +30,17 @@ pub(super) struct Input {
     pub weight: f64,
     pub client: u32,
     pub contributors: Contributors,
+    pub content: Content,
+}
+
+/// In which order a leaf takes its updates.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// As they come.
+    Any,
+    /// By the clients' numbers, which they got in the order of arrival; an update whose predecessor is still
+    /// missing waits. The clients here will not come: the function failed on them.
+    Arrival(Contributors),
 }
 
 /// One place in the tree, in one round.
@@ -68,15 +76,31 @@ pub(super) enum Task {
 }
 
 impl Aggregator {
-    /// An aggregator that starts, or takes over from a worker that died: the accumulator that was
-    /// committed last is its own.
-    pub(super) fn adopt(place: Destination, round: u32, arena: &Arena) -> Self {
-        let mine = |info: &tributary_arena::SlotInfo| {
-            info.word.state == State::Live && info.aggregator == place && info.round == round
+    /// An aggregator that knows of nothing yet.
+    pub(super) fn new(place: Destination, round: u32, order: Order) -> Self {
+        Self {
+            place,
+            round,
+            live: None,
+            pending: Vec::new(),
+            order,
+            expected: None,
+            model: None,
+            done: false,
+            singly: 0,
+        }
+    }
+
+    /// Takes over from a worker that died, if there was one: the accumulator that was committed last is its own.
+    pub(super) fn adopt(&mut self, arena: &Arena) {
+        let mine = |info: &SlotInfo| {
+            info.word.state == State::Live
+                && info.aggregator == self.place
+                && info.round == self.round
         };
         let mut found: Vec<_> = arena.in_use().filter(mine).collect();
         found.sort_by_key(|info| info.sequence);
-        let live = found.pop().map(|info| Partial {
+        self.live = found.pop().map(|info| Partial {
             at: SlotRef {
                 slot: info.slot,
                 generation: info.word.generation,
@@ -88,16 +112,6 @@ impl Aggregator {
         for superseded in found {
             arena.release(superseded.slot, superseded.word.generation);
         }
-        Self {
-            place,
-            round,
-            live,
-            pending: Vec::new(),
-            expected: None,
-            model: None,
-            done: false,
-            singly: 0,
-        }
     }
 
     pub(super) fn receive(&mut self, descriptor: &Descriptor, arena: &Arena) {
@@ -108,18 +122,55 @@ impl Aggregator {
                     generation: descriptor.generation,
                 };
                 if !self.pending.iter().any(|pending| pending.at == at) {
-                    self.pending.push(Pending {
+                    self.wait(Pending {
                         at,
                         contributors: arena.contributors(at.slot).len(),
+                        client: arena.info(at.slot).client,
                     });
                 }
             }
+            Some(Kind::Skip) => self.leave_out(descriptor.slot),
             Some(Kind::Close) => {
                 self.expected = Some(descriptor.slot);
                 self.model = Some(descriptor.generation);
             }
             Some(Kind::Doorbell) | None => {}
         }
+    }
+
+    /// The client's update will not come: the function failed on it.
+    pub(super) fn leave_out(&mut self, client: u32) {
+        if let Order::Arrival(left_out) = &mut self.order {
+            left_out.insert(client);
+        }
+    }
+
+    fn wait(&mut self, input: Pending) {
+        let place = match self.order {
+            Order::Any => self.pending.len(),
+            Order::Arrival(_) => self
+                .pending
+                .partition_point(|before| before.client < input.client),
+        };
+        self.pending.insert(place, input);
+    }
+
+    /// How many of the inputs that wait may be taken now: they come first in the list.
+    fn ready(&self) -> usize {
+        let Order::Arrival(left_out) = &self.order else {
+            return self.pending.len();
+        };
+        let mut taken = left_out.clone();
+        if let Some(live) = &self.live {
+            taken.extend(&live.contributors);
+        }
+        let comes_next = |pending: &&Pending| {
+            // Nobody before it is missing; it may itself be counted already, and is then let go.
+            let next = taken.first_missing() >= pending.client;
+            taken.insert(pending.client);
+            next
+        };
+        self.pending.iter().take_while(comes_next).count()
     }
 
     /// True if a [`Self::task`] other than waiting may be there.
@@ -129,8 +180,8 @@ impl Aggregator {
         }
         let whole = |partial: &Partial| self.expected == Some(partial.contributors.len());
         match &self.live {
-            Some(live) => !self.pending.is_empty() || whole(live),
-            None if self.place.level() == Some(Level::Leaf) => !self.pending.is_empty(),
+            Some(live) => self.ready() > 0 || whole(live),
+            None if self.place.level() == Some(Level::Leaf) => self.ready() > 0,
             // A lone partial waits: for a second one, or for the word that it is all there is.
             None => match self.pending[..] {
                 [] => false,
@@ -151,7 +202,8 @@ impl Aggregator {
         let merges = self.place.level() != Some(Level::Leaf);
         // Without an accumulator, a merge continues the first child's partial in place.
         let extra = usize::from(merges && self.live.is_none());
-        let mut inputs = self.take_inputs(limit + extra, arena);
+        let limit = (limit + extra).min(self.ready());
+        let mut inputs = self.take_inputs(limit, arena);
         if inputs.is_empty() {
             return Task::Wait;
         }
@@ -172,9 +224,10 @@ impl Aggregator {
             if self.expected == Some(adopted.contributors.len()) {
                 return Task::Complete(adopted);
             }
-            self.pending.push(Pending {
+            self.wait(Pending {
                 at: first.at,
                 contributors: adopted.contributors.len(),
+                client: first.client,
             });
             return Task::Wait;
         }
@@ -190,6 +243,7 @@ impl Aggregator {
         let again = |input: &Input| Pending {
             at: input.at,
             contributors: input.contributors.len(),
+            client: input.client,
         };
         self.pending.splice(0..0, inputs.iter().map(again));
     }
@@ -226,8 +280,13 @@ impl Aggregator {
                 weight: info.weight,
                 client: info.client,
                 contributors,
+                content: content(&info),
             });
         }
         inputs
     }
 }
+
+#[cfg(test)]
+#[path = "aggregator_tests.rs"]
+mod tests;

@@ -3,7 +3,9 @@
 //! The commit protocol is [`Job::combine`]: read accumulator A and the inputs, write accumulator B,
 //! publish B with its contributors by one atomic store, and only then release A and the inputs.
 
-use super::aggregator::{Aggregator, Input, Partial, Task};
+use super::aggregator::{Aggregator, Input, Order, Partial, Task};
+use super::in_place::place;
+use super::team::{Call, Team};
 use crate::clock::monotonic_ns;
 use crate::protocol::{Attach, Completion, FromWorker, Hello, Work};
 use crate::round::Epoch;
@@ -12,11 +14,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::debug;
-use tributary_arena::{Arena, Claim, Contributors, Filling, Kind as SlotKind, SlotIndex, State};
-use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
-use tributary_wasm::{
-    CallError, Engine, Extent, Function, Instance, Limits, ModuleCache, Operands, Window,
+use tributary_arena::{
+    Arena, Claim, Contributors, Filling, Kind as SlotKind, Room, SlotInfo, SlotRef, State,
 };
+use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
+use tributary_wasm::{CallError, Content, Encoding, Engine, Function, ModuleCache, Operands};
 
 /// How long a worker sleeps when the agent is behind (ring full) or a slot is not free yet.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -45,14 +47,14 @@ pub(super) enum StepError {
 }
 
 pub(super) struct Job {
-    attach: Attach,
-    arena: Arc<Arena>,
+    pub(super) attach: Attach,
+    pub(super) arena: Arc<Arena>,
     function: Function,
-    instance: Instance,
+    pub(super) team: Team,
     aggregators: BTreeMap<Destination, Aggregator>,
     outbound: Vec<Descriptor>,
     owner: u32,
-    ring: u32,
+    pub(super) ring: u32,
 }
 
 impl Job {
@@ -68,12 +70,12 @@ impl Job {
             source,
         };
         let function = cache.load(engine, &attach.digest).map_err(named)?;
-        let instance = instantiate(&function, &attach, &arena)?;
+        let team = Team::new(&function, &attach, &arena)?;
         Ok(Self {
             attach,
             arena,
             function,
-            instance,
+            team,
             aggregators: BTreeMap::new(),
             outbound: Vec::new(),
             owner: hello.owner,
@@ -94,23 +96,47 @@ impl Job {
         std::mem::take(&mut self.outbound)
     }
 
-    pub(super) fn receive(&mut self, place: Destination, descriptor: &Descriptor) {
+    /// Takes a descriptor in.
+    ///
+    /// # Errors
+    /// As a step: the first word of a round may come with a step that a dead worker has left undone.
+    pub(super) fn receive(
+        &mut self,
+        place: Destination,
+        descriptor: &Descriptor,
+    ) -> Result<(), StepError> {
         let known = self.aggregators.get(&place).map(|a| a.round);
         if known.is_some_and(|round| round > descriptor.round) {
-            return; // Of a round that has ended.
+            return Ok(()); // Of a round that has ended.
         }
         if known != Some(descriptor.round) {
-            let fresh = Aggregator::adopt(place, descriptor.round, &self.arena);
-            self.aggregators.insert(place, fresh);
+            self.adopt(place, descriptor.round)?;
         }
         if let Some(aggregator) = self.aggregators.get_mut(&place) {
             aggregator.receive(descriptor, &self.arena);
         }
+        Ok(())
+    }
+
+    fn adopt(&mut self, place: Destination, round: u32) -> Result<(), StepError> {
+        let order = if self.attach.ordered && place.level() == Some(Level::Leaf) {
+            Order::Arrival(self.no_contributors())
+        } else {
+            Order::Any
+        };
+        // Entered first, so that a failure finds it.
+        let nothing = Aggregator::new(place, round, order);
+        self.aggregators.insert(place, nothing);
+        self.settle(place, round)?;
+        if let Some(aggregator) = self.aggregators.get_mut(&place) {
+            aggregator.adopt(&self.arena);
+        }
+        Ok(())
     }
 
     /// Does one piece of work for an aggregator.
     pub(super) fn step(&mut self, place: Destination) -> Result<(), StepError> {
-        let limit = self.instance.description().max_inputs as usize;
+        let limit = self.team.description().max_inputs as usize;
         let Some(aggregator) = self.aggregators.get_mut(&place) else {
             return Ok(());
         };
@@ -135,24 +161,25 @@ impl Job {
     ) -> Result<(), StepError> {
         let started = Instant::now();
         let round = self.round(place);
-        let output = self.claim_output(place, round)?;
-        let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
-        let call = Operands {
-            round: u64::from(Epoch::from_raw(round).round()),
-            elements: self.attach.elements,
-            previous: previous
-                .as_ref()
-                .map(|partial| self.extent(partial.at.slot)),
-            output: self.extent(output.slot()),
-            model: None,
-            inputs: &operands,
-        };
         let leaf = place.level() == Some(Level::Leaf);
-        let called = if leaf {
-            self.instance.fold(&call)
-        } else {
-            self.instance.merge(&call)
-        };
+        if let Some(accumulator) = previous.as_ref().filter(|_| leaf && self.attach.in_place) {
+            self.fold_in_place(place, accumulator, inputs)?;
+            let contributors = self.arena.contributors(accumulator.at.slot);
+            let live = Partial {
+                contributors,
+                ..accumulator.clone()
+            };
+            self.set_live(place, live);
+            self.record(Work::Fold, place, round, inputs.len() as u32, started);
+            return Ok(());
+        }
+        let output = self.claim_output(place, round, Room::Partial)?;
+        let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
+        let previous_at = previous.as_ref().map(|partial| partial.at);
+        let call = self.operands(round, previous_at, output.slot(), &operands);
+        let called = self
+            .team
+            .call(if leaf { Call::Fold } else { Call::Merge }, &call);
         if let Err(error) = called {
             drop(output);
             return self.failed_combine(place, inputs, &error);
@@ -174,9 +201,7 @@ impl Job {
             self.arena.release(previous.at.slot, previous.at.generation);
         }
         let read = inputs.len() as u32 + u32::from(!leaf && self.is_first(place));
-        if let Some(aggregator) = self.aggregators.get_mut(&place) {
-            aggregator.live = Some(live);
-        }
+        self.set_live(place, live);
         self.record(
             if leaf { Work::Fold } else { Work::Merge },
             place,
@@ -198,16 +223,12 @@ impl Job {
         let started = Instant::now();
         let round = self.round(place);
         let model = self.aggregators.get(&place).and_then(|a| a.model);
-        let output = self.claim_output(place, round)?;
+        let output = self.claim_output(place, round, Room::Update)?;
         let call = Operands {
-            round: u64::from(Epoch::from_raw(round).round()),
-            elements: self.attach.elements,
-            previous: Some(self.extent(partial.at.slot)),
-            output: self.extent(output.slot()),
-            model: model.map(|slot| self.extent(slot)),
-            inputs: &[],
+            model: model.map(|slot| self::place(&self.arena, slot)),
+            ..self.operands(round, Some(partial.at), output.slot(), &[])
         };
-        if let Err(error) = self.instance.finish(&call) {
+        if let Err(error) = self.team.call(Call::Finish, &call) {
             drop(output);
             return Err(self.fail_round(place, &error));
         }
@@ -256,7 +277,7 @@ impl Job {
         contributors: Contributors,
         sequence: u32,
     ) -> Result<Partial, StepError> {
-        let at = super::aggregator::SlotRef {
+        let at = SlotRef {
             slot: output.slot(),
             generation: output.generation(),
         };
@@ -271,6 +292,7 @@ impl Job {
             weight: 0.0,
             client: 0,
             sequence,
+            content: tributary_arena::Content::default(),
             contributors: contributors.clone(),
         };
         if output.publish(state, &claim) {
@@ -284,21 +306,34 @@ impl Job {
         }
     }
 
-    /// A slot for B. The gateway leaves one free for every worker, so waiting is short.
-    fn claim_output(&self, place: Destination, round: u32) -> Result<Filling, StepError> {
+    /// A slot for B. Every worker has one for a partial; for a model the gateway leaves one, or lets go of
+    /// those that arrive too late for the round, so waiting is short.
+    fn claim_output(
+        &self,
+        place: Destination,
+        round: u32,
+        room: Room,
+    ) -> Result<Filling, StepError> {
         loop {
-            match self.arena.claim(self.owner) {
+            match self.arena.claim(self.owner, room) {
                 Ok(Some(filling)) => return Ok(filling),
                 Ok(None) => std::thread::sleep(PAUSE),
-                Err(error) => {
-                    return Err(StepError::Failed(FromWorker::Failed {
-                        destination: place.raw(),
-                        round,
-                        error: error.to_string(),
-                    }));
-                }
+                Err(error) => return Err(self.failed_step(place, round, &error)),
             }
         }
+    }
+
+    pub(super) fn failed_step(
+        &self,
+        place: Destination,
+        round: u32,
+        error: &tributary_arena::Error,
+    ) -> StepError {
+        StepError::Failed(FromWorker::Failed {
+            destination: place.raw(),
+            round,
+            error: error.to_string(),
+        })
     }
 
     /// Several inputs failed together: take them singly. One failed alone: it is left out. Partials
@@ -315,6 +350,9 @@ impl Job {
         self.renew_instance(place)?;
         if let [only] = inputs {
             self.arena.release(only.at.slot, only.at.generation);
+            if let Some(aggregator) = self.aggregators.get_mut(&place) {
+                aggregator.leave_out(only.client);
+            }
             return Err(StepError::Refused(FromWorker::Refused {
                 destination: place.raw(),
                 round: self.round(place),
@@ -329,7 +367,7 @@ impl Job {
         Ok(())
     }
 
-    fn fail_round(&mut self, place: Destination, error: &CallError) -> StepError {
+    pub(super) fn fail_round(&mut self, place: Destination, error: &CallError) -> StepError {
         let told = self.told(error);
         let round = self.round(place);
         self.mark_done(place);
@@ -349,9 +387,9 @@ impl Job {
 
     /// After a trap an instance's memory means nothing any more.
     fn renew_instance(&mut self, place: Destination) -> Result<(), StepError> {
-        match instantiate(&self.function, &self.attach, &self.arena) {
-            Ok(instance) => {
-                self.instance = instance;
+        match Team::new(&self.function, &self.attach, &self.arena) {
+            Ok(team) => {
+                self.team = team;
                 Ok(())
             }
             Err(error) => Err(StepError::Failed(FromWorker::Failed {
@@ -391,7 +429,13 @@ impl Job {
         });
     }
 
-    fn round(&self, place: Destination) -> u32 {
+    fn set_live(&mut self, place: Destination, live: Partial) {
+        if let Some(aggregator) = self.aggregators.get_mut(&place) {
+            aggregator.live = Some(live);
+        }
+    }
+
+    pub(super) fn round(&self, place: Destination) -> u32 {
         self.aggregators.get(&place).map_or(0, |a| a.round)
     }
 
@@ -399,45 +443,55 @@ impl Job {
         Contributors::empty(self.arena.geometry().contributor_words())
     }
 
-    fn extent(&self, slot: SlotIndex) -> Extent {
-        Extent {
-            offset: u64::from(slot) * self.arena.geometry().slot_stride(),
+    /// What a call over the whole model works on.
+    fn operands<'a>(
+        &self,
+        epoch: u32,
+        previous: Option<SlotRef>,
+        output: u32,
+        inputs: &'a [tributary_wasm::Input],
+    ) -> Operands<'a> {
+        Operands {
+            round: u64::from(Epoch::from_raw(epoch).round()),
+            first_element: 0,
+            elements: self.attach.elements,
+            model_elements: u64::from(self.attach.elements),
+            previous: previous.map(|at| place(&self.arena, at.slot)),
+            output: place(&self.arena, output),
+            model: None,
+            inputs,
         }
     }
 
     fn operand(&self, input: &Input) -> tributary_wasm::Input {
         tributary_wasm::Input {
-            slot: self.extent(input.at.slot),
+            place: place(&self.arena, input.at.slot),
             weight: input.weight,
             contributors: input.contributors.len(),
+            content: input.content,
         }
+    }
+
+    /// The updates in some slots, as a call takes them.
+    pub(super) fn operands_of(&self, inputs: &[SlotRef]) -> Vec<tributary_wasm::Input> {
+        let operand = |at: &SlotRef| {
+            let info = self.arena.info(at.slot);
+            tributary_wasm::Input {
+                place: place(&self.arena, at.slot),
+                weight: info.weight,
+                contributors: self.arena.contributors(at.slot).len(),
+                content: content(&info),
+            }
+        };
+        inputs.iter().map(operand).collect()
     }
 }
 
-fn instantiate(
-    function: &Function,
-    attach: &Attach,
-    arena: &Arc<Arena>,
-) -> Result<Instance, AttachError> {
-    let geometry = arena.geometry();
-    let window = Window {
-        fd: arena.descriptor()?,
-        offset: geometry.data_offset(),
-        len: geometry.data_bytes(),
-    };
-    let limits = Limits {
-        memory_bytes: attach.memory_bytes,
-        deadline: Duration::from_millis(attach.deadline_ms),
-    };
-    function
-        .instantiate(
-            limits,
-            attach.config.as_bytes(),
-            window,
-            geometry.slot_stride(),
-        )
-        .map_err(|source| AttachError::Function {
-            function: attach.function.clone(),
-            source,
-        })
+/// How the values in a slot are encoded.
+pub(super) fn content(info: &SlotInfo) -> Content {
+    Content {
+        // The gateway writes only codes that exist.
+        encoding: Encoding::from_code(info.content.encoding).unwrap_or_default(),
+        count: info.content.count,
+    }
 }

@@ -18,13 +18,13 @@ fn a_fold_that_loops_for_ever() {
     let arena = Arena::new(4, 4096);
     let mut instance = arena.instance(&wat.function(), SHORT, "");
     let inputs = [arena.update(0, 1.0)];
-    let folded = instance.fold(&operands(3, arena.extent(1), &inputs));
+    let folded = instance.fold(&operands(3, arena.place(1), &inputs));
     let error = folded.expect_err("it never ends");
     assert_eq!(
         error.to_string(),
         "fold ran longer than its deadline of 50ms"
     );
-    let again = instance.fold(&operands(3, arena.extent(1), &inputs));
+    let again = instance.fold(&operands(3, arena.place(1), &inputs));
     assert!(matches!(again, Err(CallError::Unusable { .. })));
 }
 
@@ -39,7 +39,7 @@ fn a_loop_does_not_disturb_another_instance() {
         let looping = scope.spawn(|| {
             let arena = Arena::new(4, 4096);
             let mut instance = arena.instance(&endless, SHORT, "");
-            instance.fold(&operands(3, arena.extent(1), &[arena.update(0, 1.0)]))
+            instance.fold(&operands(3, arena.place(1), &[arena.update(0, 1.0)]))
         });
         let arena = Arena::new(4, 4096);
         arena.write(0, &[1.0, 2.0, 3.0]);
@@ -48,7 +48,7 @@ fn a_loop_does_not_disturb_another_instance() {
         while !looping.is_finished() {
             let inputs = [arena.update(0, 1.0)];
             instance
-                .fold(&operands(3, arena.extent(1), &inputs))
+                .fold(&operands(3, arena.place(1), &inputs))
                 .unwrap();
         }
         let error = looping.join().unwrap().expect_err("it never ends");
@@ -139,7 +139,7 @@ fn a_fold_that_writes_to_its_input() {
     overwrites(
         "(f32.store (i32.load offset=64 (local.get $call)) (f32.const 9)) (i32.const 0)",
         "",
-        "byte 4096 of the slot of input 0",
+        "byte 0 of the vector of input 0",
     );
 }
 

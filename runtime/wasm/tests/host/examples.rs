@@ -34,18 +34,18 @@ fn it_means_without_weights() {
         .map(|slot| arena.update(slot, 10.0_f64.powi(slot as i32)))
         .collect();
     let elements = elements as u32;
-    mean.fold(&operands(elements, arena.extent(5), &updates[..2]))
+    mean.fold(&operands(elements, arena.place(5), &updates[..2]))
         .unwrap();
-    let mut onward = operands(elements, arena.extent(6), &updates[2..3]);
-    onward.previous = Some(arena.extent(5));
+    let mut onward = operands(elements, arena.place(6), &updates[2..3]);
+    onward.previous = Some(arena.place(5));
     mean.fold(&onward).unwrap();
-    mean.fold(&operands(elements, arena.extent(7), &updates[3..]))
+    mean.fold(&operands(elements, arena.place(7), &updates[3..]))
         .unwrap();
     let partials = [arena.partial(6), arena.partial(7)];
-    mean.merge(&operands(elements, arena.extent(8), &partials))
+    mean.merge(&operands(elements, arena.place(8), &partials))
         .unwrap();
-    let mut finish = operands(elements, arena.extent(9), &[]);
-    finish.previous = Some(arena.extent(8));
+    let mut finish = operands(elements, arena.place(9), &[]);
+    finish.previous = Some(arena.place(8));
     mean.finish(&finish).unwrap();
     for (element, found) in arena.read(9, elements as usize).iter().enumerate() {
         let expected: f64 = (0..5)
@@ -63,9 +63,9 @@ fn it_means_without_weights() {
 fn it_says_why_it_cannot_finish() {
     let arena = Arena::new(4, 4096);
     let mut mean = arena.instance(&load(&built("mean")).unwrap(), LIMITS, "");
-    let mut finish = operands(3, arena.extent(1), &[]);
+    let mut finish = operands(3, arena.place(1), &[]);
     // A slot of zeros is a partial without clients.
-    finish.previous = Some(arena.extent(0));
+    finish.previous = Some(arena.place(0));
     let error = mean.finish(&finish).expect_err("no clients");
     assert!(
         matches!(error, CallError::Returned { code: 4, .. }),

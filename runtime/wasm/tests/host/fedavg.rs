@@ -5,7 +5,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::sync::LazyLock;
-use tributary_wasm::{CallError, Error, Extent, Function, Input, Instance, PAGE_BYTES, check};
+use tributary_wasm::{
+    CallError, Content, Error, Function, Input, Instance, PAGE_BYTES, Place, check,
+};
 
 static FEDAVG: LazyLock<Function> = LazyLock::new(|| load(&built("fedavg")).unwrap());
 
@@ -33,9 +35,9 @@ impl Bench {
         }
     }
 
-    fn take(&mut self) -> Extent {
+    fn take(&mut self) -> Place {
         self.next += 1;
-        self.arena.extent(self.next - 1)
+        self.arena.place(self.next - 1)
     }
 
     /// Writes the updates of a round; partials of earlier rounds are forgotten.
@@ -47,7 +49,7 @@ impl Bench {
     }
 
     /// Folds the given clients, so many at a time as the function takes.
-    fn fold(&mut self, round: &Round, clients: &[usize]) -> Result<Extent, CallError> {
+    fn fold(&mut self, round: &Round, clients: &[usize]) -> Result<Place, CallError> {
         let mut previous = None;
         for step in clients.chunks(self.instance.description().max_inputs as usize) {
             let inputs: Vec<Input> = step
@@ -63,14 +65,15 @@ impl Bench {
         Ok(previous.unwrap())
     }
 
-    fn merge(&mut self, round: &Round, previous: Option<Extent>, partials: &[Extent]) -> Extent {
+    fn merge(&mut self, round: &Round, previous: Option<Place>, partials: &[Place]) -> Place {
         let output = self.take();
         let inputs: Vec<Input> = partials
             .iter()
-            .map(|slot| Input {
-                slot: *slot,
+            .map(|place| Input {
+                place: *place,
                 weight: 0.0,
                 contributors: 1,
+                content: Content::F32,
             })
             .collect();
         let mut call = operands(round.elements(), output, &inputs);
@@ -79,19 +82,21 @@ impl Bench {
         output
     }
 
-    fn finish(&mut self, round: &Round, partial: Extent) -> Vec<f32> {
+    fn finish(&mut self, round: &Round, partial: Place) -> Vec<f32> {
         let output = self.take();
         let mut call = operands(round.elements(), output, &[]);
         call.previous = Some(partial);
-        call.model = Some(self.arena.extent(MODEL));
+        call.model = Some(self.arena.place(MODEL));
         self.instance.finish(&call).unwrap();
-        self.arena
-            .read(output.offset / self.arena.stride, round.elements() as usize)
+        self.arena.read(
+            output.scalars / self.arena.stride,
+            round.elements() as usize,
+        )
     }
 
     /// A partial's scalar and vector, eight bytes each, as they lie in the arena.
-    fn partial(&self, round: &Round, slot: Extent) -> (i64, Vec<i64>) {
-        let slot = slot.offset / self.arena.stride;
+    fn partial(&self, round: &Round, slot: Place) -> (i64, Vec<i64>) {
+        let slot = slot.scalars / self.arena.stride;
         let words = |from: u64, count: u32| {
             let bytes = self.arena.bytes(slot, from, count as usize * 8);
             let words = bytes.as_chunks::<8>().0.iter();
@@ -222,7 +227,7 @@ fn exact_partials_are_the_same_bits_in_any_order_and_any_tree() {
         cuts.extend([0, order.len()]);
         cuts.sort_unstable();
         cuts.dedup();
-        let mut parts: Vec<Extent> = cuts
+        let mut parts: Vec<Place> = cuts
             .windows(2)
             .map(|pair| bench.fold(&round, &order[pair[0]..pair[1]]).unwrap())
             .collect();

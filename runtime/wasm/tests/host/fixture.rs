@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 use tributary_wasm::{
-    CallError, Engine, Error, Extent, Function, Input, Instance, Limits, ModuleCache, Operands,
-    PAGE_BYTES, Window,
+    CallError, Content, Engine, Error, Function, Input, Instance, Limits, ModuleCache, Operands,
+    PAGE_BYTES, Place, Window,
 };
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -81,20 +81,19 @@ impl Arena {
         limits: Limits,
         config: &str,
     ) -> Result<Instance, Error> {
-        function.instantiate(limits, config.as_bytes(), self.window(), self.stride)
+        function.instantiate(limits, config.as_bytes(), self.window())
     }
 
-    pub(crate) fn extent(&self, slot: u64) -> Extent {
-        Extent {
-            offset: slot * self.stride,
-        }
+    pub(crate) fn place(&self, slot: u64) -> Place {
+        Place::at(slot * self.stride)
     }
 
     pub(crate) fn update(&self, slot: u64, weight: f64) -> Input {
         Input {
-            slot: self.extent(slot),
+            place: self.place(slot),
             weight,
             contributors: 1,
+            content: Content::F32,
         }
     }
 
@@ -128,10 +127,12 @@ impl Arena {
 }
 
 /// Operands without a previous partial or a model.
-pub(crate) fn operands(elements: u32, output: Extent, inputs: &[Input]) -> Operands<'_> {
+pub(crate) fn operands(elements: u32, output: Place, inputs: &[Input]) -> Operands<'_> {
     Operands {
         round: 1,
+        first_element: 0,
         elements,
+        model_elements: u64::from(elements),
         previous: None,
         output,
         model: None,
@@ -238,9 +239,9 @@ pub(crate) fn fold_by(wat: Wat<'_>) -> (Arena, Result<(), CallError>) {
     arena.write(0, &[1.0, 2.0, 3.0]);
     let mut instance = arena.instance(&wat.function(), LIMITS, "");
     let inputs = [arena.update(0, 1.0)];
-    let folded = instance.fold(&operands(3, arena.extent(1), &inputs));
+    let folded = instance.fold(&operands(3, arena.place(1), &inputs));
     if let Err(error) = &folded {
-        let again = instance.fold(&operands(3, arena.extent(1), &inputs));
+        let again = instance.fold(&operands(3, arena.place(1), &inputs));
         let unusable = matches!(again, Err(CallError::Unusable { .. }));
         assert_eq!(unusable, !error.instance_survives(), "{error}");
     }
