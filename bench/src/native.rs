@@ -351,7 +351,7 @@ mod tests {
     fn all_kernels_give_the_weighted_sum() {
         const ELEMENTS: usize = 10_007;
         let weights: Vec<f32> = (1..=23).map(|weight| weight as f32 / 276.0).collect();
-        let mut segment = Segment::new(weights.len() + 1, ELEMENTS, 4).unwrap();
+        let mut segment = Segment::new(weights.len() + 1, ELEMENTS).unwrap();
         for slot in 0..weights.len() {
             segment.fill(slot, values(slot as u64)).unwrap();
         }

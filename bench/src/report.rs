@@ -1,5 +1,6 @@
 //! The result page: what was measured, on what machine, against which targets, with plots.
 
+mod headline;
 mod markdown;
 mod notes;
 mod plot;
@@ -13,6 +14,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::Figure;
+pub use headline::with_headline;
 pub use notes::Notes;
 pub use surroundings::Surroundings;
 

@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -12,6 +12,8 @@ use crate::{Connection, Model, Server, Update};
 
 /// The job that [`Server::deploy`] applies.
 const JOB: &str = "bench";
+/// How long a round may take.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// So many different updates are sent in turn: enough that none stays in a cache, few enough to fit in memory.
 const UPDATES: usize = 4;
 
@@ -86,25 +88,19 @@ impl<'a> Clients<'a> {
                 .collect();
             start.wait();
             let started = Instant::now();
-            let model =
-                waiter.get_begun(&format!("/v1/jobs/{JOB}/model?after={round}&wait=60s"))?;
-            let (status, arrived) = (model.status, model.first_byte);
-            if status != 200 {
-                bail!("no model after round {round}: {status}");
-            }
-            let mut usage = tree.usage()?.since(&before);
-            model.discard()?;
+            let waited = wait_for_model(&mut waiter, round, || tree.usage());
             for sender in senders {
                 let Ok(played) = sender.join() else {
                     bail!("a client has panicked");
                 };
                 played?;
             }
-            if fetching {
-                usage = tree.usage()?.since(&before);
-            }
-            let seconds = arrived.duration_since(started).as_secs_f64();
-            Ok(Cost { seconds, usage })
+            let (arrived, then) = waited?;
+            let after = if fetching { tree.usage()? } else { then };
+            Ok(Cost {
+                seconds: arrived.duration_since(started).as_secs_f64(),
+                usage: after.since(&before),
+            })
         })
     }
 
@@ -142,5 +138,28 @@ impl<'a> Clients<'a> {
         answer.with_context(|| format!("client {client} in round {round}"))?;
         self.bytes.fetch_add(update.len(), Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Waits for the model that a round makes, and fetches it; when its first byte came, and what was used then.
+fn wait_for_model(
+    connection: &mut Connection,
+    round: u64,
+    usage: impl Fn() -> Result<Usage>,
+) -> Result<(Instant, Usage)> {
+    let started = Instant::now();
+    let path = format!("/v1/jobs/{JOB}/model?after={round}&wait=60s");
+    loop {
+        let model = connection.get_begun(&path)?;
+        match (model.status, model.first_byte) {
+            (200, first_byte) => {
+                let used = usage()?;
+                model.discard()?;
+                return Ok((first_byte, used));
+            }
+            // A minute is the longest that the server lets anybody wait.
+            (204, _) if started.elapsed() < PATIENCE => {}
+            (status, _) => bail!("no model after round {round}: {status}"),
+        }
     }
 }

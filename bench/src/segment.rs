@@ -13,14 +13,13 @@ use tributary_wasm::PAGE_BYTES;
 /// Coordinates are cut into so many parts, one for each thread.
 pub const PARTS: usize = 2;
 
-/// Slots in a memfd, mapped. Each part of the coordinates has an arena of its own, with all slots.
+/// Slots in a memfd, mapped: each a page of scalars and room for a vector of f32.
 #[derive(Debug)]
 pub struct Segment {
     fd: OwnedFd,
     base: NonNull<u8>,
     slots: usize,
     elements: usize,
-    element_bytes: usize,
 }
 
 // SAFETY: the mapping belongs to this value alone, and is only read or written through pointers that its users get;
@@ -35,17 +34,16 @@ impl Segment {
     ///
     /// # Errors
     /// If the memory is not there.
-    pub fn new(slots: usize, elements: usize, element_bytes: usize) -> Result<Self> {
+    pub fn new(slots: usize, elements: usize) -> Result<Self> {
         let fd = rustix::fs::memfd_create("tributary-bench", MemfdFlags::CLOEXEC)?;
         let mut segment = Self {
             fd,
             base: NonNull::dangling(),
             slots,
             elements,
-            element_bytes,
         };
-        let len = segment.len();
-        rustix::fs::ftruncate(&segment.fd, len as u64)?;
+        rustix::fs::ftruncate(&segment.fd, segment.len())?;
+        let len = usize::try_from(segment.len())?;
         // SAFETY: a new mapping at a place of the kernel's choice; nothing else is touched.
         let base = unsafe {
             rustix::mm::mmap(
@@ -86,18 +84,22 @@ impl Segment {
         (first, step.min(self.elements - first))
     }
 
-    /// Bytes from one slot of a part's arena to the next.
+    /// Bytes from one slot to the next.
     #[must_use]
-    pub fn stride(&self, part: usize) -> u64 {
-        let (_, elements) = self.part(part);
-        PAGE_BYTES + ((elements * self.element_bytes) as u64).next_multiple_of(PAGE_BYTES)
+    pub const fn stride(&self) -> u64 {
+        PAGE_BYTES + (self.elements as u64 * 4).next_multiple_of(PAGE_BYTES)
     }
 
-    /// Where a part's arena begins in the file, and how long it is.
+    /// Bytes of all slots.
     #[must_use]
-    pub fn arena(&self, part: usize) -> (u64, u64) {
-        let len = |part| self.stride(part) * self.slots as u64;
-        ((0..part).map(len).sum(), len(part))
+    pub const fn len(&self) -> u64 {
+        self.stride() * self.slots as u64
+    }
+
+    /// Whether there are no slots.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.slots == 0
     }
 
     /// The file, to be mapped by others.
@@ -163,19 +165,14 @@ impl Segment {
             "no slot {slot}, part {part}"
         );
         assert!(
-            size_of::<T>() <= self.element_bytes,
-            "elements that are too large"
+            size_of::<T>() <= 4,
+            "slots have room for four bytes an element"
         );
-        let offset = self.arena(part).0 + self.stride(part) * slot as u64 + PAGE_BYTES;
-        let (_, elements) = self.part(part);
-        // SAFETY: the offset lies in the mapping: it is that of an existing slot of an existing part.
-        let pointer = unsafe { self.base.add(offset as usize) };
+        let (first, elements) = self.part(part);
+        let vector = self.stride() * slot as u64 + PAGE_BYTES;
+        // SAFETY: the slot exists, and its vector has room for all elements: the place lies in the mapping.
+        let pointer = unsafe { self.base.add(vector as usize + first * size_of::<T>()) };
         (pointer.as_ptr().cast(), elements)
-    }
-
-    fn len(&self) -> usize {
-        let bytes: u64 = (0..PARTS).map(|part| self.arena(part).1).sum();
-        bytes as usize
     }
 }
 
@@ -183,7 +180,7 @@ impl Drop for Segment {
     fn drop(&mut self) {
         if self.base != NonNull::dangling() {
             // SAFETY: the mapping was made with this length, and every slice of it has ended with its borrow.
-            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len()) };
+            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len() as usize) };
         }
     }
 }
@@ -220,7 +217,7 @@ mod tests {
 
     #[test]
     fn parts_make_up_the_vector_and_do_not_overlap() {
-        let mut segment = Segment::new(3, 10_001, 4).unwrap();
+        let mut segment = Segment::new(3, 10_001).unwrap();
         assert_eq!(
             (segment.part(0), segment.part(1)),
             ((0, 8192), (8192, 1809))
@@ -241,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_vector_smaller_than_a_part_is_whole_in_the_first() {
-        let segment = Segment::new(1, 5, 4).unwrap();
+        let segment = Segment::new(1, 5).unwrap();
         assert_eq!((segment.part(0), segment.part(1)), ((0, 5), (5, 0)));
     }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tributary_wasm::{
-    Engine, Extent, Function, Input, Instance, Limits, ModuleCache, Operands, Window,
+    Content, Encoding, Engine, Function, Input, Instance, Limits, ModuleCache, Operands, Place,
+    Window,
 };
 
 use crate::place;
@@ -50,27 +51,36 @@ pub struct Folding {
     parts: Vec<PartOfIt>,
 }
 
-/// An instance, and what it works on.
+/// An instance, and the range of elements that it works on.
 #[derive(Debug)]
 struct PartOfIt {
     instance: Instance,
+    first_element: u64,
     elements: u32,
-    stride: u64,
+    model_elements: u64,
     inputs: Vec<Input>,
+    partials: [Place; 2],
+    model: Place,
     /// Which of the two partials holds the newest sums.
-    newest: u64,
+    newest: usize,
 }
 
 impl Folding {
     /// Slots that a segment needs beside those of the updates.
     pub const EXTRA_SLOTS: usize = 3;
 
-    /// Makes the instances; the updates have these weights.
+    /// Makes the instances; the updates have these weights, and all this encoding.
     ///
     /// # Errors
-    /// If the segment is too large for an instance, or the function refuses its configuration.
-    pub fn new(module: &Module, config: &str, segment: &Segment, weights: &[f32]) -> Result<Self> {
-        let part = |part| PartOfIt::new(module, config, segment, weights, part);
+    /// If the function does not fold the encoding, or refuses its configuration.
+    pub fn new(
+        module: &Module,
+        config: &str,
+        segment: &Segment,
+        weights: &[f32],
+        encoding: Encoding,
+    ) -> Result<Self> {
+        let part = |part| PartOfIt::new(module, config, segment, weights, encoding, part);
         let parts = (0..PARTS).map(part).collect::<Result<_>>()?;
         Ok(Self { parts })
     }
@@ -100,11 +110,8 @@ impl Folding {
     fn on_threads(&mut self, work: fn(&mut PartOfIt) -> Result<()>) -> Result<Duration> {
         let started = Instant::now();
         thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .parts
-                .iter_mut()
-                .map(|part| scope.spawn(|| work(part)))
-                .collect();
+            let parts = self.parts.iter_mut();
+            let threads: Vec<_> = parts.map(|part| scope.spawn(|| work(part))).collect();
             threads
                 .into_iter()
                 .try_for_each(|thread| match thread.join() {
@@ -122,75 +129,70 @@ impl PartOfIt {
         config: &str,
         segment: &Segment,
         weights: &[f32],
+        encoding: Encoding,
         part: usize,
     ) -> Result<Self> {
-        let (offset, len) = segment.arena(part);
         let window = Window {
             fd: segment.descriptor()?,
-            offset,
-            len,
+            offset: 0,
+            len: segment.len(),
         };
-        let stride = segment.stride(part);
         let instance = module
             .function
-            .instantiate(LIMITS, config.as_bytes(), window, stride)?;
-        let inputs = weights.iter().zip(0..).map(|(weight, slot)| Input {
-            slot: Extent {
-                offset: slot * stride,
-            },
+            .instantiate(LIMITS, config.as_bytes(), window)?;
+        if !instance.description().encodings.contains(encoding) {
+            bail!("the function does not fold {encoding}");
+        }
+        let slot = |slot: usize| Place::at(slot as u64 * segment.stride());
+        let content = Content { encoding, count: 0 };
+        let inputs = weights.iter().enumerate().map(|(client, weight)| Input {
+            place: slot(client),
             weight: f64::from(*weight),
             contributors: 1,
+            content,
         });
+        let (first, elements) = segment.part(part);
         Ok(Self {
             instance,
-            elements: u32::try_from(segment.part(part).1).context("elements of a part")?,
-            stride,
+            first_element: first as u64,
+            elements: u32::try_from(elements).context("elements of a part")?,
+            model_elements: segment.elements() as u64,
             inputs: inputs.collect(),
+            partials: [0, 1].map(|after| slot(weights.len() + after)),
+            model: slot(weights.len() + 2),
             newest: 0,
         })
     }
 
-    fn slot(&self, after_inputs: u64) -> Extent {
-        Extent {
-            offset: (self.inputs.len() as u64 + after_inputs) * self.stride,
-        }
-    }
-
     fn fold(&mut self) -> Result<()> {
-        let inputs = std::mem::take(&mut self.inputs);
-        let folded = self.fold_all(&inputs);
-        self.inputs = inputs;
-        folded
-    }
-
-    fn fold_all(&mut self, inputs: &[Input]) -> Result<()> {
-        let slot = |after_inputs: u64| Extent {
-            offset: (inputs.len() as u64 + after_inputs) * self.stride,
-        };
         let most = self.instance.description().max_inputs as usize;
         let mut previous = None;
-        for inputs in inputs.chunks(most) {
+        for inputs in self.inputs.chunks(most) {
             self.newest ^= 1;
+            let output = self.partials[self.newest];
             self.instance.fold(&Operands {
                 round: 1,
+                first_element: self.first_element,
                 elements: self.elements,
+                model_elements: self.model_elements,
                 previous,
-                output: slot(self.newest),
+                output,
                 model: None,
                 inputs,
             })?;
-            previous = Some(slot(self.newest));
+            previous = Some(output);
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<()> {
-        let (previous, output) = (Some(self.slot(self.newest)), self.slot(2));
         Ok(self.instance.finish(&Operands {
             round: 1,
+            first_element: self.first_element,
             elements: self.elements,
-            previous,
-            output,
+            model_elements: self.model_elements,
+            previous: Some(self.partials[self.newest]),
+            output: self.model,
             model: None,
             inputs: &[],
         })?)
@@ -208,13 +210,13 @@ mod tests {
     fn the_function_gives_what_the_native_kernel_gives() {
         const CLIENTS: usize = 19;
         let module = Module::load("fedavg").unwrap();
-        let mut segment = Segment::new(CLIENTS + Folding::EXTRA_SLOTS, 9_001, 4).unwrap();
+        let mut segment = Segment::new(CLIENTS + Folding::EXTRA_SLOTS, 9_001).unwrap();
         for slot in 0..CLIENTS {
             segment.fill(slot, values(slot as u64)).unwrap();
         }
         let weights = [1.0 / CLIENTS as f32; CLIENTS];
         let config = r#"{"accumulate":"f32"}"#;
-        let mut folding = Folding::new(&module, config, &segment, &weights).unwrap();
+        let mut folding = Folding::new(&module, config, &segment, &weights, Encoding::F32).unwrap();
         folding.fold().unwrap();
         folding.finish().unwrap();
         let model: Vec<f32> = segment.copy(folding.model_slot());

@@ -110,7 +110,11 @@ impl Plan<'_> {
             self.workspace.root().join("bench/results")
         };
         let mut program = self.program(REPORT);
-        command::run(program.arg("--results").arg(&results).args(lines))?;
+        program.arg("--results").arg(&results).args(lines);
+        if !self.quick {
+            program.arg("--readme").arg(self.workspace.root().join("README.md"));
+        }
+        command::run(&mut program)?;
         let page = results.join("report.md");
         output::progress(
             "bench",

@@ -12,6 +12,7 @@ use tributary_bench::peer::Peer;
 use tributary_bench::segment::{Segment, read_raw};
 use tributary_bench::wasm::{Folding, Module};
 use tributary_bench::{Contender, Figure, Model, Options, Output, Samples, interleave};
+use tributary_wasm::Encoding;
 
 /// Sums in f32, as the peers make them.
 const CONFIG: &str = r#"{"accumulate":"f32"}"#;
@@ -95,7 +96,7 @@ fn measure(arguments: &Arguments, output: &Output, module: &Module, case: &Case)
         "{clients} clients of {}: filling memory",
         model.name
     ));
-    let mut segment = Segment::new(clients + Folding::EXTRA_SLOTS, model.elements(), 4)?;
+    let mut segment = Segment::new(clients + Folding::EXTRA_SLOTS, model.elements())?;
     for client in 0..*clients {
         segment.fill(client, values(client as u64))?;
     }
@@ -104,7 +105,7 @@ fn measure(arguments: &Arguments, output: &Output, module: &Module, case: &Case)
     let sums = *clients;
     let kernel = Kernel::fastest(&segment, &weights, sums, arguments.options.pick(5, 2))?;
     output.say(format_args!("the fastest native kernel here: {kernel}"));
-    let mut folding = Folding::new(module, CONFIG, &segment, &weights)?;
+    let mut folding = Folding::new(module, CONFIG, &segment, &weights, Encoding::F32)?;
     let mut peers = if arguments.no_peers {
         Vec::new()
     } else {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use tributary_bench::place;
-use tributary_bench::report::{Notes, Results, Surroundings, figures};
+use tributary_bench::report::{Notes, Results, Surroundings, figures, with_headline};
 
 #[derive(Parser)]
 #[command(about = "Makes the result page from the lines that benchmarks wrote")]
@@ -16,6 +16,9 @@ struct Arguments {
     /// The folder of the page
     #[arg(long, default_value_os_t = place::root().join("bench/results"))]
     results: PathBuf,
+    /// A README whose table of figures is to be brought up to date
+    #[arg(long)]
+    readme: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -38,6 +41,11 @@ fn main() -> Result<()> {
     }
     let notes = fs::read_to_string(place::root().join("bench/notes.md")).unwrap_or_default();
     results.write(&arguments.results, &Notes::parse(&notes))?;
+    if let Some(readme) = &arguments.readme {
+        let text = fs::read_to_string(readme).with_context(|| readme.display().to_string())?;
+        let text = with_headline(&text, &results);
+        fs::write(readme, text.context("the README has no marks for figures")?)?;
+    }
     eprintln!("{}", arguments.results.join("report.md").display());
     Ok(())
 }

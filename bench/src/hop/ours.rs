@@ -44,7 +44,7 @@ impl Ours {
         drop(entered);
         router.set_route(place(0), there.0)?;
         router.set_route(place(1), here.0)?;
-        let mut segment = Segment::new(1, payload.len(), 1)?;
+        let mut segment = Segment::new(1, payload.len())?;
         segment.fill(0, payload.iter().copied())?;
         let name = format!(
             "Tributary, descriptor by {}",
@@ -58,7 +58,7 @@ impl Ours {
             name,
             sender: here.1,
             receiver: Some(receiver),
-            // The segment is in two parts, whose sums add up to that of the whole when both are whole words.
+            // The segment is in two parts, whose sums add up to that of the whole: the first is whole words.
             expected: read_all(payload) as u32,
             _router: router,
             _arrivals: arrivals,
