@@ -20,8 +20,8 @@ use std::path::PathBuf;
 
 pub use function::{Algebra, FunctionManifest, FunctionSpec, Limits};
 pub use job::{
-    ArenaSpec, Clients, Closing, FunctionReference, IngestSpec, JobManifest, JobSpec, NonFinite,
-    RoundSpec, TreeSpec,
+    ArenaSpec, Clients, Closing, Determinism, FunctionReference, IngestSpec, JobManifest, JobSpec,
+    NonFinite, RoundSpec, TreeSpec,
 };
 
 pub use nearest::nearest;

@@ -359,22 +359,16 @@ impl Arena {
         }
     }
 
-    /// Allocates a journal's pages, keeps the accumulator's scalars, and begins a step.
-    ///
-    /// # Errors
-    /// [`Error::Full`] if /dev/shm cannot hold the journal's pages.
+    /// Keeps the accumulator's scalars and begins a step.
     ///
     /// # Panics
     /// As [`Arena::journal`], and if another step is under way.
-    pub fn begin_step(&self, journal: u32, step: &Step) -> Result<(), Error> {
+    pub fn begin_step(&self, journal: u32, step: &Step) {
         let geometry = self.geometry();
-        let image = geometry.scalars_image_offset(journal);
-        self.segment
-            .reserve(geometry.data_offset() + image, geometry.journal.bytes())?;
         let scalars = geometry.slot_offset(step.accumulator.slot);
+        let image = geometry.scalars_image_offset(journal);
         self.copy_data(scalars, image, SCALARS_BYTES);
         self.journal(journal).begin(step);
-        Ok(())
     }
 
     /// Copies a part of the accumulator's vector to a lane's image, and says that it is whole.

@@ -20,9 +20,9 @@ use crate::slot::{Generation, SlotIndex};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of a journal's header.
-pub const JOURNAL_HEADER_BYTES: u64 = 4096;
+pub(crate) const JOURNAL_HEADER_BYTES: u64 = 4096;
 /// The most lanes of a journal.
-pub const LANES_MAX: u32 = 64;
+pub(crate) const LANES_MAX: u32 = 64;
 /// The most inputs of a step.
 const INPUTS_MAX: usize = 64;
 

@@ -26,6 +26,7 @@
 mod contributors;
 mod geometry;
 mod journal;
+mod large_pages;
 pub mod ring;
 #[cfg(not(loom))]
 mod segment;
@@ -40,6 +41,7 @@ pub use arena::{Arena, Claim, Content, Filling, SlotInfo};
 pub use contributors::Contributors;
 pub use geometry::{Geometry, GeometryError, JournalSize, Room, SCALARS_BYTES, Slots};
 pub use journal::{Journal, Phase, Progress, SlotRef, Step};
+pub use large_pages::{LARGE_PAGE_BYTES, take_large_pages};
 #[cfg(not(loom))]
 pub use segment::{Error, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 pub use slot::{Generation, Kind, OWNER_AGENT, Owner, SlotIndex, State, StateWord};

@@ -202,6 +202,10 @@ impl Segment {
         };
         // Everything but the slots' data is touched often: get it now, while an error can be told.
         segment.reserve(0, geometry.data_offset())?;
+        if geometry.journal.lanes > 0 {
+            let images = geometry.data_offset() + geometry.scalars_image_offset(0);
+            segment.reserve(images, bytes - images)?;
+        }
         let header = segment.header();
         header
             .layout_hash
@@ -291,10 +295,11 @@ impl Segment {
     }
 
     /// Allocates the pages of a range now, so that a full /dev/shm is an error here and not a
-    /// SIGBUS at the first store.
+    /// SIGBUS at the first store. Large pages where there are any.
     pub(crate) fn reserve(&self, offset: u64, bytes: u64) -> Result<(), Error> {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
+        crate::large_pages::take_large_pages(&self.file, offset..offset + bytes);
         match rustix::io::retry_on_intr(|| {
             fallocate(&self.file, FallocateFlags::empty(), offset, bytes)
         }) {

@@ -57,6 +57,8 @@ pub(crate) struct Attach {
     pub elements: u32,
     /// Children of an aggregator.
     pub fan_in: u32,
+    /// Workers that host the job.
+    pub lanes: u32,
     /// Threads that fold side by side.
     pub threads: u32,
     /// Leaves take updates in the order of their arrival.

@@ -15,9 +15,9 @@ mod job;
 mod team;
 
 use crate::protocol::{Attach, FromWorker, Hello, ToWorker};
-use channel::{Control, Port, Wake};
+use channel::{Control, Patience, Port, Wake};
 use job::{Job, StepError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tracing::{debug, warn};
 use tributary_sidecar_layout::{Descriptor, Destination};
@@ -64,6 +64,7 @@ pub fn run() -> Result<(), Error> {
         engine,
         cache,
         jobs: BTreeMap::new(),
+        starved: BTreeSet::new(),
     };
     worker.serve()
 }
@@ -75,6 +76,8 @@ struct Worker {
     engine: Engine,
     cache: ModuleCache,
     jobs: BTreeMap<u32, Job>,
+    /// Leaves that wait for a slot.
+    starved: BTreeSet<Destination>,
 }
 
 impl Worker {
@@ -88,7 +91,15 @@ impl Worker {
             if let Some(aggregator) = next {
                 self.step(aggregator)?;
             }
-            if channel::wait(&self.control, &self.port, next.is_none())? == Wake::Closed {
+            let patience = match next {
+                Some(_) => Patience::None,
+                None if self.starved.is_empty() => Patience::Forever,
+                None => Patience::Moment,
+            };
+            if next.is_none() {
+                self.starved.clear();
+            }
+            if channel::wait(&self.control, &self.port, patience)? == Wake::Closed {
                 debug!("the agent closed a socket; the worker ends");
                 return Ok(());
             }
@@ -98,6 +109,7 @@ impl Worker {
     /// The aggregator to work for: the highest level first, because its work frees slots.
     fn next_work(&self) -> Option<Destination> {
         let ready = self.jobs.values().flat_map(Job::with_work);
+        let ready = ready.filter(|aggregator| !self.starved.contains(aggregator));
         ready.max_by_key(|aggregator| {
             (
                 aggregator.level().map(|l| l as u8),
@@ -159,13 +171,19 @@ impl Worker {
         if !outbound.is_empty() {
             self.port.send(&outbound)?;
         }
+        match &outcome {
+            Err(StepError::NoRoom) => {
+                self.starved.insert(aggregator);
+            }
+            _ => self.starved.clear(),
+        }
         self.report(outcome)
     }
 
     /// Tells the agent what went wrong.
     fn report(&mut self, outcome: Result<(), StepError>) -> Result<(), Error> {
         match outcome {
-            Ok(()) => Ok(()),
+            Ok(()) | Err(StepError::NoRoom) => Ok(()),
             Err(StepError::Disowned) => Err(Error::Disowned),
             Err(StepError::Refused(message) | StepError::Failed(message)) => {
                 warn!(?message, "function failed");

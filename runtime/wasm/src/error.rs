@@ -237,10 +237,11 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// The arena does not fit beside the module into one linear memory.
+    /// Neither the arena nor a range of each operand fits beside the module into one linear memory.
     #[error(
-        "the arena's data region of {window} bytes does not fit: a function can address 4294967296 \
-         bytes, of which {own} are kept for its own memory, so at most {available} for the arena"
+        "the arena's data of {window} bytes do not fit, and neither does a range of each operand: a \
+         function can address 4294967296 bytes, of which {own} are kept for its own memory, so at most \
+         {available} for the arena: lower spec.limits.memory, or the function's max_inputs"
     )]
     WindowTooLarge {
         /// Bytes of the window.
@@ -271,13 +272,26 @@ pub enum Error {
     )]
     Law {
         /// The law, in words.
-        law: &'static str,
+        law: String,
         /// The element of the model.
         element: usize,
         /// Its value one way.
         left: f32,
         /// Its value the other way.
         right: f32,
+    },
+    /// The module makes something else of a model range by range than of the whole.
+    #[error(
+        "{export} range by range differs from {export} at once, from byte {at} of the {part} on: an \
+         element may depend on its coordinate alone, and scalars on weights and contributors alone"
+    )]
+    Ranges {
+        /// Where.
+        export: Export,
+        /// `scalars` or `vector`.
+        part: &'static str,
+        /// The first byte that differs.
+        at: usize,
     },
     /// The module wrote where it declared not to.
     #[error("{export} wrote beyond {declared}: byte {at} of the slot has changed")]

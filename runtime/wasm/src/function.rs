@@ -57,14 +57,13 @@ impl Function {
     /// # Errors
     /// Fails if the function refuses the configuration or describes itself impossibly, if it breaks
     /// its limits, or if the window does not fit or cannot be mapped.
-    #[allow(clippy::needless_pass_by_value)] // The window is the instance's from here on.
     pub fn instantiate(
         &self,
         limits: Limits,
         config: &[u8],
         window: Window,
     ) -> Result<Instance, Error> {
-        Instance::new(self, limits, config, &window)
+        Instance::new(self, limits, config, window)
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -56,7 +56,7 @@ impl Instance {
         function: &Function,
         limits: Limits,
         config: &[u8],
-        window: &Window,
+        window: Window,
     ) -> Result<Self, Error> {
         let engine = function.engine();
         let mut store = new_store(engine, config, limits);
@@ -86,7 +86,13 @@ impl Instance {
         })?;
         let description = read_description(&mut store, memory, pointer)?;
         // Only now: whatever `describe` allocated lies before the window.
-        let mapping = Mapping::map(&mut store, memory, window, limits.memory_bytes)?;
+        let mapping = Mapping::map(
+            &mut store,
+            memory,
+            window,
+            &description,
+            limits.memory_bytes,
+        )?;
         Ok(Self {
             engine: engine.clone(),
             limits,

@@ -7,11 +7,12 @@
 //!
 //! ```text
 //!   linear memory of an instance (at most 4 GiB)
-//!   0            own            +4 KiB                                    own + window
-//!   ├────────────┼──────────────┼───────────────────────────────────────┬──┼────────────┤
-//!   │ module's   │ call page    │ the arena's data region, MAP_SHARED    │▒▒│ module's   │
-//!   │ own memory │ (read only)  │ read only, but for the call's output   │▒▒│ own growth │
-//!   └────────────┴──────────────┴───────────────────────────────────────┴──┴────────────┘
+//!   0            own            +8 KiB                                    own + window
+//!   ├────────────┼──────────────┼──┬────────────────────────────────────┬──┼────────────┤
+//!   │ module's   │ call page,   │▒▒│ the arena's data, MAP_SHARED, or   │▒▒│ module's   │
+//!   │ own memory │ scratch page │▒▒│ lanes that show ranges of them;    │▒▒│ own growth │
+//!   │            │              │▒▒│ read only, but the call's output   │▒▒│            │
+//!   └────────────┴──────────────┴──┴────────────────────────────────────┴──┴────────────┘
 //! ```
 //!
 //! The modules, from the outside in:
@@ -19,8 +20,9 @@
 //! - [`cache`]: precompiled modules on disk, authenticated by a key that stays on this machine;
 //! - `module`: what a module must export and may import; `bulk`: why its bulk memory operations are
 //!   rewritten before it is compiled;
-//! - [`instance`]: one module instance over one window; `window`: the mapping; `host`: the imports and
-//!   the memory limit; `abi`: the records that cross the border;
+//! - [`instance`]: one module instance over one window; `operands`, `encoding`: what a call works on;
+//!   `plan`: the checks before it is made; `window`: the mapping; `host`: the imports and the memory
+//!   limit; `abi`: the records that cross the border;
 //! - [`mod@check`]: the law tests of the declared algebra.
 //!
 //! `unsafe` stands in `window` (mapping the arena), in `host` (reading the guest's memory beside pages

@@ -35,23 +35,27 @@ pub(crate) struct Operand {
     pub(crate) scalars: Option<u64>,
     /// What it has for the range of the call. Begins with a page, unless it is a sparse update's.
     pub(crate) vector: Range<u64>,
-    /// What it has for the whole model, tables too. Begins with a page.
+    /// All that the call is given of it: of an update everything, tables too, of others the call's range (a
+    /// journal's image stands for a partial of which there is no more). Begins with a page.
     pub(crate) whole: Range<u64>,
     /// Its table.
     pub(crate) table: Option<u64>,
 }
 
 impl Operand {
-    /// The vector's pages that a call writes if this is its output.
+    /// The pages of `vector`, unless it is a sparse update's.
     pub(crate) fn pages(&self) -> Range<u64> {
         self.vector.start..self.vector.end.next_multiple_of(PAGE_BYTES)
     }
 
+    pub(crate) fn scalars_page(&self) -> Option<Range<u64>> {
+        self.scalars.map(|start| start..start + PAGE_BYTES)
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         let parts = |operand: &Self| {
-            let page = |start: u64| start..start + PAGE_BYTES;
             let vector = operand.whole.start..operand.whole.end.next_multiple_of(PAGE_BYTES);
-            [Some(vector), operand.scalars.map(page)]
+            [Some(vector), operand.scalars_page()]
         };
         let others = parts(other);
         parts(self).into_iter().flatten().any(|mine| {
@@ -302,24 +306,24 @@ impl Planner<'_> {
         element_bytes: u64,
         scalars: Option<u64>,
     ) -> Result<Operand, String> {
-        let bytes = self.operands.model_elements.saturating_mul(element_bytes);
-        let whole = self.within(role, "vector", vector, bytes)?;
+        let part = self.part(vector, element_bytes);
+        let part = self.within(role, "vector", part.start, part.end - part.start)?;
         if let Some(scalars) = scalars {
             self.within(role, "page of scalars", scalars, PAGE_BYTES)?;
         }
         Ok(Operand {
             role,
             scalars,
-            vector: self.part(whole.start, element_bytes),
-            whole,
+            vector: part.clone(),
+            whole: part,
             table: None,
         })
     }
 
-    /// The call's range of a vector that lies within the data.
+    /// The call's range of a vector.
     fn part(&self, vector: u64, element_bytes: u64) -> Range<u64> {
-        let start = vector + self.operands.first_element * element_bytes;
-        start..start + u64::from(self.operands.elements) * element_bytes
+        let start = vector.saturating_add(self.operands.first_element * element_bytes);
+        start..start.saturating_add(u64::from(self.operands.elements) * element_bytes)
     }
 
     /// Checks that whole pages lie within the data.

@@ -7,33 +7,35 @@
 //!   call page │ scratch scalars │ padding │ the arena's data │ slack
 //! ```
 //!
-//! The data are mapped once per instance: page tables stay warm across calls, and a call changes only
-//! the protection of its output. wasmtime unmaps the whole memory with the instance, and the window with
-//! it. The padding gives the data addresses that large pages can be mapped at.
+//! Data that fit are mapped once per instance (`whole`): page tables stay warm across calls, and a call
+//! changes only the protection of its output. Of larger data each call maps what it is about (`lanes`).
+//! wasmtime unmaps the whole memory with the instance, and the window with it. The padding gives the data
+//! addresses that large pages can be mapped at.
 //!
 //! Cost in mappings: an instance holds about ten (`vm.max_map_count` is 65530 by default), because
 //! every change of protection within the memory splits one: guard, own memory, call page, arena before
 //! / in / after the output, slack, own growth, rest, guard.
 
 mod call_page;
+mod lanes;
 mod names;
 mod pages;
 mod warm;
 mod whole;
 
-use crate::abi::{CallRecord, InputRecord, PAGE_BYTES, WASM_PAGE_BYTES};
+use crate::abi::{CallRecord, Description, InputRecord, PAGE_BYTES, WASM_PAGE_BYTES};
 use crate::error::Error;
 use crate::host::Host;
 use crate::instance::Window;
 use crate::operands::{Input, Operands};
 use crate::plan::{Operand, Plan, Reach};
 use call_page::CallPage;
+use lanes::{LaneSizes, Lanes};
 use pages::{Access, Pages};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use wasmtime::{Memory, Store};
 use whole::Whole;
@@ -43,10 +45,10 @@ const ADDRESSABLE_BYTES: u64 = 1 << 32;
 const OWN_BYTES_MIN: u64 = 512 << 20;
 /// Bytes of a large page. The data's addresses are congruent to their offsets in the file.
 const LARGE_PAGE_BYTES: u64 = 2 << 20;
-/// What comes before the data: the call page and the scratch page, then padding.
-const HEAD: Range<u64> = 0..2 * PAGE_BYTES;
+/// What every window begins with: the call page and the scratch page.
+const HEAD_BYTES: u64 = 2 * PAGE_BYTES;
 const CALL_PAGE: Range<u64> = 0..PAGE_BYTES;
-const SCRATCH: Range<u64> = PAGE_BYTES..2 * PAGE_BYTES;
+const SCRATCH: Range<u64> = PAGE_BYTES..HEAD_BYTES;
 
 /// The most bytes of arena that are mapped at once beside a module that may use 512 MiB or less itself;
 /// [`window_bytes_max`] answers for more. A little less than 3.5 GiB, for what else the window holds.
@@ -70,12 +72,57 @@ fn own_bytes(memory_limit: u64) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
+/// How the arena's data are shown.
+#[derive(Debug)]
+enum Data {
+    Whole(Whole),
+    Lanes(Lanes),
+}
+
+/// How the arena's data will be shown.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    Whole,
+    Lanes(LaneSizes),
+}
+
+impl Layout {
+    fn plan(window: &Window, description: &Description, memory_limit: u64) -> Result<Self, Error> {
+        let available = window_bytes_max(memory_limit);
+        if window.len <= available {
+            return Ok(Self::Whole);
+        }
+        let sizes = LaneSizes::plan(description, available);
+        sizes.map(Self::Lanes).ok_or(Error::WindowTooLarge {
+            window: window.len,
+            own: own_bytes(memory_limit),
+            available,
+        })
+    }
+
+    /// The window's bytes before the padding, and behind it.
+    fn bytes(self, window: &Window) -> (u64, u64) {
+        match self {
+            Self::Whole => (HEAD_BYTES, window.len),
+            Self::Lanes(sizes) => (sizes.head_bytes(), sizes.span_bytes()),
+        }
+    }
+
+    /// What the address behind the padding has to be, modulo a large page.
+    fn congruent(self, window: &Window) -> u64 {
+        match self {
+            Self::Whole => window.offset % LARGE_PAGE_BYTES,
+            Self::Lanes(_) => 0,
+        }
+    }
+}
+
 /// A window that is mapped into an instance's memory. It must not outlive the instance's store.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     pages: Pages,
     call_page: CallPage,
-    data: Whole,
+    data: Data,
 }
 
 impl Mapping {
@@ -83,29 +130,23 @@ impl Mapping {
     pub(crate) fn map(
         store: &mut Store<Host>,
         memory: Memory,
-        window: &Window,
+        window: Window,
+        description: &Description,
         memory_limit: u64,
     ) -> Result<Self, Error> {
-        check_file(window)?;
-        let available = window_bytes_max(memory_limit);
-        if window.len > available {
-            return Err(Error::WindowTooLarge {
-                window: window.len,
-                own: own_bytes(memory_limit),
-                available,
-            });
-        }
+        check_file(&window)?;
+        let layout = Layout::plan(&window, description, memory_limit)?;
         let call_page = CallPage::create()?;
         let addresses = failed_as("the window's addresses");
         let base = NonNull::new(memory.data_ptr(&mut *store))
             .ok_or_else(|| addresses(io::Error::other("the memory has no address")))?;
         let start = memory.data_size(&mut *store) as u64;
-        let first = base.addr().get() as u64 + start + HEAD.end;
-        let padding = (window.offset % LARGE_PAGE_BYTES + LARGE_PAGE_BYTES
-            - first % LARGE_PAGE_BYTES)
+        let (head, body) = layout.bytes(&window);
+        let unpadded = base.addr().get() as u64 + start + head;
+        let padding = (LARGE_PAGE_BYTES + layout.congruent(&window) - unpadded % LARGE_PAGE_BYTES)
             % LARGE_PAGE_BYTES;
-        let data = HEAD.end + padding..HEAD.end + padding + window.len;
-        let span = data.end.next_multiple_of(WASM_PAGE_BYTES);
+        let body = head + padding..head + padding + body;
+        let span = body.end.next_multiple_of(WASM_PAGE_BYTES);
         store.data_mut().set_window(start..start + span);
         memory
             .grow(&mut *store, span / WASM_PAGE_BYTES)
@@ -113,20 +154,24 @@ impl Mapping {
         let pages = Pages::new(base, start..start + span);
         pages.protect(&(0..span), Access::Read).map_err(addresses)?;
         pages
-            .map(&CALL_PAGE, Access::Read, call_page.file(), 0)
+            .map(&CALL_PAGE, call_page.file(), 0)
             .map_err(failed_as("the call page"))?;
-        pages
-            .map(&data, Access::Read, window.fd.as_fd(), window.offset)
-            .map_err(failed_as("the window"))?;
+        let data = match layout {
+            Layout::Whole => Data::Whole(Whole::map(&pages, &window, body)?),
+            Layout::Lanes(sizes) => Data::Lanes(Lanes::new(window, sizes, body.start)),
+        };
         Ok(Self {
             pages,
             call_page,
-            data: Whole::new(data),
+            data,
         })
     }
 
     pub(crate) fn reach(&self) -> Reach {
-        self.data.reach()
+        match &self.data {
+            Data::Whole(whole) => whole.reach(),
+            Data::Lanes(lanes) => lanes.reach(),
+        }
     }
 
     /// The address of the call page in linear memory.
@@ -143,7 +188,10 @@ impl Mapping {
         if plan.scratch_scalars {
             self.pages.protect(&SCRATCH, Access::ReadWrite)?;
         }
-        self.data.open(&self.pages, plan)?;
+        match &mut self.data {
+            Data::Whole(whole) => whole.open(&self.pages, plan)?,
+            Data::Lanes(lanes) => lanes.open(&self.pages, plan)?,
+        }
         let inputs = plan.inputs.iter().zip(operands.inputs);
         let inputs: Vec<InputRecord> = inputs
             .map(|(operand, input)| self.input_record(operand, input))
@@ -158,7 +206,17 @@ impl Mapping {
         if plan.scratch_scalars {
             self.pages.protect(&SCRATCH, Access::Read)?;
         }
-        self.data.close(&self.pages, plan)
+        match &self.data {
+            Data::Whole(whole) => whole.close(&self.pages, plan),
+            Data::Lanes(lanes) => lanes.close(&self.pages, plan),
+        }
+    }
+
+    fn shown(&self, operand: &Operand) -> Shown {
+        match &self.data {
+            Data::Whole(whole) => whole.shown(operand),
+            Data::Lanes(lanes) => lanes.shown(operand),
+        }
     }
 
     fn record(&self, plan: &Plan, operands: &Operands<'_>) -> CallRecord {
@@ -181,7 +239,7 @@ impl Mapping {
     }
 
     fn input_record(&self, operand: &Operand, input: &Input) -> InputRecord {
-        let shown = self.data.shown(operand);
+        let shown = self.shown(operand);
         InputRecord {
             vector: self.vector(operand),
             scalars: self.scalars(operand),
@@ -196,12 +254,12 @@ impl Mapping {
     }
 
     fn vector(&self, operand: &Operand) -> u32 {
-        let shown = self.data.shown(operand);
+        let shown = self.shown(operand);
         self.pages.address(shown.offset(operand.vector.start))
     }
 
     fn scalars(&self, operand: &Operand) -> u32 {
-        let shown = self.data.shown(operand);
+        let shown = self.shown(operand);
         shown.scalars.map_or(0, |at| self.pages.address(at))
     }
 
@@ -216,7 +274,7 @@ impl Mapping {
         }
         let shown = plan
             .operands()
-            .map(|operand| (operand.role, self.data.shown(operand)));
+            .map(|operand| (operand.role, self.shown(operand)));
         names::name(offset, shown)
     }
 }

@@ -64,7 +64,10 @@ fn an_accumulator_changed_in_place_has_the_same_bits(sidecar: Sidecar) {
     let planned = |job: &tributary_tests::Job| job.status().arena.unwrap().plan;
     assert!(!planned(&shadow).in_place);
     assert!(planned(&in_place).in_place && planned(&tight).in_place);
-    assert_eq!((planned(&in_place).model_slots, planned(&tight).model_slots), (3, 1));
+    assert_eq!(
+        (planned(&in_place).model_slots, planned(&tight).model_slots),
+        (3, 1)
+    );
 
     let updates = updates(WIDE, CLIENTS, 7);
     let mut kills = 0;
@@ -80,7 +83,10 @@ fn an_accumulator_changed_in_place_has_the_same_bits(sidecar: Sidecar) {
                     answer.status == 202
                 });
                 if kill && index % 4 == 1 {
-                    let worker = server.worker_pids().into_iter().find(|pid| process::kill(*pid));
+                    let worker = server
+                        .worker_pids()
+                        .into_iter()
+                        .find(|pid| process::kill(*pid));
                     kills += u32::from(worker.is_some());
                 }
             }

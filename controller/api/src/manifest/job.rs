@@ -59,6 +59,22 @@ pub struct JobSpec {
     /// How updates are taken in.
     #[serde(default)]
     pub ingest: IngestSpec,
+    /// Determinism.
+    #[serde(default)]
+    pub determinism: Determinism,
+}
+
+/// x
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Determinism {
+    /// a
+    #[default]
+    None,
+    /// b
+    Ordered,
+    /// c
+    Exact,
 }
 
 /// A job's function.

@@ -93,6 +93,7 @@ pub(super) fn attachment(job: &Job) -> Attach {
         deadline_ms: function.spec.limits.deadline.millis(),
         elements: job.layout.elements() as u32,
         fan_in: job.plan.tree.fan_in,
+        lanes: job.plan.tree.lanes,
         threads: job.plan.threads,
         ordered: spec.determinism == Determinism::Ordered,
         in_place: job.plan.commit == Commit::InPlace,

@@ -51,6 +51,7 @@ pub(super) struct Aggregator {
     /// The committed accumulator.
     pub live: Option<Partial>,
     pending: Vec<Pending>,
+    order: Order,
     /// Contributors it must hold before its partial goes on; known once its inputs are complete.
     expected: Option<u32>,
     /// The current model's slot, which the top's finish reads.
@@ -240,6 +241,11 @@ impl Aggregator {
     /// Puts inputs back, to be taken one at a time.
     pub(super) fn retry_singly(&mut self, inputs: &[Input]) {
         self.singly += inputs.len();
+        self.put_back(inputs);
+    }
+
+    /// Puts inputs back to where they were.
+    pub(super) fn put_back(&mut self, inputs: &[Input]) {
         let again = |input: &Input| Pending {
             at: input.at,
             contributors: input.contributors.len(),

@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::protocol::{FromWorker, ToWorker};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +37,12 @@ pub(super) fn inherited() -> io::Result<(Control, Port)> {
     ))
 }
 
+/// A slot becomes free with the next merge, which takes milliseconds.
+const MOMENT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
+
 /// Why [`wait`] came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wake {
@@ -46,19 +52,32 @@ pub(super) enum Wake {
     Closed,
 }
 
-/// Waits until a socket can be read or has ended. Does not wait if the worker is not `idle`.
-pub(super) fn wait(control: &Control, port: &Port, idle: bool) -> io::Result<Wake> {
+/// How long a worker may sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Patience {
+    /// There is work.
+    None,
+    /// There is work for which a slot must become free, of which nobody tells.
+    Moment,
+    /// There is nothing to do before a socket can be read.
+    Forever,
+}
+
+/// Waits until a socket can be read or has ended, as far as there is patience.
+pub(super) fn wait(control: &Control, port: &Port, patience: Patience) -> io::Result<Wake> {
     if control.ended || port.ended {
         return Ok(Wake::Closed);
     }
-    if !idle {
-        return Ok(Wake::Work);
-    }
+    let timeout = match patience {
+        Patience::None => return Ok(Wake::Work),
+        Patience::Moment => Some(MOMENT),
+        Patience::Forever => None,
+    };
     let mut sockets = [
         PollFd::new(&control.socket, PollFlags::IN),
         PollFd::new(&port.socket, PollFlags::IN),
     ];
-    rustix::io::retry_on_intr(|| poll(&mut sockets, None))?;
+    rustix::io::retry_on_intr(|| poll(&mut sockets, timeout.as_ref()))?;
     Ok(Wake::Work)
 }
 

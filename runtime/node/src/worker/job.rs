@@ -44,6 +44,8 @@ pub(super) enum StepError {
     Failed(FromWorker),
     /// The agent has declared this worker dead.
     Disowned,
+    /// A leaf wants to begin an accumulator, and the slots that are left are for those who free some.
+    NoRoom,
 }
 
 pub(super) struct Job {
@@ -172,6 +174,12 @@ impl Job {
             self.set_live(place, live);
             self.record(Work::Fold, place, round, inputs.len() as u32, started);
             return Ok(());
+        }
+        if leaf && previous.is_none() && !self.may_begin() {
+            if let Some(aggregator) = self.aggregators.get_mut(&place) {
+                aggregator.put_back(inputs);
+            }
+            return Err(StepError::NoRoom);
         }
         let output = self.claim_output(place, round, Room::Partial)?;
         let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
@@ -304,6 +312,17 @@ impl Job {
         } else {
             Err(StepError::Disowned)
         }
+    }
+
+    /// Whether a leaf may take a slot that it will not soon give back. Merges, and folds that replace an
+    /// accumulator, need one for each worker; without them no slot would ever become free.
+    fn may_begin(&self) -> bool {
+        let kept = if self.attach.in_place {
+            0
+        } else {
+            self.attach.lanes
+        };
+        self.arena.free_slots(Room::Partial) > kept
     }
 
     /// A slot for B. Every worker has one for a partial; for a model the gateway leaves one, or lets go of

@@ -58,19 +58,15 @@ impl Pages {
         (self.base.as_ptr().wrapping_add(address).cast(), len)
     }
 
-    /// Maps a file's bytes from `file_offset` on to a range, in place of what was there.
+    /// Maps a file's bytes from `file_offset` on to a range, read-only, in place of what was there.
     pub(super) fn map(
         &self,
         range: &Range<u64>,
-        access: Access,
         file: BorrowedFd<'_>,
         file_offset: u64,
     ) -> io::Result<()> {
         let (pages, len) = self.at(range);
-        let protection = match access {
-            Access::Read => ProtFlags::READ,
-            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
-        };
+        let protection = ProtFlags::READ;
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: `at` asserts that the range lies within the window: addresses that were added to the
         // memory for the host's mappings alone, so replacing their pages pulls nothing from under a
@@ -97,6 +93,12 @@ impl Pages {
     /// an error instead of a fatal signal where the segment has no page to give.
     pub(super) fn populate(&self, range: &Range<u64>) -> io::Result<()> {
         self.advise(range, Advice::LinuxPopulateWrite)
+    }
+
+    /// Asks for large pages where the system gives them to shared memory.
+    pub(super) fn prefer_large(&self, range: &Range<u64>) {
+        // A wish: whatever the answer is, the pages are there.
+        let _ = self.advise(range, Advice::LinuxHugepage);
     }
 
     /// Gives an advice that leaves contents as they are.

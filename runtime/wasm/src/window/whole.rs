@@ -1,12 +1,15 @@
 //! The arena's data, mapped as a whole.
 
-use super::Shown;
 use super::pages::{Access, Pages};
 use super::warm::Warm;
+use super::{Shown, failed_as};
 use crate::abi::PAGE_BYTES;
+use crate::error::Error;
+use crate::instance::Window;
 use crate::plan::{Operand, Plan, Reach};
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsFd;
 
 /// All data at their offset, read-only but for a call's output.
 #[derive(Debug)]
@@ -18,11 +21,16 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    pub(super) fn new(place: Range<u64>) -> Self {
-        Self {
+    /// Maps the data to `place`.
+    pub(super) fn map(pages: &Pages, window: &Window, place: Range<u64>) -> Result<Self, Error> {
+        pages
+            .map(&place, window.fd.as_fd(), window.offset)
+            .map_err(failed_as("the window"))?;
+        pages.prefer_large(&place);
+        Ok(Self {
             place,
             warm: Warm::default(),
-        }
+        })
     }
 
     pub(super) fn reach(&self) -> Reach {

@@ -158,7 +158,7 @@ fn a_fold_that_writes_past_its_output() {
     overwrites(
         "(f32.store offset=4096 (i32.load offset=12 (local.get $call)) (f32.const 9)) (i32.const 0)",
         "",
-        "a slot that the call does not name",
+        "4084 bytes behind the vector of the output",
     );
 }
 
@@ -168,7 +168,7 @@ fn a_fold_that_writes_into_the_slack_after_the_last_slot() {
     overwrites(
         "(f32.store offset=20480 (i32.load offset=12 (local.get $call)) (f32.const 9)) (i32.const 0)",
         "",
-        "the slack after the last slot",
+        "20468 bytes behind the vector of the output",
     );
 }
 
@@ -197,7 +197,7 @@ fn a_bulk_operation_that_begins_in_the_output_and_ends_beyond() {
         "(memory.fill (i32.load offset=12 (local.get $call)) (i32.const 7) (i32.const 4097))
          (i32.const 0)",
         "",
-        "a slot that the call does not name",
+        "4084 bytes behind the vector of the output",
     );
 }
 

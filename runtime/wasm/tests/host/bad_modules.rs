@@ -192,7 +192,7 @@ fn lies_in_describe() {
     assert!(describing([1, 1, 0, 0, 8, 0, 0, 0]).contains("partial_bytes_per_element = 0"));
     assert!(describing([1, 1, 4, 5000, 8, 0, 0, 0]).contains("scalar_bytes = 5000"));
     assert!(describing([1, 1, 4, 0, 65, 0, 0, 0]).contains("max_inputs = 65"));
-    assert!(describing([1, 1, 4, 0, 8, 1, 0, 0]).contains("flags = 1"));
+    assert!(describing([1, 1, 4, 0, 8, 32, 0, 0]).contains("flags = 32"));
 }
 
 #[test]

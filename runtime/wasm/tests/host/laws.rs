@@ -117,7 +117,9 @@ fn partials_larger_than_declared_trap_at_the_page() {
         "{error}"
     );
     assert!(
-        error.to_string().contains("beyond what it declared"),
+        error
+            .to_string()
+            .contains("right behind the vector of the output"),
         "{error}"
     );
 }
@@ -134,6 +136,43 @@ fn scalars_that_were_not_declared_are_found() {
     let error = verdict(wat);
     assert!(matches!(error, Error::Overrun { at: 8, .. }), "{error}");
     assert!(error.to_string().contains("8 bytes of scalars"), "{error}");
+}
+
+#[test]
+fn a_fold_that_depends_on_where_its_range_begins_is_found() {
+    // Writes something else if the call is not about the beginning.
+    let wat = Wat {
+        fold: "(drop (call $sum (local.get $call)))
+            (if (i64.ne (i64.load offset=32 (local.get $call)) (i64.const 0)) (then
+              (f32.store (i32.load offset=12 (local.get $call)) (f32.const 1))))
+            (i32.const 0)",
+        ..SUM
+    };
+    let error = verdict(wat);
+    let Error::Ranges { part, at, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!((*part, *at), ("vector", 16_384));
+}
+
+#[test]
+fn scalars_that_depend_on_the_range_are_found() {
+    // The number of elements that the call was about.
+    let wat = Wat {
+        description: [1, 1, 4, 4, 8, 0, 0, 0],
+        fold: "(i32.store (i32.load offset=20 (local.get $call)) (i32.load offset=4 (local.get $call)))
+            (call $sum (local.get $call))",
+        ..SUM
+    };
+    let error = verdict(wat);
+    let scalars = matches!(
+        error,
+        Error::Ranges {
+            part: "scalars",
+            ..
+        }
+    );
+    assert!(scalars, "{error}");
 }
 
 #[test]

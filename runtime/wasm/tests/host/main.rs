@@ -5,8 +5,10 @@
 mod bad_calls;
 mod bad_modules;
 mod cache;
+mod encodings;
 mod examples;
 mod fedavg;
 mod fixture;
 mod laws;
+mod ranges;
 mod window;

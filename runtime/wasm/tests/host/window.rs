@@ -3,7 +3,7 @@
 use crate::fixture::{Arena, ENGINE, LIMITS, SUM, Wat, operands};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use std::os::fd::AsRawFd;
-use tributary_wasm::{CallError, Error, PAGE_BYTES, Place, Window};
+use tributary_wasm::{CallError, Error, PAGE_BYTES, Place, WINDOW_BYTES_MAX, Window};
 
 fn mappings(name: &str) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -256,7 +256,7 @@ fn windows_that_cannot_be_mapped_are_refused() {
 #[test]
 fn the_largest_window_is_mapped_and_used_at_its_end() {
     // 3.5 GiB of addresses, of which only what is touched becomes memory.
-    let slots = 3583;
+    let slots = WINDOW_BYTES_MAX / (1 << 20);
     let arena = Arena::new(slots, (1 << 20) - PAGE_BYTES);
     let mut instance = arena.instance(&SUM.function(), LIMITS, "");
     arena.write(slots - 2, &[1.0, 2.0]);
