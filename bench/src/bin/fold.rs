@@ -156,9 +156,10 @@ fn compare(name: &str, expected: &[f32], found: &[f32]) -> Result<()> {
             expected.len()
         );
     }
+    // What is no number is not close either.
+    let close = |expected: f32, found: f32| (expected - found).abs() <= TOLERANCE;
     let mut pairs = expected.iter().zip(found).enumerate();
-    // Not `>`: what is no number must not pass.
-    let wrong = pairs.find(|(_, (expected, found))| !((*expected - *found).abs() <= TOLERANCE));
+    let wrong = pairs.find(|(_, (expected, found))| !close(**expected, **found));
     if let Some((at, (expected, found))) = wrong {
         bail!("{name} has {found} at {at}, and the native kernel {expected}");
     }
