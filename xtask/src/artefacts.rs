@@ -47,7 +47,7 @@ pub(crate) fn build_for_benchmarks(workspace: &Workspace, recipe: &Recipe) -> Re
         let mut cargo = workspace.cargo();
         command::run(cargo.args(["build", "--release", "--package", "tributary"]))?;
         let mut cargo = workspace.cargo();
-        cargo.args(["build", "--release", "--locked", "--bins"]);
+        cargo.args(["build", "--release", "--bins"]);
         cargo.args(["--manifest-path", "bench/Cargo.toml", "--target-dir"]);
         command::run(cargo.arg(workspace.target_folder()))?;
         Ok(Outcome::Made)

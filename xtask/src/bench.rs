@@ -33,8 +33,8 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let names = chosen(workspace, &options.names)?;
     let recipe = setup::run(workspace, Scope::Build)?;
-    artefacts::build_for_benchmarks(workspace, &recipe)?;
     let peers = peers::install(workspace)?;
+    artefacts::build_for_benchmarks(workspace, &recipe)?;
     let plan = Plan {
         workspace,
         peers,
@@ -112,7 +112,9 @@ impl Plan<'_> {
         let mut program = self.program(REPORT);
         program.arg("--results").arg(&results).args(lines);
         if !self.quick {
-            program.arg("--readme").arg(self.workspace.root().join("README.md"));
+            program
+                .arg("--readme")
+                .arg(self.workspace.root().join("README.md"));
         }
         command::run(&mut program)?;
         let page = results.join("report.md");
