@@ -27,8 +27,7 @@ enum Outcome {
 
 /// Builds everything that is not up to date.
 pub(crate) fn build(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
-    step("functions", || functions::build(workspace, *recipe))?;
-    step("sidecar", || sidecar::build(workspace, *recipe))?;
+    build_foreign(workspace, recipe)?;
     step("the binary", || {
         let before = made(&workspace.binary());
         command::run(workspace.cargo().args(["build", "--package", "tributary"]))?;
@@ -39,6 +38,26 @@ pub(crate) fn build(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
             Outcome::Made
         })
     })
+}
+
+/// Builds what benchmarks run: the binary for release, and the benchmarks themselves.
+pub(crate) fn build_for_benchmarks(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
+    build_foreign(workspace, recipe)?;
+    step("the binary and the benchmarks, for release", || {
+        let mut cargo = workspace.cargo();
+        command::run(cargo.args(["build", "--release", "--package", "tributary"]))?;
+        let mut cargo = workspace.cargo();
+        cargo.args(["build", "--release", "--bins"]);
+        cargo.args(["--manifest-path", "bench/Cargo.toml", "--target-dir"]);
+        command::run(cargo.arg(workspace.target_folder()))?;
+        Ok(Outcome::Made)
+    })
+}
+
+/// What is not for the host.
+fn build_foreign(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
+    step("functions", || functions::build(workspace, *recipe))?;
+    step("sidecar", || sidecar::build(workspace, *recipe))
 }
 
 /// When a file was made, if it is there.

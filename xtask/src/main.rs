@@ -11,6 +11,7 @@
 )]
 
 mod artefacts;
+mod bench;
 mod command;
 mod demo;
 mod fingerprint;
@@ -52,6 +53,8 @@ enum Task {
     Build,
     /// Run real federated learning through a server of its own and check the result
     Demo(demo::Options),
+    /// Measure beside the peers, and write the page in bench/results
+    Bench(bench::Options),
     /// Run every check: formats, lints, unit, property, model and end-to-end tests
     Test,
 }
@@ -87,6 +90,7 @@ fn run(task: Task) -> Result<bool> {
             Ok(true)
         }
         Task::Demo(options) => demo::run(&workspace, &options),
+        Task::Bench(options) => bench::run(&workspace, &options),
         Task::Test => test::run(&workspace),
     }
 }

@@ -53,6 +53,11 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> Result<Recipe> {
     Ok(recipe)
 }
 
+/// Installs Debian packages that only some task needs; that task says why.
+pub(crate) fn install_packages(workspace: &Workspace, packages: Vec<&'static str>) -> Result<()> {
+    apt::install(workspace, packages)
+}
+
 /// Installs everything in the order in which one needs the other: Debian's packages, then what rustup
 /// has, then what is compiled with both.
 fn install(workspace: &Workspace, missing: &[Need]) -> Result<()> {

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) struct Workspace {
     root: PathBuf,
     cargo_target: PathBuf,
+    cache: PathBuf,
     tools: PathBuf,
 }
 
@@ -37,10 +38,12 @@ impl Workspace {
         };
         let cargo_target =
             env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+        let cache = cache_folder()?.join("tributary");
         Ok(Self {
             root: root.to_owned(),
             cargo_target: root.join(cargo_target),
-            tools: cache_folder()?.join("tributary/tools"),
+            tools: cache.join("tools"),
+            cache,
         })
     }
 
@@ -74,9 +77,24 @@ impl Workspace {
         self.cargo_target.join("debug/tributary-failpoints")
     }
 
+    /// Cargo's folder for builds of the workspace and of the benchmarks: they share what they compile.
+    pub(crate) fn target_folder(&self) -> &Path {
+        &self.cargo_target
+    }
+
+    /// Where programs lie that were built for release.
+    pub(crate) fn release_folder(&self) -> PathBuf {
+        self.cargo_target.join("release")
+    }
+
     /// Cargo's folder for a build with other flags or another compiler than the workspace's own.
     pub(crate) fn cargo_target(&self, name: &str) -> PathBuf {
         self.cargo_target.join("xtask").join(name)
+    }
+
+    /// The folder for what is installed once for all clones.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
     }
 
     /// Where tools that this program built itself are installed.

@@ -60,6 +60,7 @@ const WARNINGS_ARE_ERRORS: [&str; 3] = ["--", "--deny", "warnings"];
 fn format(context: &Context) -> Result<()> {
     let workspaces = [
         "Cargo.toml",
+        "bench/Cargo.toml",
         "functions/Cargo.toml",
         "ebpf/sidecar/Cargo.toml",
     ];
