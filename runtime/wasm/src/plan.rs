@@ -35,8 +35,7 @@ pub(crate) struct Operand {
     pub(crate) scalars: Option<u64>,
     /// What it has for the range of the call. Begins with a page, unless it is a sparse update's.
     pub(crate) vector: Range<u64>,
-    /// All that the call is given of it: of an update everything, tables too, of others the call's range (a
-    /// journal's image stands for a partial of which there is no more). Begins with a page.
+    /// What it has for the whole model, tables too: where a fault in it lies. Begins with a page.
     pub(crate) whole: Range<u64>,
     /// Its table.
     pub(crate) table: Option<u64>,
@@ -54,7 +53,12 @@ impl Operand {
 
     fn overlaps(&self, other: &Self) -> bool {
         let parts = |operand: &Self| {
-            let vector = operand.whole.start..operand.whole.end.next_multiple_of(PAGE_BYTES);
+            // Of an update the call may read all, of others its own range.
+            let all = operand.whole.start..operand.whole.end.next_multiple_of(PAGE_BYTES);
+            let vector = match operand.role {
+                Role::Input(_) => all,
+                _ => operand.pages(),
+            };
             [Some(vector), operand.scalars_page()]
         };
         let others = parts(other);
@@ -306,16 +310,18 @@ impl Planner<'_> {
         element_bytes: u64,
         scalars: Option<u64>,
     ) -> Result<Operand, String> {
+        // Only the range has to be there: a journal's image stands for a partial of which there is no more.
         let part = self.part(vector, element_bytes);
         let part = self.within(role, "vector", part.start, part.end - part.start)?;
+        let bytes = self.operands.model_elements.saturating_mul(element_bytes);
         if let Some(scalars) = scalars {
             self.within(role, "page of scalars", scalars, PAGE_BYTES)?;
         }
         Ok(Operand {
             role,
             scalars,
-            vector: part.clone(),
-            whole: part,
+            vector: part,
+            whole: vector..vector.saturating_add(bytes),
             table: None,
         })
     }

@@ -81,7 +81,10 @@ fn what_cannot_be_run_is_refused_before_it_is_kept(sidecar: Sidecar) {
     let server = Server::start(sidecar);
     let manifest = |line: &str| Manifest::fedavg("job", "{ expected: 20 }").with(line);
     let few = server
-        .try_deploy(&manifest("arena: { slots: 4 }"), &Model::filled(SMALL, 0.0))
+        .try_deploy(
+            &manifest("arena: { slots: 4 }").with("tree: { fanIn: 4 }"),
+            &Model::filled(SMALL, 0.0),
+        )
         .expect(2);
     assert!(
         few.stderr
