@@ -143,10 +143,15 @@ impl Scene {
         self.round += 1;
         let round = self.round;
         let (files, model) = &self.rounds[(round % DIFFERENT) as usize];
+        let mut turned_away = 0;
         for (index, (file, weight)) in files.iter().enumerate() {
             let query = format!("?round={round}&weight={weight}");
             let path = self.job.update_path(&format!("client-{index}"), &query);
-            let _ = self.connection.put(&path, file).expect(202);
+            // Where slots are few, a worker that is away for a second holds clients up.
+            while self.connection.put(&path, file).status != 202 {
+                turned_away += 1;
+                self.connection = Connection::open(self.server.address());
+            }
         }
         let path = format!("/v1/jobs/{}/model?after={round}&wait=60s", self.job.name());
         let told = format!("{what}, round {round}, seed {}", seed());
@@ -171,7 +176,7 @@ impl Scene {
                 status.rejected,
                 status.error
             ),
-            (CLIENTS as u32, CLIENTS as u32, 0, None),
+            (CLIENTS as u32, CLIENTS as u32, turned_away, None),
             "{told}"
         );
         // The published model and the one before it.

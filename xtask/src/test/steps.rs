@@ -91,8 +91,8 @@ fn lints(context: &Context) -> Result<()> {
     command::run(&mut cargo)?;
     let mut cargo = context.workspace.cargo();
     cargo
-        .args(["clippy", "--package", "tributary-node"])
-        .args(["--features", "failpoints"])
+        .args(["clippy", "--workspace", "--lib"])
+        .args(["--features", "tributary-node/failpoints"])
         .args(WARNINGS_ARE_ERRORS);
     command::run(&mut cargo)?;
     let mut cargo = functions_cargo(context);

@@ -90,6 +90,7 @@ pub(super) use armed::{check, reach};
 #[cfg(any(test, feature = "failpoints"))]
 mod armed {
     use super::{Moment, Step};
+    #[cfg(feature = "failpoints")]
     use rustix::process::Signal;
     use std::io::{self, ErrorKind};
     use std::path::Path;
@@ -207,6 +208,7 @@ mod armed {
             }
         }
 
+        #[cfg(feature = "failpoints")]
         fn meet(self) -> io::Result<()> {
             let signal = match self {
                 Self::Pass => return Ok(()),
