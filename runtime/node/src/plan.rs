@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     /// Threads of a worker that fold side by side, each its range of coordinates.
     pub threads: u32,
     pub commit: Commit,
+    /// Updates that are worth waiting for before they are folded: while they are, as many can arrive.
+    pub batch: u32,
     /// Elements of a part that is changed in place.
     pub part_elements: u32,
     pub geometry: Geometry,
@@ -201,6 +203,7 @@ fn fit(
         tree,
         threads,
         commit: layout.commit,
+        batch: (inputs / 2 / tree.lanes).clamp(1, function.max_inputs),
         part_elements: PART_ELEMENTS,
         geometry: geometry(inputs),
         models_kept: layout.models_kept,

@@ -63,6 +63,8 @@ pub(crate) struct Attach {
     pub lanes: u32,
     /// Threads that fold side by side.
     pub threads: u32,
+    /// Updates that are worth waiting for, before they are folded together.
+    pub batch: u32,
     /// Leaves take updates in the order of their arrival.
     pub ordered: bool,
     /// Accumulators are changed in place, under the undo journal.

@@ -17,11 +17,13 @@ mod team;
 
 use crate::clock::monotonic_ns;
 use crate::protocol::{Attach, FromWorker, Hello, ToWorker};
+use aggregator::Haste;
 use channel::{Control, Patience, Port, Ready};
 use failpoint::{Moment, Step};
 use job::{Job, StepError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 use tributary_sidecar_layout::{Descriptor, Destination};
 use tributary_wasm::{Engine, ModuleCache};
@@ -80,6 +82,8 @@ pub fn run() -> Result<(), Error> {
         cache,
         jobs: BTreeMap::new(),
         starved: BTreeSet::new(),
+        lingering_since: None,
+        last_step: Duration::ZERO,
     };
     worker.serve()
 }
@@ -93,6 +97,27 @@ struct Worker {
     jobs: BTreeMap<u32, Job>,
     /// Leaves that wait for a slot.
     starved: BTreeSet<Destination>,
+    /// Since when work lies there that may wait for more of it.
+    lingering_since: Option<Instant>,
+    /// How long the last step took.
+    last_step: Duration,
+}
+
+/// A slot becomes free with the next merge, which takes milliseconds.
+const MOMENT: Duration = Duration::from_millis(1);
+/// The longest that updates wait for more to come.
+const LINGER_MAX: Duration = Duration::from_millis(50);
+/// Steps that are shorter are done at once.
+const LINGER_WORTH: Duration = Duration::from_millis(1);
+
+/// What a worker does next.
+enum Next {
+    /// Work for an aggregator.
+    Now(Destination),
+    /// Look again after a pause, or when something arrives.
+    In(Duration),
+    /// Wait until something arrives.
+    Nothing,
 }
 
 impl Worker {
@@ -106,18 +131,14 @@ impl Worker {
             if ready.port {
                 self.read_port()?;
             }
-            let next = self.next_work();
-            if let Some(aggregator) = next {
-                self.step(aggregator)?;
-            }
-            let patience = match next {
-                Some(_) => Patience::None,
-                None if self.starved.is_empty() => Patience::Forever,
-                None => Patience::Moment,
+            let patience = match self.next_work() {
+                Next::Now(aggregator) => {
+                    self.step(aggregator)?;
+                    Patience::None
+                }
+                Next::In(pause) => Patience::For(pause),
+                Next::Nothing => Patience::Forever,
             };
-            if next.is_none() {
-                self.starved.clear();
-            }
             match channel::wait(&self.control, &self.port, patience)? {
                 Some(found) => ready = found,
                 None => {
@@ -129,15 +150,46 @@ impl Worker {
     }
 
     /// The aggregator to work for: the highest level first, because its work frees slots.
-    fn next_work(&self) -> Option<Destination> {
+    fn next_work(&mut self) -> Next {
+        let order = |(place, _): &(Destination, Haste)| {
+            let level = place.level().map(|level| level as u8);
+            (level, std::cmp::Reverse(place.index()))
+        };
         let ready = self.jobs.values().flat_map(Job::with_work);
-        let ready = ready.filter(|aggregator| !self.starved.contains(aggregator));
-        ready.max_by_key(|aggregator| {
-            (
-                aggregator.level().map(|l| l as u8),
-                std::cmp::Reverse(aggregator.index()),
-            )
-        })
+        let mut ready: Vec<_> = ready
+            .filter(|(place, _)| !self.starved.contains(place))
+            .collect();
+        ready.sort_by_key(|work| std::cmp::Reverse(order(work)));
+        let linger = self.linger();
+        let now = |(_, haste): &&(Destination, Haste)| *haste == Haste::Now || linger.is_zero();
+        if let Some((place, _)) = ready.iter().find(now) {
+            self.lingering_since = None;
+            return Next::Now(*place);
+        }
+        let Some((place, _)) = ready.first() else {
+            self.lingering_since = None;
+            if self.starved.is_empty() {
+                return Next::Nothing;
+            }
+            // Nobody tells that a slot is free.
+            self.starved.clear();
+            return Next::In(MOMENT);
+        };
+        let since = *self.lingering_since.get_or_insert_with(Instant::now);
+        let left = linger.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            self.lingering_since = None;
+            return Next::Now(*place);
+        }
+        Next::In(left)
+    }
+
+    /// How long few updates may wait for more: in proportion to what folding them together saves.
+    fn linger(&self) -> Duration {
+        if self.last_step < LINGER_WORTH {
+            return Duration::ZERO;
+        }
+        (self.last_step * 2).min(LINGER_MAX)
     }
 
     fn read_control(&mut self) -> Result<(), Error> {
@@ -195,7 +247,9 @@ impl Worker {
         let Some(job) = self.jobs.get_mut(&aggregator.job()) else {
             return Ok(());
         };
+        let started = Instant::now();
         let outcome = job.step(aggregator);
+        self.last_step = started.elapsed();
         let outbound: Vec<Descriptor> = job.take_outbound();
         if !outbound.is_empty() {
             failpoint::reach(Step::Tell, Moment::Begun);

@@ -95,14 +95,17 @@ impl Mode {
     }
 }
 
+/// The files that clients send in a round, and their weights.
+type Files = Vec<(Vec<u8>, f64)>;
+
 /// A job whose rounds are all known beforehand.
 struct Scene {
     server: Server,
     fates: Fates,
     job: Job,
     connection: Connection,
-    /// The files that clients send in a round, with their weights, and the model that they make.
-    rounds: Vec<(Vec<(Vec<u8>, f64)>, Model)>,
+    /// What clients send in a round, and the model that it makes.
+    rounds: Vec<(Files, Model)>,
     /// The free slots before the first round.
     free: u32,
     round: u64,

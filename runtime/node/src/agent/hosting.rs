@@ -95,6 +95,7 @@ pub(super) fn attachment(job: &Job) -> Attach {
         fan_in: job.plan.tree.fan_in,
         lanes: job.plan.tree.lanes,
         threads: job.plan.threads,
+        batch: job.plan.batch,
         ordered: spec.determinism == Determinism::Ordered,
         in_place: job.plan.commit == Commit::InPlace,
         part_elements: job.plan.part_elements,

@@ -44,6 +44,14 @@ pub(super) enum Order {
     Arrival(Contributors),
 }
 
+/// Whether work must be done at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Haste {
+    Now,
+    /// Folding more updates together costs less, and nobody waits for these.
+    MayWait,
+}
+
 /// One place in the tree, in one round.
 #[derive(Debug)]
 pub(super) struct Aggregator {
@@ -207,6 +215,18 @@ impl Aggregator {
                 [lone] => self.expected == Some(lone.contributors),
                 _ => true,
             },
+        }
+    }
+
+    /// Whether its work may wait until a batch of so many updates is there. The first fold of a round does not:
+    /// it makes everything warm. Nor does one of which all inputs have arrived: somebody waits for the model.
+    pub(super) fn haste(&self, batch: usize) -> Haste {
+        let leaf = self.place.level() == Some(Level::Leaf);
+        let few = leaf && self.ready() < batch && self.singly == 0;
+        if few && self.live.is_some() && self.expected.is_none() {
+            Haste::MayWait
+        } else {
+            Haste::Now
         }
     }
 

@@ -6,6 +6,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 use tributary_sidecar_layout::Descriptor;
 
 /// Takes control socket and port from standard input and output, and puts /dev/null there, so that
@@ -37,19 +38,13 @@ pub(super) fn inherited() -> io::Result<(Control, Port)> {
     ))
 }
 
-/// A slot becomes free with the next merge, which takes milliseconds.
-const MOMENT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 1_000_000,
-};
-
 /// How long a worker may sleep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Patience {
     /// There is work.
     None,
-    /// There is work for which a slot must become free, of which nobody tells.
-    Moment,
+    /// There is something to look after in a while.
+    For(Duration),
     /// There is nothing to do before a socket can be read.
     Forever,
 }
@@ -84,7 +79,10 @@ pub(super) fn wait(
     ];
     let timeout = match patience {
         Patience::None => Some(Timespec::default()),
-        Patience::Moment => Some(MOMENT),
+        Patience::For(pause) => Some(Timespec {
+            tv_sec: pause.as_secs() as i64,
+            tv_nsec: i64::from(pause.subsec_nanos()),
+        }),
         Patience::Forever => None,
     };
     rustix::io::retry_on_intr(|| poll(&mut sockets, timeout.as_ref()))?;

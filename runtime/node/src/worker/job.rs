@@ -3,7 +3,7 @@
 //! The commit protocol is [`Job::combine`]: read accumulator A and the inputs, write accumulator B,
 //! publish B with its contributors by one atomic store, and only then release A and the inputs.
 
-use super::aggregator::{Aggregator, Input, Order, Partial, Task};
+use super::aggregator::{Aggregator, Haste, Input, Order, Partial, Task};
 use super::failpoint::{self, Moment, Step};
 use super::in_place::place;
 use super::team::{Call, Team};
@@ -90,11 +90,12 @@ impl Job {
     }
 
     /// The aggregators that have something to do.
-    pub(super) fn with_work(&self) -> impl Iterator<Item = Destination> + '_ {
+    pub(super) fn with_work(&self) -> impl Iterator<Item = (Destination, Haste)> + '_ {
+        let batch = self.attach.batch as usize;
         self.aggregators
             .values()
             .filter(|a| a.has_work())
-            .map(|a| a.place)
+            .map(move |a| (a.place, a.haste(batch)))
     }
 
     /// Descriptors to send, made by the last step.
