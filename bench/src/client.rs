@@ -135,7 +135,7 @@ impl Connection {
                 break end + 4;
             }
         };
-        let (status, length) = parse(&read[..end])?;
+        let Head { status, length, .. } = Head::parse(&read[..end])?;
         Ok(Begun {
             connection: self,
             status,
@@ -195,21 +195,40 @@ fn head(method: &str, path: &str, length: u64) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// Status and length of a head.
-fn parse(head: &[u8]) -> Result<(u16, u64)> {
-    let text = std::str::from_utf8(head).context("the answer's head")?;
-    let mut lines = text.lines();
-    let status = lines.next().and_then(|line| line.split(' ').nth(1));
-    let status = status
-        .and_then(|status| status.parse().ok())
-        .with_context(|| format!("no status in {text:?}"))?;
-    let mut lengths = lines.filter_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let length = value.trim().parse().ok()?;
-        name.eq_ignore_ascii_case("content-length")
-            .then_some(length)
-    });
-    Ok((status, lengths.next_back().unwrap_or(0)))
+/// What the head of an answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    /// Bytes of the body.
+    pub(crate) length: u64,
+    /// The model's version, if the body is a model.
+    pub(crate) version: Option<u64>,
+}
+
+impl Head {
+    /// Reads a head, up to the body or shorter.
+    pub(crate) fn parse(head: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(head).context("the answer's head")?;
+        let mut lines = text.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1));
+        let status = status
+            .and_then(|status| status.parse().ok())
+            .with_context(|| format!("no status in {text:?}"))?;
+        let mut head = Self {
+            status,
+            length: 0,
+            version: None,
+        };
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            let number = value.trim().parse().ok();
+            if name.eq_ignore_ascii_case("content-length") {
+                head.length = number.unwrap_or(head.length);
+            } else if name.eq_ignore_ascii_case("tributary-version") {
+                head.version = number;
+            }
+        }
+        Ok(head)
+    }
 }
 
 /// Writes pieces one after the other, with as few calls as can be.
@@ -239,11 +258,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_say_status_and_length() {
-        let head = b"HTTP/1.1 202 Accepted\r\ncontent-length: 85\r\n\r\n";
-        assert_eq!(parse(head).unwrap(), (202, 85));
-        assert_eq!(parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap(), (204, 0));
-        assert!(parse(b"nonsense\r\n\r\n").is_err());
+    fn heads_say_status_length_and_version() {
+        let head = |status, length, version| Head {
+            status,
+            length,
+            version,
+        };
+        let text = b"HTTP/1.1 202 Accepted\r\ncontent-length: 85\r\n\r\n";
+        assert_eq!(Head::parse(text).unwrap(), head(202, 85, None));
+        let text = b"HTTP/1.1 200 OK\r\nTributary-Version: 7\r\nContent-Length: 9\r\n\r\n";
+        assert_eq!(Head::parse(text).unwrap(), head(200, 9, Some(7)));
+        let text = b"HTTP/1.1 204 No Content\r\n\r\n";
+        assert_eq!(Head::parse(text).unwrap(), head(204, 0, None));
+        assert!(Head::parse(b"nonsense\r\n\r\n").is_err());
     }
 
     #[test]

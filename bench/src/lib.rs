@@ -13,7 +13,9 @@
 pub mod client;
 pub mod figure;
 pub mod flower;
+pub mod histogram;
 pub mod hop;
+pub mod load;
 pub mod manifest;
 pub mod model;
 pub mod native;
@@ -30,6 +32,7 @@ pub mod wasm;
 
 pub use client::{Answer, Connection};
 pub use figure::{Figure, Output};
+pub use histogram::Histogram;
 pub use model::{Model, Update};
 pub use options::Options;
 pub use samples::{Contender, Samples, interleave};

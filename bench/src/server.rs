@@ -273,18 +273,26 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 /// Metrics in Prometheus' text format.
 #[derive(Clone, Debug)]
-pub struct Scrape(String);
+pub struct Scrape(pub(crate) String);
 
 impl Scrape {
+    /// The series of a family: their labels as they are written, and their values.
+    pub fn series<'a>(&'a self, family: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        self.0.lines().filter_map(move |line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            (name == family).then(|| Some((labels, value.parse().ok()?)))?
+        })
+    }
+
     /// The sum of a family's series whose labels hold `labels`, such as `job="bench"`; 0 if there is none.
     #[must_use]
     pub fn sum(&self, family: &str, labels: &str) -> f64 {
-        let values = self.0.lines().filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (name, rest) = series.split_once('{').unwrap_or((series, ""));
-            (name == family && rest.contains(labels)).then(|| value.parse::<f64>().ok())?
-        });
-        values.sum()
+        let series = self.series(family);
+        series
+            .filter(|(have, _)| have.contains(labels))
+            .map(|(_, value)| value)
+            .sum()
     }
 }
 

@@ -1,47 +1,63 @@
-//! The generator: one thread, one epoll, any number of connections.
+//! A generator of many small updates: one thread, one epoll, any number of kept connections with one request in flight
+//! on each. It plays whole rounds, one after the other.
+
+mod connection;
+mod schedule;
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
-use tributary_load::http::{Answer, Connection};
-use tributary_load::job;
-use tributary_load::sample::Sample;
+
+use crate::client::Head;
+use crate::{Model, Server, Update};
+use connection::Connection;
+use schedule::Schedule;
+
+/// The job that [`Server::deploy`] applies.
+const JOB: &str = "bench";
+/// The token of the connection for news.
+const NEWS: u64 = u64::MAX;
 
 /// When updates are sent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Pace {
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
     /// Each as soon as a connection is free.
     Closed,
     /// So many a second, whatever the server does.
-    Open { rate: f64 },
+    Open {
+        /// Updates a second.
+        rate: f64,
+    },
 }
 
-/// What a run measured.
-#[derive(Debug, Default)]
-pub(crate) struct Run {
+/// What a run has shown.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// Updates that were accepted.
     pub updates: u64,
-    pub elapsed: Duration,
-    /// From the moment an update was due (closed: was sent) to its answer.
-    pub latency: Sample,
-    pub rounds: u64,
-    /// From the answer to a round's last update to the news of its model.
-    pub turnover: Sample,
-    /// Updates that were told to come again because no slot was free.
-    pub no_slot: u64,
+    /// From the first update to the last answer.
+    pub seconds: f64,
+    /// Seconds from the moment an update was due (closed: was sent) to its answer.
+    pub latencies: Vec<f64>,
+    /// Seconds from the answer to a round's last update to the news of its model.
+    pub turnovers: Vec<f64>,
+    /// How often an update was told to come again because no slot was free.
+    pub sent_away: u64,
 }
 
 /// Connections to a job, and the round it is in.
-pub(crate) struct Load {
+#[derive(Debug)]
+pub struct Load {
     epoll: OwnedFd,
     connections: Vec<Connection>,
     /// Asks for the next model, and waits for it.
     news: Connection,
     idle: Vec<usize>,
-    in_flight: Vec<Option<Update>>,
+    in_flight: Vec<Option<Sent>>,
     body: Vec<u8>,
     clients: u32,
     round: u64,
@@ -51,29 +67,31 @@ pub(crate) struct Load {
     accepted: u32,
     /// When the last one was.
     complete: Option<Instant>,
-    again: Vec<Update>,
+    again: Vec<Sent>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Update {
+/// An update on its way.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
     round: u64,
     client: u32,
     due: Instant,
 }
 
-/// The token of the connection for news.
-const NEWS: u64 = u64::MAX;
-
 impl Load {
-    pub(crate) fn connect(
-        address: SocketAddr,
-        connections: usize,
+    /// Connects to a server whose job is complete with `clients` updates a round.
+    ///
+    /// # Errors
+    /// What the network says, or an answer that is no model.
+    pub fn connect(
+        server: &Server,
+        model: &Model,
         clients: u32,
-        elements: usize,
+        connections: usize,
     ) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let open = |token: u64| -> Result<Connection> {
-            let connection = Connection::open(address)?;
+            let connection = Connection::open(server.address())?;
             let data = EventData::new_u64(token);
             epoll::add(&epoll, connection.stream(), data, EventFlags::IN)?;
             Ok(connection)
@@ -81,7 +99,7 @@ impl Load {
         let opened = (0..connections as u64).map(open).collect::<Result<_>>()?;
         let mut news = open(NEWS)?;
         news.send(
-            format_args!("GET /v1/jobs/{}/model HTTP/1.1\r\nhost: bench", job::NAME),
+            format_args!("GET /v1/jobs/{JOB}/model HTTP/1.1\r\nhost: bench"),
             &[],
         )?;
         let round = news.wait()?.version.context("a model has a version")?;
@@ -91,7 +109,7 @@ impl Load {
             news,
             idle: (0..connections).collect(),
             in_flight: vec![None; connections],
-            body: job::file(elements, |element| element as f32 * 0.001),
+            body: Update::f32(model, 1).pieces().concat(),
             clients,
             round,
             begun: 0,
@@ -105,32 +123,35 @@ impl Load {
 
     /// Sends updates for `duration`, then no more; waits for the last answers. The next run goes on in the round
     /// that this one leaves open.
-    pub(crate) fn drive(&mut self, pace: Pace, duration: Duration) -> Result<Run> {
+    ///
+    /// # Errors
+    /// What the network says, or an update that is refused for good.
+    pub fn drive(&mut self, pace: Pace, duration: Duration) -> Result<Run> {
         let started = Instant::now();
         let mut run = Run::default();
-        let mut schedule = Schedule {
-            pace,
-            started,
-            until: started + duration,
-            given: 0,
-        };
+        let mut schedule = Schedule::new(pace, started, duration);
         let mut events = Vec::with_capacity(256);
         loop {
             self.send_due(&mut schedule)?;
-            let busy = self.idle.len() < self.connections.len() || !self.again.is_empty();
-            if !busy && Instant::now() >= schedule.until {
+            let now = Instant::now();
+            if self.is_quiet() && schedule.is_over(now) {
                 break;
             }
             let waits_for_clock = self.begun < self.clients && !self.idle.is_empty();
-            let timeout = schedule.timeout(waits_for_clock);
+            let timeout = timespec(schedule.timeout(now, waits_for_clock));
             events.clear();
             epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout))?;
             for event in &events {
                 self.ready(event, &mut run)?;
             }
         }
-        run.elapsed = started.elapsed();
+        run.seconds = started.elapsed().as_secs_f64();
         Ok(run)
+    }
+
+    /// Whether no update is on its way.
+    fn is_quiet(&self) -> bool {
+        self.idle.len() == self.connections.len() && self.again.is_empty()
     }
 
     /// Sends whatever is due, as far as connections are free and the round takes more.
@@ -140,7 +161,8 @@ impl Load {
                 Some(update) => Some(update),
                 None if self.begun < self.clients => {
                     let (round, client) = (self.round, self.begun);
-                    schedule.next().map(|due| Update { round, client, due })
+                    let due = schedule.next(Instant::now());
+                    due.map(|due| Sent { round, client, due })
                 }
                 None => None,
             };
@@ -148,12 +170,11 @@ impl Load {
             self.begun = self.begun.max(update.client + 1);
             self.idle.pop();
             self.in_flight[connection] = Some(update);
+            let Sent { round, client, .. } = update;
+            let length = self.body.len();
             let head = format_args!(
-                "PUT /v1/jobs/{}/updates/client-{}?round={}&weight=1 HTTP/1.1\r\nhost: bench\r\ncontent-length: {}",
-                job::NAME,
-                update.client,
-                self.round,
-                self.body.len()
+                "PUT /v1/jobs/{JOB}/updates/client-{client}?round={round}&weight=1 HTTP/1.1\r\n\
+                 host: bench\r\ncontent-length: {length}"
             );
             self.connections[connection].send(head, &self.body)?;
         }
@@ -164,7 +185,7 @@ impl Load {
         let token = event.data.u64();
         if token == NEWS {
             return match self.news.receive()? {
-                Some(answer) => self.news_came(answer, run),
+                Some(head) => self.news_came(head, run),
                 None => Ok(()),
             };
         }
@@ -175,10 +196,14 @@ impl Load {
         let update = self.in_flight[connection].take();
         let update = update.context("an answer without a request")?;
         self.idle.push(connection);
-        match answer.status {
+        self.answered(answer.status, update, run)
+    }
+
+    fn answered(&mut self, status: u16, update: Sent, run: &mut Run) -> Result<()> {
+        match status {
             202 => {
                 run.updates += 1;
-                run.latency.add(update.due.elapsed());
+                run.latencies.push(update.due.elapsed().as_secs_f64());
                 // The next model may overtake the answer to the round's last update.
                 self.accepted += u32::from(update.round == self.round);
                 if self.accepted == self.clients {
@@ -186,32 +211,30 @@ impl Load {
                 }
             }
             429 => {
-                run.no_slot += 1;
+                run.sent_away += 1;
                 self.again.push(update);
             }
-            status => bail!("an update of round {} was answered {status}", self.round),
+            status => bail!(
+                "an update of round {} was answered {status}: does another client send to this job?",
+                update.round
+            ),
         }
         Ok(())
     }
 
     fn ask_for_news(&mut self) -> Result<()> {
-        let head = format_args!(
-            "GET /v1/jobs/{}/model?after={}&wait=60s HTTP/1.1\r\nhost: bench",
-            job::NAME,
-            self.round
-        );
+        let round = self.round;
+        let head =
+            format_args!("GET /v1/jobs/{JOB}/model?after={round}&wait=60s HTTP/1.1\r\nhost: bench");
         self.news.send(head, &[])
     }
 
-    fn news_came(&mut self, answer: Answer, run: &mut Run) -> Result<()> {
+    fn news_came(&mut self, answer: Head, run: &mut Run) -> Result<()> {
         if let Some(version) = answer.version {
+            let complete = self.complete.take();
             // The last answer may still be on its way: then nobody waited.
-            let turnover = self
-                .complete
-                .take()
-                .map_or(Duration::ZERO, |at| at.elapsed());
-            run.turnover.add(turnover);
-            run.rounds += 1;
+            let turnover = complete.map_or(0.0, |at| at.elapsed().as_secs_f64());
+            run.turnovers.push(turnover);
             self.round = version;
             (self.begun, self.accepted) = (0, 0);
         }
@@ -219,48 +242,9 @@ impl Load {
     }
 }
 
-/// When the updates of a run are due.
-struct Schedule {
-    pace: Pace,
-    started: Instant,
-    until: Instant,
-    given: u64,
-}
-
-impl Schedule {
-    fn due(&self, now: Instant) -> Instant {
-        match self.pace {
-            Pace::Closed => now,
-            Pace::Open { rate } => self.started + Duration::from_secs_f64(self.given as f64 / rate),
-        }
-    }
-
-    /// The next update's moment, if it has come and the run is not over.
-    fn next(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        let due = self.due(now);
-        if due > now || due >= self.until {
-            return None;
-        }
-        self.given += 1;
-        Some(due)
-    }
-
-    /// How long to wait for answers before something else is due.
-    fn timeout(&self, waits_for_clock: bool) -> Timespec {
-        let now = Instant::now();
-        let next = match self.pace {
-            Pace::Open { .. } if waits_for_clock => self.due(now).min(self.until),
-            Pace::Open { .. } | Pace::Closed => self.until,
-        };
-        // After the end, the last answers are waited for.
-        let wait = match next.saturating_duration_since(now) {
-            Duration::ZERO => Duration::from_millis(10),
-            wait => wait,
-        };
-        Timespec {
-            tv_sec: wait.as_secs().cast_signed(),
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        }
+fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: time.as_secs().cast_signed(),
+        tv_nsec: i64::from(time.subsec_nanos()),
     }
 }
