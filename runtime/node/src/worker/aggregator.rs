@@ -290,6 +290,15 @@ impl Aggregator {
         self.put_back(inputs);
     }
 
+    /// Puts a child's partial back.
+    pub(super) fn put_back_partial(&mut self, child: &Partial) {
+        self.wait(Pending {
+            at: child.at,
+            contributors: child.contributors.len(),
+            client: 0,
+        });
+    }
+
     /// Puts inputs back to where they were.
     pub(super) fn put_back(&mut self, inputs: &[Input]) {
         let again = |input: &Input| Pending {

@@ -45,7 +45,7 @@ pub(super) enum StepError {
     Failed(FromWorker),
     /// The agent has declared this worker dead.
     Disowned,
-    /// A leaf wants to begin an accumulator, and the slots that are left are for those who free some.
+    /// No slot is free for the result, or only such as are kept for those who free some. Its inputs wait.
     NoRoom,
 }
 
@@ -189,13 +189,17 @@ impl Job {
             return Ok(());
         }
         if leaf && previous.is_none() && !self.may_begin() {
-            if let Some(aggregator) = self.aggregators.get_mut(&place) {
-                aggregator.put_back(inputs);
-            }
+            self.put_back(place, None, inputs);
             return Err(StepError::NoRoom);
         }
         let step = if leaf { Step::Fold } else { Step::Merge };
-        let output = self.claim_output(step, place, round)?;
+        let output = match self.claim_output(step, place, round) {
+            Ok(output) => output,
+            Err(error) => {
+                self.put_back(place, previous.as_ref(), inputs);
+                return Err(error);
+            }
+        };
         let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
         let previous_at = previous.as_ref().map(|partial| partial.at);
         let call = self.operands(round, previous_at, output.slot(), &operands);
@@ -261,7 +265,13 @@ impl Job {
         let started = Instant::now();
         let round = self.round(place);
         let model = self.aggregators.get(&place).and_then(|a| a.model);
-        let output = self.claim_output(Step::Finish, place, round)?;
+        let output = match self.claim_output(Step::Finish, place, round) {
+            Ok(output) => output,
+            Err(error) => {
+                self.put_back(place, Some(partial), &[]);
+                return Err(error);
+            }
+        };
         let call = Operands {
             model: model.map(|slot| self::place(&self.arena, slot)),
             ..self.operands(round, Some(partial.at), output.slot(), &[])
@@ -368,7 +378,8 @@ impl Job {
     }
 
     /// A slot for B. Every worker has one for a partial; for a model the gateway leaves one, or lets go of
-    /// those that arrive too late for the round, so waiting is short.
+    /// those that arrive too late for the round. Where a dead worker has left some behind, all may be taken:
+    /// they become free when what is in them is delivered again, so a worker must not wait here.
     fn claim_output(
         &self,
         step: Step,
@@ -381,15 +392,25 @@ impl Job {
         } else {
             Room::Partial
         };
-        loop {
-            match self.arena.claim(self.owner, room) {
-                Ok(Some(filling)) => {
-                    failpoint::reach(step, Moment::Claimed);
-                    return Ok(filling);
-                }
-                Ok(None) => std::thread::sleep(PAUSE),
-                Err(error) => return Err(self.failed_step(place, round, &error)),
+        match self.arena.claim(self.owner, room) {
+            Ok(Some(filling)) => {
+                failpoint::reach(step, Moment::Claimed);
+                Ok(filling)
             }
+            Ok(None) => Err(StepError::NoRoom),
+            Err(error) => Err(self.failed_step(place, round, &error)),
+        }
+    }
+
+    /// What a step would have worked on waits again.
+    fn put_back(&mut self, place: Destination, previous: Option<&Partial>, inputs: &[Input]) {
+        let Some(aggregator) = self.aggregators.get_mut(&place) else {
+            return;
+        };
+        aggregator.put_back(inputs);
+        // Its own accumulator it keeps; a child's that it would have continued waits with the others.
+        if let (None, Some(child)) = (&aggregator.live, previous) {
+            aggregator.put_back_partial(child);
         }
     }
 
