@@ -114,6 +114,10 @@ pub(crate) async fn run(
     let clock = tokio::time::sleep(Duration::ZERO);
     tokio::pin!(clock);
     loop {
+        if clock.is_elapsed() {
+            // It may have rung while something else was dealt with.
+            agent.moment();
+        }
         let next = tokio::time::Instant::from_std(agent.next_moment());
         // A clock that rings too early costs one look; setting it anew for every arrival costs more.
         if next < clock.deadline() || clock.is_elapsed() {
@@ -135,7 +139,7 @@ pub(crate) async fn run(
                 }
             },
             () = agent.wake.notified() => {}
-            () = &mut clock => agent.moment(),
+            () = &mut clock => {}
         }
         agent.count_workers();
     }

@@ -140,6 +140,10 @@ impl Aggregator {
                     slot: descriptor.slot,
                     generation: descriptor.generation,
                 };
+                if self.done {
+                    self.let_go(at, arena);
+                    return;
+                }
                 if !self.pending.iter().any(|pending| pending.at == at) {
                     self.note_first(descriptor);
                     self.wait(Pending {
@@ -233,10 +237,14 @@ impl Aggregator {
     /// What to do next, with at most `limit` inputs. Inputs that are already counted are released.
     pub(super) fn task(&mut self, limit: usize, arena: &Arena) -> Task {
         let limit = if self.singly > 0 { 1 } else { limit };
-        if let Some(live) = &self.live
+        if let Some(live) = self.live.clone()
             && self.expected == Some(live.contributors.len())
         {
-            return Task::Complete(live.clone());
+            // What still waits was folded before its worker died. Nobody will look at it again.
+            for left in std::mem::take(&mut self.pending) {
+                self.let_go(left.at, arena);
+            }
+            return Task::Complete(live);
         }
         let merges = self.place.level() != Some(Level::Leaf);
         // Without an accumulator, a merge continues the first child's partial in place.
@@ -290,6 +298,26 @@ impl Aggregator {
         self.put_back(inputs);
     }
 
+    /// Releases an input of which all clients are counted already.
+    fn let_go(&self, at: SlotRef, arena: &Arena) {
+        if self.is_current(at, &arena.info(at.slot)) && counted(at, self.round, arena) {
+            arena.release(at.slot, at.generation);
+        }
+    }
+
+    /// Whether a slot still holds the input that was announced.
+    fn is_current(&self, at: SlotRef, info: &SlotInfo) -> bool {
+        info.word.generation == at.generation
+            && matches!(info.word.state, State::Ready | State::Sent)
+            && info.round == self.round
+    }
+
+    /// Whether an aggregator without an accumulator gets an input that went on in a partial long ago: its worker
+    /// died before it could release it. Begun anew, it would never be complete, and hold a slot.
+    fn counted_elsewhere(&self, at: SlotRef, arena: &Arena) -> bool {
+        self.live.is_none() && counted(at, self.round, arena)
+    }
+
     /// Puts a child's partial back.
     pub(super) fn put_back_partial(&mut self, child: &Partial) {
         self.wait(Pending {
@@ -319,14 +347,11 @@ impl Aggregator {
         while inputs.len() < limit && !self.pending.is_empty() {
             let at = self.pending.remove(0).at;
             let info = arena.info(at.slot);
-            let current = info.word.generation == at.generation
-                && matches!(info.word.state, State::Ready | State::Sent)
-                && info.round == self.round;
-            if !current {
+            if !self.is_current(at, &info) {
                 continue;
             }
             let contributors = arena.contributors(at.slot);
-            if !counted.is_disjoint(&contributors) {
+            if !counted.is_disjoint(&contributors) || self.counted_elsewhere(at, arena) {
                 // Folded before its worker died, between the commit and this release. Overlaps are
                 // never merged: nobody counts twice.
                 arena.release(at.slot, at.generation);
@@ -344,6 +369,21 @@ impl Aggregator {
         }
         inputs
     }
+}
+
+/// Whether all clients of an input are inside another partial of the round.
+fn counted(input: SlotRef, round: u32, arena: &Arena) -> bool {
+    let clients = arena.contributors(input.slot);
+    let partial = |info: &SlotInfo| {
+        matches!(info.word.state, State::Live | State::Sent)
+            && info.round == round
+            && info.slot != input.slot
+    };
+    arena.in_use().filter(partial).any(|info| {
+        let inside = arena.contributors(info.slot).contains_all(&clients);
+        // Unless the slot has changed hands in between.
+        inside && arena.info(info.slot).word == info.word
+    })
 }
 
 #[cfg(test)]
