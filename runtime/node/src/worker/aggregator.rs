@@ -249,8 +249,7 @@ impl Aggregator {
         let merges = self.place.level() != Some(Level::Leaf);
         // Without an accumulator, a merge continues the first child's partial in place.
         let extra = usize::from(merges && self.live.is_none());
-        let limit = (limit + extra).min(self.ready());
-        let mut inputs = self.take_inputs(limit, arena);
+        let mut inputs = self.take_inputs(limit + extra, arena);
         if inputs.is_empty() {
             return Task::Wait;
         }
@@ -337,14 +336,18 @@ impl Aggregator {
         self.pending.splice(0..0, inputs.iter().map(again));
     }
 
-    /// Takes up to `limit` inputs that are disjoint from each other and from the accumulator.
+    /// Takes up to `limit` of the inputs that are ready, disjoint from each other and from the accumulator.
     fn take_inputs(&mut self, limit: usize, arena: &Arena) -> Vec<Input> {
         let mut counted = self
             .live
             .as_ref()
             .map_or_else(Contributors::default, |live| live.contributors.clone());
         let mut inputs: Vec<Input> = Vec::new();
-        while inputs.len() < limit && !self.pending.is_empty() {
+        // Those that are dropped here make no other one ready.
+        for _ in 0..self.ready() {
+            if inputs.len() == limit {
+                break;
+            }
             let at = self.pending.remove(0).at;
             let info = arena.info(at.slot);
             if !self.is_current(at, &info) {

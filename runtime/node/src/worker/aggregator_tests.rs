@@ -140,6 +140,32 @@ fn a_gap_is_waited_for() {
     assert_eq!(arena.free_slots(Room::Update), CLIENTS);
 }
 
+/// A worker died before it could release what it had folded: that makes nobody ready who is not.
+#[test]
+fn what_is_counted_already_opens_no_gap() {
+    let arena = arena();
+    let mut aggregator = ordered();
+    let first = update(&arena, 0);
+    let folded = arena.info(first.slot);
+    aggregator.live = Some(Partial {
+        at: SlotRef {
+            slot: first.slot,
+            generation: folded.word.generation,
+        },
+        contributors: Contributors::single(0),
+        sequence: 1,
+    });
+    for client in [0, 1, 3] {
+        let again = update(&arena, client);
+        aggregator.receive(&again, &arena);
+    }
+    let Task::Combine { inputs, .. } = aggregator.task(8, &arena) else {
+        panic!("client 1 comes next");
+    };
+    let clients: Vec<u32> = inputs.iter().map(|input| input.client).collect();
+    assert_eq!(clients, [1], "client 2 is missing");
+}
+
 #[test]
 fn without_an_order_nobody_waits() {
     let arena = arena();
