@@ -117,6 +117,7 @@ pub(crate) async fn run(
         if clock.is_elapsed() {
             // It may have rung while something else was dealt with.
             agent.moment();
+            agent.count_workers();
         }
         let next = tokio::time::Instant::from_std(agent.next_moment());
         // A clock that rings too early costs one look; setting it anew for every arrival costs more.
