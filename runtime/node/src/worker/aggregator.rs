@@ -155,7 +155,10 @@ impl Aggregator {
             }
             Some(Kind::Skip) => self.leave_out(descriptor.slot),
             Some(Kind::Close) => {
-                self.expected = Some(descriptor.slot);
+                // Refusals make the number smaller, and nothing makes it larger again: of two Closes that have
+                // overtaken each other, the smaller one is the later.
+                let told = descriptor.slot;
+                self.expected = Some(self.expected.map_or(told, |known| known.min(told)));
                 self.model = Some(descriptor.generation);
             }
             Some(Kind::Doorbell) | None => {}
