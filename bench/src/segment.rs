@@ -7,7 +7,8 @@ use std::ptr::{self, NonNull};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::MemfdFlags;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use tributary_arena::LARGE_PAGE_BYTES;
 use tributary_wasm::PAGE_BYTES;
 
 /// Coordinates are cut into so many parts, one for each thread.
@@ -17,6 +18,8 @@ pub const PARTS: usize = 2;
 #[derive(Debug)]
 pub struct Segment {
     fd: OwnedFd,
+    /// Addresses that the mapping lies in: a large page more than it needs.
+    reserved: NonNull<u8>,
     base: NonNull<u8>,
     slots: usize,
     elements: usize,
@@ -29,8 +32,8 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    /// Makes `slots` slots for vectors of `elements` elements; on huge pages where the system has them for shared
-    /// memory. All pages are there when this returns.
+    /// Makes `slots` slots for vectors of `elements` elements, on large pages as an arena's are. All pages are there
+    /// when this returns.
     ///
     /// # Errors
     /// If the memory is not there.
@@ -38,30 +41,55 @@ impl Segment {
         let fd = rustix::fs::memfd_create("tributary-bench", MemfdFlags::CLOEXEC)?;
         let mut segment = Self {
             fd,
+            reserved: NonNull::dangling(),
             base: NonNull::dangling(),
             slots,
             elements,
         };
         rustix::fs::ftruncate(&segment.fd, segment.len())?;
-        let len = usize::try_from(segment.len())?;
+        tributary_arena::take_large_pages(&segment.fd, 0..segment.len());
+        segment.map()?;
+        // SAFETY: the mapping is `len` bytes long, and nobody else has a pointer into it yet.
+        unsafe { ptr::write_bytes(segment.base.as_ptr(), 0, segment.len() as usize) };
+        Ok(segment)
+    }
+
+    /// Maps the file where large pages can be mapped: at an address that is a multiple of theirs.
+    fn map(&mut self) -> Result<()> {
+        let len = usize::try_from(self.len())?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at a place of the kernel's choice; nothing else is touched.
+        let reserved = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                self.reserved_bytes(),
+                ProtFlags::empty(),
+                flags,
+            )
+        };
+        let reserved = reserved.with_context(|| format!("{len} bytes of addresses"))?;
+        self.reserved = NonNull::new(reserved.cast()).context("a mapping at address 0")?;
+        let shift = reserved.addr().next_multiple_of(LARGE_PAGE_BYTES as usize) - reserved.addr();
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: these addresses lie within those that were reserved above for this alone.
         let base = unsafe {
             rustix::mm::mmap(
-                ptr::null_mut(),
+                reserved.wrapping_byte_add(shift),
                 len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &segment.fd,
+                access,
+                flags,
+                &self.fd,
                 0,
             )
         };
         let base = base.with_context(|| format!("{len} bytes of shared memory"))?;
-        segment.base = NonNull::new(base.cast()).context("a mapping at address 0")?;
-        // SAFETY: the range is the new mapping. That the system has no huge pages here is no error.
-        let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
-        // SAFETY: the range is the new mapping, `len` bytes long, and nobody else has a pointer into it yet.
-        unsafe { ptr::write_bytes(segment.base.as_ptr(), 0, len) };
-        Ok(segment)
+        self.base = NonNull::new(base.cast()).context("a mapping at address 0")?;
+        Ok(())
+    }
+
+    fn reserved_bytes(&self) -> usize {
+        (self.len() + LARGE_PAGE_BYTES) as usize
     }
 
     /// How many slots there are.
@@ -178,9 +206,10 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        if self.base != NonNull::dangling() {
-            // SAFETY: the mapping was made with this length, and every slice of it has ended with its borrow.
-            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len() as usize) };
+        if self.reserved != NonNull::dangling() {
+            let reserved = self.reserved.as_ptr().cast();
+            // SAFETY: the addresses were reserved with this length, and every slice of them has ended with its borrow.
+            let _ = unsafe { rustix::mm::munmap(reserved, self.reserved_bytes()) };
         }
     }
 }

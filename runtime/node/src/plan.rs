@@ -29,6 +29,8 @@ const PART_ELEMENTS: u32 = 256 << 10;
 const THREAD_ELEMENTS: u64 = 128 << 10;
 /// Small updates may fill this much memory while they wait.
 const SMALL_INPUT_BYTES: u64 = 16 << 20;
+/// Large updates that may wait or arrive: enough to fold some together while others arrive. The *k* of the bound.
+const LARGE_INPUTS: u64 = 8;
 /// Slots that are looked through at each claim, at most.
 const INPUTS_MAX: u64 = 256;
 
@@ -215,7 +217,7 @@ fn fit(
 /// Slots for updates that wait or arrive, if memory is no question.
 ///
 /// One leaf folds faster than updates arrive, so few have to wait: all slots together are those of `k + 3`
-/// models, with `k` inputs to a call. Small updates may have more.
+/// models. Small updates may have more.
 fn inputs_wanted(
     spec: &JobSpec,
     layout: Layout,
@@ -223,7 +225,7 @@ fn inputs_wanted(
     vectors: Vectors,
     function: &Description,
 ) -> u32 {
-    let inputs = u64::from(function.max_inputs);
+    let inputs = u64::from(function.max_inputs).min(LARGE_INPUTS);
     let small = (SMALL_INPUT_BYTES / vectors.model_bytes.max(4096)).min(INPUTS_MAX);
     let wanted = if spec.tree.fan_in.is_none() {
         let partials = u64::from(layout.partials) * vectors.partial_bytes;
