@@ -1,6 +1,5 @@
 //! A client that costs as little as a client can: one blocking socket, HTTP/1.1, bodies straight from where they lie.
 
-use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -102,24 +101,6 @@ impl Connection {
             Ok(begun) => begun.finish(),
             Err(error) => Err(written.err().unwrap_or(error)),
         }
-    }
-
-    /// Sends a request whose body is a file, which the kernel hands over without copying it.
-    ///
-    /// # Errors
-    /// As for [`Self::send`].
-    pub fn send_file(&mut self, method: &str, path: &str, file: &File) -> Result<Answer> {
-        let length = file.metadata()?.len();
-        self.send_made(method, path, length, |stream| {
-            let mut sent = 0;
-            while sent < length {
-                let left = usize::try_from(length - sent)?;
-                if rustix::fs::sendfile(&*stream, file, Some(&mut sent), left)? == 0 {
-                    bail!("the connection takes no more bytes");
-                }
-            }
-            Ok(())
-        })
     }
 
     /// Fetches.

@@ -1,10 +1,5 @@
 //! Models with the tensor shapes of real networks, as safetensors files.
 
-use std::fs::File;
-use std::io::Write as _;
-
-use anyhow::Result;
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Map, Value, json};
 
 /// A tensor of a model.
@@ -118,18 +113,6 @@ impl Update {
     #[must_use]
     pub fn pieces(&self) -> [&[u8]; 2] {
         [&self.header, &self.elements]
-    }
-
-    /// The file, in memory.
-    ///
-    /// # Errors
-    /// If there is not so much memory.
-    pub fn file(&self) -> Result<File> {
-        let mut file = File::from(memfd_create("update", MemfdFlags::CLOEXEC)?);
-        for piece in self.pieces() {
-            file.write_all(piece)?;
-        }
-        Ok(file)
     }
 
     /// Bytes of the file.

@@ -1,6 +1,5 @@
-//! Clients that play rounds: over raw sockets, with bodies that are files in memory, so that the machine works for the server.
+//! Clients that play rounds: over raw sockets, with bodies that lie ready, so that the machine works for the server.
 
-use std::fs::File;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -31,8 +30,7 @@ pub struct Cost {
 #[derive(Debug)]
 pub struct Clients<'a> {
     server: &'a Server,
-    /// With their lengths.
-    updates: Vec<(File, u64)>,
+    updates: Vec<Update>,
     count: usize,
     round: AtomicU64,
     bytes: AtomicU64,
@@ -46,26 +44,22 @@ impl<'a> Clients<'a> {
     pub fn deploy(server: &'a Server, model: &Model, count: usize) -> Result<Self> {
         let expected = u32::try_from(count)?;
         server.deploy(model, expected, |_| ())?;
-        Self::of(server, model, count)
+        Ok(Self::of(server, model, count))
     }
 
     /// The clients of a job that has been deployed already.
-    ///
-    /// # Errors
-    /// If there is no memory for their updates.
-    pub fn of(server: &'a Server, model: &Model, count: usize) -> Result<Self> {
+    #[must_use]
+    pub fn of(server: &'a Server, model: &Model, count: usize) -> Self {
         let different = UPDATES.min(count) as u64;
-        let updates = (1..=different).map(|client| {
-            let update = Update::f32(model, client);
-            Ok((update.file()?, update.len()))
-        });
-        Ok(Self {
+        Self {
             server,
-            updates: updates.collect::<Result<_>>()?,
+            updates: (1..=different)
+                .map(|client| Update::f32(model, client))
+                .collect(),
             count,
             round: AtomicU64::new(1),
             bytes: AtomicU64::new(0),
-        })
+        }
     }
 
     /// Bytes of all updates that have been sent.
@@ -138,11 +132,11 @@ impl<'a> Clients<'a> {
     }
 
     fn send(&self, connection: &mut Connection, client: usize, round: u64) -> Result<()> {
-        let (update, length) = &self.updates[client % self.updates.len()];
+        let update = &self.updates[client % self.updates.len()];
         let path = format!("/v1/jobs/{JOB}/updates/client-{client}?round={round}&weight=1");
-        let answer = connection.send_file("PUT", &path, update)?.success();
+        let answer = connection.send("PUT", &path, &update.pieces())?.success();
         answer.with_context(|| format!("client {client} in round {round}"))?;
-        self.bytes.fetch_add(*length, Ordering::Relaxed);
+        self.bytes.fetch_add(update.len(), Ordering::Relaxed);
         Ok(())
     }
 }
