@@ -10,6 +10,7 @@
 
 mod aggregator;
 mod channel;
+mod combine;
 mod failpoint;
 mod in_place;
 mod job;

@@ -6,7 +6,7 @@
 
 use super::aggregator::{Input, Partial};
 use super::failpoint::{self, Moment, Step as Point};
-use super::job::{Job, StepError};
+use super::job::{Job, StepError, place_of};
 use super::team::{Call, Member};
 use crate::round::Epoch;
 use tributary_arena::{Arena, Phase, SlotRef, State, Step};
@@ -49,7 +49,7 @@ impl Fold<'_> {
                 elements: piece.elements,
                 model_elements: self.elements,
                 previous: Some(self.image(member.lane, piece.first_element)),
-                output: place(self.arena, self.step.accumulator.slot),
+                output: place_of(self.arena, self.step.accumulator.slot),
                 model: None,
                 inputs: &self.inputs,
             };
@@ -71,11 +71,6 @@ impl Fold<'_> {
                 - first_element * self.bytes_per_element,
         }
     }
-}
-
-/// Where a slot lies in the arena's data.
-pub(super) fn place(arena: &Arena, slot: u32) -> Place {
-    Place::at(arena.geometry().slot_offset(slot))
 }
 
 impl Job {

@@ -1,27 +1,21 @@
-//! A job on a worker: its arena, its function's instance, its aggregators.
+//! A job on a worker: its arena, its function's instances, its aggregators, and what it tells of its steps.
 //!
-//! The commit protocol is [`Job::combine`]: read accumulator A and the inputs, write accumulator B,
-//! publish B with its contributors by one atomic store, and only then release A and the inputs.
+//! What the steps do is in [`super::combine`] and [`super::in_place`].
 
-use super::aggregator::{Aggregator, Haste, Input, Order, Partial, Task};
+use super::aggregator::{Aggregator, Haste, Order, Partial, Task};
 use super::failpoint::{self, Moment, Step};
-use super::in_place::place;
-use super::team::{Call, Team};
+use super::team::Team;
 use crate::clock::monotonic_ns;
 use crate::protocol::{Activation, Attach, Completion, FromWorker, Hello, Work};
-use crate::round::Epoch;
 use crate::tree;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::debug;
-use tributary_arena::{
-    Arena, Claim, Contributors, Filling, Kind as SlotKind, Room, SlotInfo, SlotRef, State,
-};
+use tributary_arena::{Arena, Contributors, SlotInfo, SlotRef};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
-use tributary_wasm::{CallError, Content, Encoding, Engine, Function, ModuleCache, Operands};
+use tributary_wasm::{CallError, Content, Encoding, Engine, Function, ModuleCache, Place};
 
-/// How long a worker sleeps when the agent is behind (ring full) or a slot is not free yet.
+/// How long a worker sleeps when the agent is behind: its ring is full.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a job cannot be hosted.
@@ -56,7 +50,7 @@ pub(super) struct Job {
     pub(super) team: Team,
     aggregators: BTreeMap<Destination, Aggregator>,
     outbound: Vec<Descriptor>,
-    owner: u32,
+    pub(super) owner: u32,
     pub(super) ring: u32,
     /// Since when the job is hosted here.
     attached_ns: u64,
@@ -160,135 +154,13 @@ impl Job {
         }
     }
 
-    fn combine(
-        &mut self,
-        place: Destination,
-        previous: Option<Partial>,
-        inputs: &[Input],
-    ) -> Result<(), StepError> {
-        let started = Instant::now();
-        let round = self.round(place);
-        let leaf = place.level() == Some(Level::Leaf);
-        if let Some(accumulator) = previous.as_ref().filter(|_| leaf && self.attach.in_place) {
-            let activation = self.activation(place);
-            self.fold_in_place(place, accumulator, inputs)?;
-            let contributors = self.arena.contributors(accumulator.at.slot);
-            let live = Partial {
-                contributors,
-                ..accumulator.clone()
-            };
-            self.set_live(place, live);
-            self.record(
-                Work::Fold,
-                place,
-                round,
-                inputs.len() as u32,
-                started,
-                activation,
-            );
-            return Ok(());
-        }
-        if leaf && previous.is_none() && !self.may_begin() {
-            self.put_back(place, None, inputs);
-            return Err(StepError::NoRoom);
-        }
-        let step = if leaf { Step::Fold } else { Step::Merge };
-        let output = match self.claim_output(step, place, round) {
-            Ok(output) => output,
-            Err(error) => {
-                self.put_back(place, previous.as_ref(), inputs);
-                return Err(error);
-            }
-        };
-        let operands: Vec<_> = inputs.iter().map(|input| self.operand(input)).collect();
-        let previous_at = previous.as_ref().map(|partial| partial.at);
-        let call = self.operands(round, previous_at, output.slot(), &operands);
-        let activation = self.activation(place);
-        let called = self
-            .team
-            .call(if leaf { Call::Fold } else { Call::Merge }, &call);
-        if let Err(error) = called {
-            drop(output);
-            return self.failed_combine(place, inputs, &error);
-        }
-        failpoint::reach(step, Moment::Computed);
-
-        let mut contributors = previous
-            .as_ref()
-            .map_or_else(Contributors::default, |partial| {
-                partial.contributors.clone()
-            });
-        inputs
-            .iter()
-            .for_each(|input| contributors.extend(&input.contributors));
-        let sequence = previous.as_ref().map_or(0, |partial| partial.sequence) + 1;
-        let live = self.commit(step, place, output, contributors, sequence)?;
-        for input in inputs {
-            self.arena.release(input.at.slot, input.at.generation);
-            failpoint::reach(step, Moment::InputReleased);
-        }
-        if let Some(previous) = previous {
-            self.arena.release(previous.at.slot, previous.at.generation);
-            failpoint::reach(step, Moment::PreviousReleased);
-        }
-        let read = inputs.len() as u32 + u32::from(!leaf && self.is_first(place));
-        self.set_live(place, live);
-        self.record(
-            if leaf { Work::Fold } else { Work::Merge },
-            place,
-            round,
-            read,
-            started,
-            activation,
-        );
-        failpoint::reach(step, Moment::Recorded);
-        Ok(())
-    }
-
     /// How long the leaf's first input of the round has waited, if it is read now.
-    fn activation(&mut self, place: Destination) -> Option<Activation> {
+    pub(super) fn activation(&mut self, place: Destination) -> Option<Activation> {
         let sent_ns = self.aggregators.get_mut(&place)?.first_sent_ns.take()?;
         Some(Activation {
             nanoseconds: monotonic_ns().saturating_sub(sent_ns),
             cold: sent_ns < self.attached_ns,
         })
-    }
-
-    /// True while the aggregator has no accumulator of its own: it continued a child's partial.
-    fn is_first(&self, place: Destination) -> bool {
-        self.aggregators
-            .get(&place)
-            .is_some_and(|a| a.live.is_none())
-    }
-
-    fn finish(&mut self, place: Destination, partial: &Partial) -> Result<(), StepError> {
-        let started = Instant::now();
-        let round = self.round(place);
-        let model = self.aggregators.get(&place).and_then(|a| a.model);
-        let output = match self.claim_output(Step::Finish, place, round) {
-            Ok(output) => output,
-            Err(error) => {
-                self.put_back(place, Some(partial), &[]);
-                return Err(error);
-            }
-        };
-        let call = Operands {
-            model: model.map(|slot| self::place(&self.arena, slot)),
-            ..self.operands(round, Some(partial.at), output.slot(), &[])
-        };
-        if let Err(error) = self.team.call(Call::Finish, &call) {
-            drop(output);
-            return Err(self.fail_round(place, &error));
-        }
-        failpoint::reach(Step::Finish, Moment::Computed);
-        let contributors = partial.contributors.clone();
-        self.commit(Step::Finish, place, output, contributors, 0)?;
-        self.arena.release(partial.at.slot, partial.at.generation);
-        failpoint::reach(Step::Finish, Moment::PreviousReleased);
-        self.mark_done(place);
-        self.record(Work::Finish, place, round, 1, started, None);
-        failpoint::reach(Step::Finish, Moment::Recorded);
-        Ok(())
     }
 
     /// The partial goes to the parent as it lies: the slot changes hands, no byte moves.
@@ -314,148 +186,15 @@ impl Job {
         } else {
             // Not done: if whoever hosts the parent dies before it has read the partial, the agent sends
             // it here again, because the slot names the child that made it.
-            self.record(Work::Pass, place, round, 0, Instant::now(), None);
+            self.record(Work::Pass, place, 0, Instant::now(), None);
         }
     }
 
-    fn mark_done(&mut self, place: Destination) {
+    pub(super) fn mark_done(&mut self, place: Destination) {
         if let Some(aggregator) = self.aggregators.get_mut(&place) {
             aggregator.done = true;
             aggregator.live = None;
         }
-    }
-
-    /// Publishes B: the commit point.
-    fn commit(
-        &self,
-        step: Step,
-        place: Destination,
-        output: Filling,
-        contributors: Contributors,
-        sequence: u32,
-    ) -> Result<Partial, StepError> {
-        let at = SlotRef {
-            slot: output.slot(),
-            generation: output.generation(),
-        };
-        let (state, kind) = match step {
-            Step::Finish => (State::Model, SlotKind::Model),
-            _ => (State::Live, SlotKind::Partial),
-        };
-        let claim = Claim {
-            kind,
-            aggregator: place,
-            round: self.round(place),
-            weight: 0.0,
-            client: 0,
-            sequence,
-            content: tributary_arena::Content::default(),
-            contributors: contributors.clone(),
-        };
-        let output = output.describe(&claim);
-        failpoint::reach(step, Moment::Described);
-        if output.publish(state) {
-            failpoint::reach(step, Moment::Committed);
-            Ok(Partial {
-                at,
-                contributors,
-                sequence,
-            })
-        } else {
-            Err(StepError::Disowned)
-        }
-    }
-
-    /// Whether a leaf may take a slot that it will not soon give back. Merges, and folds that replace an
-    /// accumulator, need one for each worker; without them no slot would ever become free.
-    fn may_begin(&self) -> bool {
-        let kept = if self.attach.in_place {
-            0
-        } else {
-            self.attach.lanes
-        };
-        self.arena.free_slots(Room::Partial) > kept
-    }
-
-    /// A slot for B. Every worker has one for a partial; for a model the gateway leaves one, or lets go of
-    /// those that arrive too late for the round. Where a dead worker has left some behind, all may be taken:
-    /// they become free when what is in them is delivered again, so a worker must not wait here.
-    fn claim_output(
-        &self,
-        step: Step,
-        place: Destination,
-        round: u32,
-    ) -> Result<Filling, StepError> {
-        failpoint::reach(step, Moment::Begun);
-        let room = if step == Step::Finish {
-            Room::Update
-        } else {
-            Room::Partial
-        };
-        match self.arena.claim(self.owner, room) {
-            Ok(Some(filling)) => {
-                failpoint::reach(step, Moment::Claimed);
-                Ok(filling)
-            }
-            Ok(None) => Err(StepError::NoRoom),
-            Err(error) => Err(self.failed_step(place, round, &error)),
-        }
-    }
-
-    /// What a step would have worked on waits again.
-    fn put_back(&mut self, place: Destination, previous: Option<&Partial>, inputs: &[Input]) {
-        let Some(aggregator) = self.aggregators.get_mut(&place) else {
-            return;
-        };
-        aggregator.put_back(inputs);
-        // Its own accumulator it keeps; a child's that it would have continued waits with the others.
-        if let (None, Some(child)) = (&aggregator.live, previous) {
-            aggregator.put_back_partial(child);
-        }
-    }
-
-    pub(super) fn failed_step(
-        &self,
-        place: Destination,
-        round: u32,
-        error: &tributary_arena::Error,
-    ) -> StepError {
-        StepError::Failed(FromWorker::Failed {
-            destination: place.raw(),
-            round,
-            error: error.to_string(),
-        })
-    }
-
-    /// Several inputs failed together: take them singly. One failed alone: it is left out. Partials
-    /// hold many clients, so a failing merge ends the round instead.
-    fn failed_combine(
-        &mut self,
-        place: Destination,
-        inputs: &[Input],
-        error: &CallError,
-    ) -> Result<(), StepError> {
-        if place.level() != Some(Level::Leaf) {
-            return Err(self.fail_round(place, error));
-        }
-        self.renew_instance(place)?;
-        if let [only] = inputs {
-            self.arena.release(only.at.slot, only.at.generation);
-            if let Some(aggregator) = self.aggregators.get_mut(&place) {
-                aggregator.leave_out(only.client);
-            }
-            return Err(StepError::Refused(FromWorker::Refused {
-                destination: place.raw(),
-                round: self.round(place),
-                client: only.client,
-                error: self.told(error),
-            }));
-        }
-        debug!(%error, inputs = inputs.len(), "several inputs failed together; taking them singly");
-        if let Some(aggregator) = self.aggregators.get_mut(&place) {
-            aggregator.retry_singly(inputs);
-        }
-        Ok(())
     }
 
     pub(super) fn fail_round(&mut self, place: Destination, error: &CallError) -> StepError {
@@ -472,12 +211,12 @@ impl Job {
         })
     }
 
-    fn told(&self, error: &CallError) -> String {
+    pub(super) fn told(&self, error: &CallError) -> String {
         format!("function {}: {error}", self.attach.function)
     }
 
     /// After a trap an instance's memory means nothing any more.
-    fn renew_instance(&mut self, place: Destination) -> Result<(), StepError> {
+    pub(super) fn renew_instance(&mut self, place: Destination) -> Result<(), StepError> {
         match Team::new(&self.function, &self.attach, &self.arena) {
             Ok(team) => {
                 self.team = team;
@@ -491,15 +230,16 @@ impl Job {
         }
     }
 
-    fn record(
+    /// Tells the agent of a step.
+    pub(super) fn record(
         &mut self,
         work: Work,
         place: Destination,
-        round: u32,
         inputs: u32,
         started: Instant,
         activation: Option<Activation>,
     ) {
+        let round = self.round(place);
         let completion = Completion {
             work,
             destination: place,
@@ -522,7 +262,21 @@ impl Job {
         });
     }
 
-    fn set_live(&mut self, place: Destination, live: Partial) {
+    /// The accumulator that an aggregator has of its own.
+    pub(super) fn live(&self, place: Destination) -> Option<&Partial> {
+        self.aggregators.get(&place)?.live.as_ref()
+    }
+
+    pub(super) fn aggregator_mut(&mut self, place: Destination) -> Option<&mut Aggregator> {
+        self.aggregators.get_mut(&place)
+    }
+
+    /// The slot of the model that the round began with, as far as the top has been told.
+    pub(super) fn model_slot(&self, place: Destination) -> Option<u32> {
+        self.aggregators.get(&place)?.model
+    }
+
+    pub(super) fn set_live(&mut self, place: Destination, live: Partial) {
         if let Some(aggregator) = self.aggregators.get_mut(&place) {
             aggregator.live = Some(live);
         }
@@ -532,41 +286,12 @@ impl Job {
         self.aggregators.get(&place).map_or(0, |a| a.round)
     }
 
-    /// What a call over the whole model works on.
-    fn operands<'a>(
-        &self,
-        epoch: u32,
-        previous: Option<SlotRef>,
-        output: u32,
-        inputs: &'a [tributary_wasm::Input],
-    ) -> Operands<'a> {
-        Operands {
-            round: u64::from(Epoch::from_raw(epoch).round()),
-            first_element: 0,
-            elements: self.attach.elements,
-            model_elements: u64::from(self.attach.elements),
-            previous: previous.map(|at| place(&self.arena, at.slot)),
-            output: place(&self.arena, output),
-            model: None,
-            inputs,
-        }
-    }
-
-    fn operand(&self, input: &Input) -> tributary_wasm::Input {
-        tributary_wasm::Input {
-            place: place(&self.arena, input.at.slot),
-            weight: input.weight,
-            contributors: input.contributors.len(),
-            content: input.content,
-        }
-    }
-
     /// The updates in some slots, as a call takes them.
     pub(super) fn operands_of(&self, inputs: &[SlotRef]) -> Vec<tributary_wasm::Input> {
         let operand = |at: &SlotRef| {
             let info = self.arena.info(at.slot);
             tributary_wasm::Input {
-                place: place(&self.arena, at.slot),
+                place: place_of(&self.arena, at.slot),
                 weight: info.weight,
                 contributors: self.arena.contributors(at.slot).len(),
                 content: content(&info),
@@ -574,6 +299,11 @@ impl Job {
         };
         inputs.iter().map(operand).collect()
     }
+}
+
+/// Where a slot lies in the arena's data.
+pub(super) fn place_of(arena: &Arena, slot: u32) -> Place {
+    Place::at(arena.geometry().slot_offset(slot))
 }
 
 /// How the values in a slot are encoded.
