@@ -306,3 +306,18 @@ pub(super) fn refuse(gateway: &Gateway, address: &Address) -> Refusal {
     job.count_outcome(refusal.problem().slug());
     refusal
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_is_who_comes_over_loopback() {
+        for near in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(Leases::new(near.parse().unwrap()).local, "{near}");
+        }
+        for far in ["10.0.0.1", "0.0.0.0", "::", "::ffff:10.0.0.1", "fe80::1"] {
+            assert!(!Leases::new(far.parse().unwrap()).local, "{far}");
+        }
+    }
+}

@@ -117,10 +117,10 @@ impl Job {
     /// Enters an update, publishes its slot and sends its descriptor.
     pub(crate) fn accept(&self, update: Update, filling: Filling) -> Result<Accepted, Refusal> {
         let mut state = self.lock();
-        state.check_round(update.round)?;
         if let Some(answer) = state.answer_known(&update.client, update.round, update.digest) {
             return answer;
         }
+        state.check_round(update.round)?;
         let now = Instant::now();
         let epoch = state.round.epoch;
         let Some(placement) = state.round.accept(update.client, update.digest, now) else {
