@@ -152,6 +152,7 @@ pub(super) struct Sender<'a> {
 }
 
 /// How much of an update came, and was copied.
+#[derive(Clone, Copy)]
 pub(super) struct Bytes {
     pub sent: u64,
     pub copied: u64,

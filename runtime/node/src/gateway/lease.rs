@@ -193,7 +193,7 @@ impl Leases {
         // From here on the slot is the gateway's alone: it is published or freed.
         let filling = job
             .end_lease(held.slot)
-            .ok_or_else(|| Refusal::UnknownSlot(held.ticket))?;
+            .ok_or(Refusal::UnknownSlot(held.ticket))?;
         ingest::check_sender(job, &sender.client, round)?;
         let mut digest = sender.digest(gateway);
         ingest::target(job).check(&filling, &mut digest).await?;
