@@ -7,7 +7,7 @@ use super::refusal::Refusal;
 use tributary_api::Name;
 use tributary_api::model::{Encoding, ModelLayout, Part, UpdatePlan};
 use tributary_arena::Filling;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 /// Bytes that are read, checked and hashed at a time, while they are in the cache.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
@@ -27,7 +27,7 @@ impl Target<'_> {
         vector: &mut [u8],
         plan: &UpdatePlan,
         reader: &mut Reader<'_, S>,
-        digest: &mut Xxh3,
+        digest: &mut XxHash3_128,
     ) -> Result<(), Refusal> {
         let gap = plan.slot.gap();
         vector[gap.start as usize..gap.end as usize].fill(0);
@@ -38,7 +38,7 @@ impl Target<'_> {
             while begin < end {
                 let piece = begin..end.min(begin + PIECE_BYTES);
                 reader.fill(&mut vector[piece.clone()]).await?;
-                digest.update(&vector[piece.clone()]);
+                digest.write(&vector[piece.clone()]);
                 begin = piece.end;
                 pieces
                     .settle(vector, piece)
@@ -53,7 +53,11 @@ impl Target<'_> {
     /// Each piece is copied out before it is looked at: should the client still write, the digest is of what was
     /// checked, and no reference is ever held to memory that another process changes. Other connections get their
     /// turn after each.
-    pub(super) async fn check(&self, filling: &Filling, digest: &mut Xxh3) -> Result<(), Refusal> {
+    pub(super) async fn check(
+        &self,
+        filling: &Filling,
+        digest: &mut XxHash3_128,
+    ) -> Result<(), Refusal> {
         let part = Part::Elements { first: 0 };
         let mut pieces = Pieces::new(part, Encoding::F32, self.check_finite);
         let mut scratch = vec![0; PIECE_BYTES];
@@ -62,7 +66,7 @@ impl Target<'_> {
             let bytes = (PIECE_BYTES as u64).min(end - begin) as usize;
             let piece = &mut scratch[..bytes];
             filling.read(begin, piece);
-            digest.update(piece);
+            digest.write(piece);
             pieces
                 .settle(piece, 0..bytes)
                 .map_err(|fault| self.refusal(part, fault))?;

@@ -18,7 +18,7 @@ use tributary_api::manifest::NonFinite;
 use tributary_api::model::{Header, PREFIX_BYTES, SlotLayout, header_length};
 use tributary_api::status::UpdateReceipt;
 use tributary_arena::Filling;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 /// How long an update waits for a slot before its client is told to come again. Waiting costs
 /// nothing: the body stays in the client's socket.
@@ -100,7 +100,7 @@ async fn put_into<S: Source>(
         weight,
     };
     let mut digest = sender.digest(gateway);
-    digest.update(&header_bytes);
+    digest.write(&header_bytes);
     if job.has(&sender.client, round) {
         return repeat(&sender, &mut reader, &header, digest).await;
     }
@@ -160,9 +160,9 @@ pub(super) struct Bytes {
 
 impl Sender<'_> {
     /// The beginning of the digest that tells this update from others.
-    pub(super) fn digest(&self, gateway: &Gateway) -> Xxh3 {
-        let mut digest = Xxh3::with_seed(gateway.digest_seed);
-        digest.update(&self.weight.to_bits().to_le_bytes());
+    pub(super) fn digest(&self, gateway: &Gateway) -> XxHash3_128 {
+        let mut digest = XxHash3_128::with_seed(gateway.digest_seed);
+        digest.write(&self.weight.to_bits().to_le_bytes());
         digest
     }
 
@@ -171,14 +171,14 @@ impl Sender<'_> {
         self,
         filling: Filling,
         slot: SlotLayout,
-        digest: &Xxh3,
+        digest: &XxHash3_128,
         bytes: Bytes,
     ) -> Result<Taken, Refusal> {
         let update = Update {
             client: self.client.clone(),
             round: self.round,
             weight: self.weight,
-            digest: digest.digest128(),
+            digest: digest.finish_128(),
             bytes: bytes.sent,
             copied: bytes.copied,
             slot,
@@ -277,21 +277,21 @@ async fn repeat<S: Source>(
     sender: &Sender<'_>,
     reader: &mut Reader<'_, S>,
     header: &Header,
-    mut digest: Xxh3,
+    mut digest: XxHash3_128,
 ) -> Result<Taken, Refusal> {
     let mut piece = vec![0; PIECE_BYTES];
     let mut left = header.data_bytes();
     while left > 0 {
         let next = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         reader.fill(&mut piece[..next]).await?;
-        digest.update(&piece[..next]);
+        digest.write(&piece[..next]);
         left -= next as u64;
     }
     reader.expect_end().await?;
     let round = sender.round;
     let known = sender
         .job
-        .repeated(&sender.client, round, digest.digest128());
+        .repeated(&sender.client, round, digest.finish_128());
     // The round may have failed and opened again while the body came.
     sender.told(known.unwrap_or(Err(crate::job::Refusal::Closing { round })))
 }

@@ -116,7 +116,7 @@ fn fill(
         check_finite: true,
     };
     let mut vector = vec![0xa5; plan.slot.bytes as usize];
-    let mut digest = Xxh3::new();
+    let mut digest = XxHash3_128::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -128,11 +128,11 @@ fn fill(
             .await
     });
     filled.map_err(|refusal| refusal.to_string())?;
-    let mut whole = Xxh3::new();
-    whole.update(&data);
+    let mut whole = XxHash3_128::new();
+    whole.write(&data);
     assert_eq!(
-        digest.digest128(),
-        whole.digest128(),
+        digest.finish_128(),
+        whole.finish_128(),
         "the file's own bytes are hashed"
     );
     Ok(vector)
@@ -220,7 +220,7 @@ proptest! {
         let encoding = Encoding::ALL[encoding];
         let lengths: Vec<_> = tensors.iter().map(|tensor| tensor.bytes.len() / 4).collect();
         let (mut pieces, slot) = encoded(&tensors, encoding);
-        pieces.sort_by_key(|piece| xxhash_rust::xxh3::xxh3_64_with_seed(piece.name.as_bytes(), seed));
+        pieces.sort_by_key(|piece| twox_hash::XxHash3_128::oneshot_with_seed(seed, piece.name.as_bytes()));
         let filled = fill(&model(&lengths), &pieces, BLOCK, portion).unwrap();
         prop_assert_eq!(filled, slot, "{} in {} byte portions", encoding, portion);
     }
@@ -257,22 +257,22 @@ fn check(model: &ModelLayout, values: &[f32]) -> Result<u128, String> {
         layout: model,
         check_finite: true,
     };
-    let mut digest = Xxh3::new();
+    let mut digest = XxHash3_128::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     let checked = runtime.block_on(target.check(&filling, &mut digest));
     checked.map_err(|refusal| refusal.to_string())?;
-    Ok(digest.digest128())
+    Ok(digest.finish_128())
 }
 
 #[test]
 fn what_lies_in_a_slot_is_hashed_whole_and_its_faults_are_named() {
     let model = model(&[3, MANY, 5]);
     let mut values: Vec<f32> = (0..MANY + 8).map(|i| i as f32).collect();
-    let mut whole = Xxh3::new();
-    whole.update(&f32s(&values));
-    assert_eq!(check(&model, &values), Ok(whole.digest128()));
+    let mut whole = XxHash3_128::new();
+    whole.write(&f32s(&values));
+    assert_eq!(check(&model, &values), Ok(whole.finish_128()));
     for (at, place) in [
         (0, "t0[0]".to_owned()),
         (3 + PIECE_BYTES / 4, format!("t1[{}]", PIECE_BYTES / 4)),
@@ -286,7 +286,7 @@ fn what_lies_in_a_slot_is_hashed_whole_and_its_faults_are_named() {
     }
     // The last value counts as well.
     values[MANY + 7] += 1.0;
-    assert_ne!(check(&model, &values), Ok(whole.digest128()));
+    assert_ne!(check(&model, &values), Ok(whole.finish_128()));
 }
 
 /// More than a piece of 4-byte numbers.
