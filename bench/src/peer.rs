@@ -26,8 +26,23 @@ impl Peer {
     /// # Errors
     /// If it cannot be started, or says that something is missing.
     pub fn start(script: &str, model: &Model, clients: usize) -> Result<Self> {
+        Self::start_with(script, model, clients, &[])
+    }
+
+    /// As [`Self::start`], with variables in its environment.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        script: &str,
+        model: &Model,
+        clients: usize,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut command = python()?;
-        command.arg(scripts().join(script));
+        command
+            .arg(scripts().join(script))
+            .envs(variables.iter().copied());
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -110,6 +125,8 @@ pub fn scripts() -> PathBuf {
 /// If it is not there.
 pub fn python() -> Result<Command> {
     let mut command = Command::new(program("python3")?);
+    // The client is taken as it lies there, without installing it.
+    command.env("PYTHONPATH", place::root().join("python/src"));
     // What frameworks would tell their makers.
     command
         .env("FLWR_TELEMETRY_ENABLED", "0")

@@ -27,6 +27,11 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
         listener.with_context(|| format!("cannot listen on {}; give --listen", options.listen))?;
     // The port may have been left to the system (`--listen 127.0.0.1:0`).
     let address = listener.local_addr()?;
+    // From here on: a stop that comes before the door is open must leave nothing behind either.
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let state = State::open(&directory)?;
     let events = Events::new(identity.name());
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -59,10 +64,6 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     if !address.ip().is_loopback() {
         tracing::warn!("{address} is not a loopback address, and there is no authentication yet");
     }
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
     tokio::select! {
         () = controller.run() => {}
         _ = terminate.recv() => {}

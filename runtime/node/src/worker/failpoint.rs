@@ -263,6 +263,9 @@ mod armed {
         std::env::var_os(VARIABLE).map_or(Ok(()), |fates| check_folder(Path::new(&fates)))
     }
 
+    #[cfg(feature = "failpoints")]
+    static MEETING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
     /// Tells that a step has come so far; the process may end here.
     #[cfg(feature = "failpoints")]
     #[allow(
@@ -278,6 +281,8 @@ mod armed {
         let Some(fates) = std::env::var_os(VARIABLE) else {
             return;
         };
+        // Held until the fate is met: two threads of one worker must not take two deaths.
+        let _one_at_a_time = MEETING.lock();
         let met = take(Path::new(&fates), &failpoint).and_then(Fate::meet);
         if let Err(error) = met {
             panic!("failpoint {failpoint}: {error}");
