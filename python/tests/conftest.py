@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from process import FUNCTIONS, Process
 from safetensors.numpy import save_file
 
+from process import FUNCTIONS, Process
 from tributary import Client, Function, Job, Server
 
 _numbers = itertools.count()

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from conftest import SMALL, MakeJob
 from process import Process
 from proxy import Proxy
-from safetensors.numpy import save_file
-
 from tributary import Client, Server, errors
 from tributary.manifest import Job
 

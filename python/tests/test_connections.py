@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from conftest import SMALL, MakeClient, MakeJob, make_job
 from process import Process, eventually, free_port
 from proxy import Plan, Proxy
-
 from tributary import Client, Server, errors
 
 BIG = {"a": np.arange(1 << 18, dtype=np.float32), "b": np.ones((16, 16), np.float32)}

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from conftest import SMALL, MakeClient, MakeJob
 from process import ROOT, Process, eventually
 from proxy import Plan, Proxy
-from safetensors.numpy import save_file
-
 from tributary import Server, errors
+from tributary._core.layout import header
 from tributary._core.problems import CLASSES
 
 
@@ -149,14 +150,10 @@ def test_stalled(process: Process, new_job: MakeJob, new_client: MakeClient) -> 
 def test_no_slot_is_waited_for(process: Process, new_job: MakeJob, new_client: MakeClient) -> None:
     """Uploads that do not go on hold all slots; the push goes through when they end."""
     job = new_job({"a": np.zeros(256, np.float32)}, expected=64, slots=12, idle_timeout="1m")
-    save = SMALL["head.bias"]
-    assert save.size == 3
-    stuck: list[socket.socket] = []
     client = new_client(job, patience=0)
     client.pull()
     update = {"a": np.ones(256, np.float32)}
-    for number in range(64):
-        stuck.append(_half_an_update(process, job, f"stuck-{number}"))
+    stuck = [_half_an_update(process, job, f"stuck-{number}") for number in range(64)]
     with pytest.raises(errors.NoSlot) as caught:
         client.push(update)
     assert (caught.value.status, caught.value.retry_after) == (429, 1.0)
@@ -175,8 +172,6 @@ def test_no_slot_is_waited_for(process: Process, new_job: MakeJob, new_client: M
 
 
 def _half_an_update(process: Process, job: str, name: str) -> socket.socket:
-    from tributary._core.layout import header
-
     head = header([("a", "F32", (256,), 1024)])
     sock = socket.create_connection(("127.0.0.1", process.port))
     request = (

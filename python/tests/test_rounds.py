@@ -11,9 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import SMALL, MakeClient, MakeJob
 from safetensors.numpy import save_file
 
+from conftest import SMALL, MakeClient, MakeJob
 from tributary import Model, Server, errors
 
 
@@ -74,7 +74,8 @@ def test_waiting_for_a_model(new_job: MakeJob, new_client: MakeClient) -> None:
     client = new_client(job)
     assert client.pull(after=1) is None
     assert client.pull(after=1, wait=0.2) is None
-    assert client.version is None
+    unknown = client.version
+    assert unknown is None
     found: list[Model | None] = []
     waiting = threading.Thread(target=lambda: found.append(client.pull(after=1, wait=60)))
     waiting.start()

@@ -190,6 +190,11 @@ class Participant:
     async def _by_slot(self, connection: Connection, sending: Sending, values: slot.Values) -> Accepted:
         try:
             lease = await self._slots.lease(connection, sending.target, sending.query)
+        except slot.Busy as why:
+            if sending.answers_lost and isinstance(why.__cause__, errors.NoSlot):
+                # The server tells repeated updates only if they come by the same way.
+                raise why.__cause__ from None
+            return await self._by_socket(connection, sending)
         except slot.Unavailable as why:
             self._slots.give_up(why)
             return await self._by_socket(connection, sending)

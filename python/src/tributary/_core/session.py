@@ -98,7 +98,7 @@ class Session:
         head = http.request(request.method, request.target, self.address.authority, length, request.content_type)
         connection.heard = connection.whole = False
         pieces = body.pieces() if body else iter(())
-        whole = await connection.send(itertools.chain([memoryview(head)], pieces), moved)
+        whole = await connection.send(itertools.chain([memoryview(head)], pieces), _beyond(len(head), moved))
         if whole and body and body.file is not None:
             whole = await connection.send_file(body.file.fileno(), body.length, moved)
         connection.whole = whole
@@ -175,6 +175,19 @@ class Session:
             self._process = os.getpid()
             while self._idle:
                 self._idle.pop().close()
+
+
+def _beyond(head: int, moved: Moved) -> Moved:
+    """Tells of bytes of the body only: the head goes in front of them."""
+    left = head
+
+    def tell(sent: int) -> None:
+        nonlocal left
+        of_head = min(left, sent)
+        left -= of_head
+        moved(sent - of_head)
+
+    return tell
 
 
 def _told(error: errors.TributaryError, effort: Effort) -> errors.TributaryError:

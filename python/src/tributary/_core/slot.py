@@ -101,7 +101,7 @@ class Slots:
         return None
 
     def give_up(self, why: Unavailable) -> None:
-        """Goes by the socket, and for good unless slots are just busy.
+        """Goes by the socket from now on.
 
         Raises:
             LocalPathUnavailable: the socket is not wanted.
@@ -109,8 +109,7 @@ class Slots:
         if self._wanted is True:
             raise errors.LocalPathUnavailable(f"local=True: {why}; or use local='auto'") from why
         log.debug("updates of job %s go by the socket: %s", self._job, why)
-        if not isinstance(why, Busy):
-            self._wanted = False
+        self._wanted = False
 
     async def lease(self, connection: Connection, target: str, query: str) -> Lease:
         """Asks for a slot on that connection and maps it.
