@@ -32,8 +32,8 @@ def load(random: np.random.Generator) -> tuple[Images, Images]:
     """The images to learn from, and those to test with."""
     lines = DATA.read_text().split("\n")
     rows = [line.split(" ") for line in lines if line]
-    pixels = np.array([[int(pixel, 17) for pixel in row[0]] for row in rows], np.float32) / 16
-    images = Images(pixels, np.array([int(row[1]) for row in rows]))
+    pixels = np.array([[int(pixel, 17) for pixel in row[0]] for row in rows], np.float32)
+    images = Images(pixels / np.float32(16), np.array([int(row[1]) for row in rows]))
     order = random.permutation(len(rows))
     return images.take(order[TEST_IMAGES:]), images.take(order[:TEST_IMAGES])
 

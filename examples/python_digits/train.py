@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import threading
 from pathlib import Path
 
@@ -23,10 +24,8 @@ def create_job(server: Server, rounds: int, functions: Path | None) -> None:
     job.name, job.rounds = JOB, rounds
     if functions is not None:
         function.module = str(functions.resolve() / "fedavg.wasm")
-    try:
+    with contextlib.suppress(errors.UnknownJob):
         server.delete("job", JOB)
-    except errors.UnknownJob:
-        pass
     server.apply([function, job])
 
 
@@ -49,21 +48,19 @@ def run(address: str, rounds: int = 20, functions: Path | None = None) -> float:
     images, test = digits.load(random)
     with Server(address) as server, Client(address, JOB) as watching:
         create_job(server, rounds, functions)
-        arguments = [
-            (address, number, shard, rounds) for number, shard in enumerate(digits.deal(images, CLIENTS, random))
+        threads = [
+            threading.Thread(target=participate, args=(address, number, shard, rounds), daemon=True)
+            for number, shard in enumerate(digits.deal(images, CLIENTS, random))
         ]
-        threads = [threading.Thread(target=participate, args=each, daemon=True) for each in arguments]
         for thread in threads:
             thread.start()
-        reached = 0.0
-        for version in range(2, rounds + 2):
-            model = watching.pull(after=version - 1, wait=120)
+        version, reached = 1, 0.0
+        while version <= rounds:
+            model = watching.pull(after=version, wait=120)
             if model is None:
-                raise SystemExit(f"no model of version {version} came: see the clients' errors above")
-            reached = digits.accuracy(model, test)
-            print(f"round {model.version - 1:3}   accuracy {reached:6.2%}")
-            if model.version > rounds:
-                break
+                raise SystemExit(f"no model came after version {version}: see the clients' errors above")
+            version, reached = model.version, digits.accuracy(model, test)
+            print(f"round {version - 1:3}   accuracy {reached:6.2%}")
         for thread in threads:
             thread.join()
     return reached
