@@ -206,6 +206,10 @@ class Participant:
         except errors.ServerUnreachable:
             sending.answers_lost |= connection.whole
             raise
+        except (errors.MalformedUpdate, errors.BadWeight, errors.UnknownSlot, errors.UnknownJob):
+            # With these the lease goes on, and only the connection's end is its end.
+            connection.reusable = False
+            raise
         return _accepted(head, document, local=True)
 
     # === its life ===
