@@ -249,7 +249,7 @@ class Sending:
     target: str
     query: str
     by_socket: bool = False
-    """An attempt went by the socket; later ones do, too."""
+    """An attempt went by the socket; later ones do, too: the server recognises what it had on the same way only."""
     answers_lost: bool = False
     """An attempt was sent to its end, and nobody knows what became of it."""
 
