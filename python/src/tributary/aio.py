@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tributary._core.asynchronous import Asynchronous
 from tributary._core.feed import Feed
@@ -56,6 +56,12 @@ class AsyncClient:
     def version(self) -> int | None:
         """The version of the last model that was pulled; the round of a push that names none."""
         return self._core.version
+
+    @overload
+    async def pull(self, *, after: None = None, wait: float = 0.0) -> Model: ...
+
+    @overload
+    async def pull(self, *, after: int, wait: float = 0.0) -> Model | None: ...
 
     async def pull(self, *, after: int | None = None, wait: float = 0.0) -> Model | None:
         """Fetches the newest model; see :meth:`tributary.Client.pull`."""

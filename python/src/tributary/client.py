@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tributary._core.blocking import Blocking, run
 from tributary._core.feed import Feed
@@ -76,6 +76,12 @@ class Client:
 
     # === what it does ===
 
+    @overload
+    def pull(self, *, after: None = None, wait: float = 0.0) -> Model: ...
+
+    @overload
+    def pull(self, *, after: int, wait: float = 0.0) -> Model | None: ...
+
     def pull(self, *, after: int | None = None, wait: float = 0.0) -> Model | None:
         """Fetches the newest model.
 
@@ -133,9 +139,7 @@ class Client:
         The stream connects again when the connection is lost. What happens in between is not heard: events are not
         kept. Iterating ends when the stream is closed.
         """
-        stream = EventStream(self._core.feed())
-        stream._open()
-        return stream
+        return EventStream.listen(self._core.feed())
 
     # === its life ===
 
@@ -167,8 +171,11 @@ class EventStream:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
 
-    def _open(self) -> None:
-        run(self._feed.open())
+    @classmethod
+    def listen(cls, feed: Feed) -> EventStream:
+        """A stream that listens already, so that nothing is missed between here and its first step."""
+        run(feed.open())
+        return cls(feed)
 
     def __iter__(self) -> EventStream:
         return self

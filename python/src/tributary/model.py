@@ -41,7 +41,7 @@ class Model(Mapping[str, Array]):
         Raises:
             ProtocolError: it is no such file, or has elements of a type that numpy does not have.
         """
-        return cls(job, version, Layout.parse(memoryview(buffer)), buffer)
+        return cls(job, version, Layout.parse(buffer.data), buffer)
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +63,9 @@ class Model(Mapping[str, Array]):
         return len(self._arrays)
 
     def __repr__(self) -> str:
-        return f"<Model {self.job!r} version {self.version}: {len(self)} tensors, {self.parameters} parameters>"
+        return (
+            f"<Model {self.job!r} version {self.version}: {len(self)} tensors, {self.parameters} parameters>"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.job, self.version, self.layout, self._buffer)

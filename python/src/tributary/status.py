@@ -26,7 +26,9 @@ class Document:
         try:
             return cls(**known, raw=document)
         except TypeError as error:
-            raise errors.ProtocolError(f"not a {cls.__name__} document ({error}): {document!r:.200}") from error
+            raise errors.ProtocolError(
+                f"not a {cls.__name__} document ({error}): {document!r:.200}"
+            ) from error
 
 
 def _raw() -> Any:

@@ -1,0 +1,191 @@
+"""The local path: an update is written into a slot of the job's arena, and only its ticket goes over the socket.
+
+The segment is mapped as the file in /dev/shm that it is. `multiprocessing.shared_memory` would do the same, but before
+Python 3.13 it hands every segment that it attaches to a resource tracker, which removes it when the program ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import mmap
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tributary import errors
+from tributary._core import http
+from tributary._core.arrays import Source
+from tributary._core.body import Body, Tensors
+from tributary._core.connection import Connection, Moved
+from tributary._core.layout import Layout
+from tributary._core.reactor import Reactor
+from tributary._core.session import Request, Session
+
+log = logging.getLogger("tributary")
+
+SHARED_MEMORY = Path("/dev/shm")
+
+STEP = 4 << 20
+"""Elements that are written at a time: between two of them other tasks run."""
+
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Unavailable(Exception):
+    """Updates cannot go this way; says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """Plain f32 tensors and where each begins in a slot, in bytes."""
+
+    tensors: list[tuple[Source, int]]
+    nbytes: int
+
+
+@dataclasses.dataclass
+class Lease:
+    """A slot that is this connection's until it is handed in, given back, or the connection closes."""
+
+    ticket: str
+    mapping: mmap.mmap
+    offset: int
+    reactor: Reactor
+
+    async def write(self, values: Values, moved: Moved) -> None:
+        """Writes the tensors, each copied once, from where it is to where the function will read it."""
+        for source, begin in values.tensors:
+            flat = source.array("F32")
+            target = np.frombuffer(self.mapping, "<f4", source.size, self.offset + begin)
+            for start in range(0, source.size, STEP):
+                part = flat[start : start + STEP]
+                np.copyto(target[start : start + STEP], part)
+                moved(part.nbytes)
+                await self.reactor.breathe()
+
+
+class Slots:
+    """Leases of slots, if this client may have any."""
+
+    def __init__(self, session: Session, job: str, wanted: bool | Literal["auto"]) -> None:
+        self._session = session
+        self._job = job
+        self._wanted = wanted
+
+    def values(self, content: Body, layout: Layout | None) -> Values | None:
+        """The update as it lies in a slot; ``None`` if it goes by the socket.
+
+        Raises:
+            LocalPathUnavailable: it cannot lie there, and the socket is not wanted.
+        """
+        if self._wanted is False:
+            return None
+        if not isinstance(content, Tensors) or not content.dense:
+            return self._unfit(
+                "only arrays in f32 go through shared memory, not files and not other encodings"
+            )
+        if layout is None:
+            return self._unfit("the order of the model's tensors is not known yet: call pull() first")
+        return Values([(source, layout[source.name].begin) for source in content.sources()], layout.nbytes)
+
+    def _unfit(self, why: str) -> None:
+        if self._wanted is True:
+            raise errors.LocalPathUnavailable(f"local=True: {why}; or use local='auto'")
+
+    def give_up(self, why: Unavailable) -> None:
+        """Goes by the socket from now on.
+
+        Raises:
+            LocalPathUnavailable: the socket is not wanted.
+        """
+        if self._wanted is True:
+            raise errors.LocalPathUnavailable(f"local=True: {why}; or use local='auto'") from why
+        log.debug("updates of job %s go by the socket: %s", self._job, why)
+        self._wanted = False
+
+    async def lease(self, connection: Connection, target: str, query: str) -> Lease:
+        """Asks for a slot on that connection and maps it.
+
+        Raises:
+            Unavailable: this server or this client cannot do it.
+            Problem: the server refused, as it would have refused the update.
+        """
+        _check_loopback(connection)
+        try:
+            _, document = await self._session.answer(connection, Request("POST", f"{target}/slot?{query}"))
+        except (errors.UnknownPath, errors.WrongMethod) as error:
+            raise Unavailable(f"the server has no local path ({error})") from error
+        granted = http.parse_json(document)
+        try:
+            segment, offset, nbytes = str(granted["segment"]), int(granted["offset"]), int(granted["bytes"])
+            ticket = str(granted["ticket"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.ProtocolError(f"not the lease of a slot ({error}): {document[:200]!r}") from error
+        try:
+            mapping = _map(connection, segment, offset + nbytes)
+        except Unavailable:
+            await self._session.answer(connection, Request("DELETE", f"{target}/slot?ticket={ticket}"))
+            raise
+        return Lease(ticket, mapping, offset, self._session.reactor)
+
+
+def _check_loopback(connection: Connection) -> None:
+    peer = connection.sock.getpeername()[0]
+    address = ipaddress.ip_address(peer.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    if not (mapped or address).is_loopback:
+        raise Unavailable(f"the server is on another machine ({peer})")
+
+
+def _map(connection: Connection, segment: str, end: int) -> mmap.mmap:
+    """The segment, mapped for as long as the connection lives and no longer."""
+    if not _SEGMENT.fullmatch(segment):
+        raise errors.ProtocolError(f"{segment!r} is no name of a segment")
+    mapping = connection.segments.get(segment)
+    if mapping is None or len(mapping) < end:
+        mapping = _open(SHARED_MEMORY / segment, end)
+        connection.segments[segment] = mapping
+        connection.closers.append(lambda: _unmap(mapping))
+    return mapping
+
+
+def _open(path: Path, end: int) -> mmap.mmap:
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except PermissionError as error:
+        raise Unavailable(
+            f"{path} belongs to {_owner(path)} and this program runs as user {os.geteuid()}: "
+            "run both as the same user to share memory"
+        ) from error
+    except OSError as error:
+        raise Unavailable(
+            f"{path} cannot be opened ({error.strerror}): server and client must share one /dev/shm, "
+            "which containers do not by default"
+        ) from error
+    try:
+        if os.fstat(number).st_size < end:
+            raise Unavailable(f"{path} ends before the slot does: it is not the server's segment")
+        return mmap.mmap(number, 0)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be mapped: {error}") from error
+    finally:
+        os.close(number)
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f"user {path.stat().st_uid}"
+    except OSError:
+        return "another user"
+
+
+def _unmap(mapping: mmap.mmap) -> None:
+    # An array over it may still be held by an error's traceback; then it goes with that.
+    with contextlib.suppress(BufferError):
+        mapping.close()

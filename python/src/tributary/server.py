@@ -1,0 +1,211 @@
+"""A server as its operators see it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Union
+from urllib.parse import quote
+
+from tributary import errors
+from tributary._core import body, checks, http
+from tributary._core.address import Address
+from tributary._core.blocking import Blocking, run
+from tributary._core.feed import Feed
+from tributary._core.session import Request, Session
+from tributary.client import EventStream
+from tributary.manifest import Function, Job, Manifest, load
+from tributary.status import Applied, FunctionStatus, JobStatus, NodeStatus, RoundStatus
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+One = Union[Manifest, str, "os.PathLike[str]"]
+Manifests = Union[One, Iterable[One]]
+"""Manifests: objects, files, or folders of files; one, or any mixture of them."""
+
+
+class Server:
+    """A server, for operators: manifests, jobs, rounds.
+
+    May be used from several threads at once, forked and pickled, as :class:`tributary.Client`.
+
+    Args:
+        address: the server, as ``http://host:port``.
+        timeout: seconds without a byte after which a connection is given up.
+        patience: seconds after a first failure for which it goes on trying.
+    """
+
+    def __init__(self, address: str, *, timeout: float = 30.0, patience: float = 10.0) -> None:
+        self._timeout = checks.seconds("timeout", timeout, zero=False)
+        self._patience = checks.seconds("patience", patience)
+        self._address = Address.parse(address)
+        self._session = Session(self._address, Blocking(), timeout, patience)
+
+    @property
+    def address(self) -> str:
+        """The server's address."""
+        return str(self._address)
+
+    # === manifests ===
+
+    def apply(self, manifests: Manifests, *, dry_run: bool = False) -> list[Applied]:
+        """Creates or changes functions and jobs, all or none.
+
+        Files that the manifests name are uploaded first, unless the server has them.
+
+        Args:
+            manifests: :class:`Job` and :class:`Function` objects, files, or folders of files; one or several.
+            dry_run: check and compare, but keep nothing. Files are uploaded all the same.
+
+        Raises:
+            InvalidManifest: with every wrong field in ``errors``.
+            OSError: a file cannot be read.
+        """
+        documents = [self._resolved(manifest) for manifest in _all(manifests)]
+        target = "/v1/apply?dryRun=true" if dry_run else "/v1/apply"
+        content = body.Bytes(json.dumps(documents).encode())
+        results = self._json(Request("POST", target, content, "application/json"))
+        return [Applied.read(result) for result in results]
+
+    def _resolved(self, manifest: Manifest) -> dict[str, Any]:
+        document = manifest.to_dict()
+        if (path := manifest.file()) is not None:
+            document["spec"][manifest.FILE.rpartition(".")[2]] = {"digest": self.upload(path)}
+        return document
+
+    def upload(self, path: str | os.PathLike[str]) -> str:
+        """Uploads a module or an initial model, unless the server has it.
+
+        Returns:
+            Its digest, ``sha256:...``.
+        """
+        digest = _digest(Path(path))
+        target = f"/v1/blobs/{digest}"
+        try:
+            run(self._session.document(Request("HEAD", target)))
+        except errors.Problem as error:
+            if error.status != 404:
+                raise
+            with contextlib.closing(body.File(path)) as file:
+                self._json(Request("PUT", target, file, "application/octet-stream"))
+        return digest
+
+    def manifest(self, job: str) -> Job:
+        """The manifest of a job as the server keeps it, with digests instead of paths."""
+        return Job.from_dict(self._get(f"/v1/jobs/{checks.resource('job', job)}/manifest"))
+
+    def delete(self, kind: Literal["job", "function"], name: str) -> None:
+        """Deletes a job with all its models, or a function that no job uses.
+
+        Raises:
+            UnknownJob, UnknownFunction: there is none of that name.
+            InUse: jobs use the function.
+        """
+        if kind not in ("job", "function"):
+            raise errors.InvalidArgument(f"kind is {kind!r}; there are 'job' and 'function'")
+        run(self._session.document(Request("DELETE", f"/v1/{kind}s/{checks.resource(kind, name)}")))
+
+    # === what there is ===
+
+    def jobs(self) -> list[JobStatus]:
+        """All jobs, also those that do not run."""
+        return [JobStatus.read(status) for status in self._get("/v1/jobs")]
+
+    def job(self, name: str) -> JobStatus:
+        """A job's status."""
+        return JobStatus.read(self._get(f"/v1/jobs/{checks.resource('job', name)}"))
+
+    def rounds(self, job: str) -> list[RoundStatus]:
+        """A job's rounds, newest first; the last 256 are remembered."""
+        return [
+            RoundStatus.read(status) for status in self._get(f"/v1/jobs/{checks.resource('job', job)}/rounds")
+        ]
+
+    def round(self, job: str, number: int) -> RoundStatus:
+        """A round's status."""
+        number = checks.round_number(number)
+        return RoundStatus.read(self._get(f"/v1/jobs/{checks.resource('job', job)}/rounds/{number}"))
+
+    def functions(self) -> list[FunctionStatus]:
+        """All functions."""
+        return [FunctionStatus.read(status) for status in self._get("/v1/functions")]
+
+    def function(self, name: str) -> FunctionStatus:
+        """A function's newest revision."""
+        return FunctionStatus.read(self._get(f"/v1/functions/{checks.resource('function', name)}"))
+
+    def nodes(self) -> list[NodeStatus]:
+        """The nodes."""
+        return [NodeStatus.read(status) for status in self._get("/v1/nodes")]
+
+    def health(self) -> bool:
+        """Whether the server is ready, now: nothing is tried twice."""
+        try:
+            head, _ = run(self._session.attempt(Request("GET", "/ready")))
+        except errors.TributaryError:
+            return False
+        return head.status == 200
+
+    def metrics(self) -> str:
+        """The metrics, in Prometheus' text format."""
+        _, text = run(self._session.document(Request("GET", "/metrics")))
+        return text.decode()
+
+    def events(self, job: str | None = None) -> EventStream:
+        """Listens to what happens, in one job or in all; see :meth:`tributary.Client.events`."""
+        if job is not None:
+            checks.resource("job", job)
+        return EventStream.listen(Feed(self._session, job, self._patience))
+
+    def _get(self, target: str) -> Any:
+        return self._json(Request("GET", quote(target, safe="/")))
+
+    def _json(self, request: Request) -> Any:
+        _, document = run(self._session.document(request))
+        return http.parse_json(document)
+
+    # === its life ===
+
+    def close(self) -> None:
+        """Closes its connections. A second close does nothing."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Server({self.address!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.address, self._timeout, self._patience)
+
+
+def _restored(address: str, timeout: float, patience: float) -> Server:
+    return Server(address, timeout=timeout, patience=patience)
+
+
+def _all(manifests: Manifests) -> list[Manifest]:
+    if isinstance(manifests, (Job, Function)):
+        return [manifests]
+    if isinstance(manifests, (str, os.PathLike)):
+        return load(manifests)
+    return [manifest for one in manifests for manifest in _all(one)]
+
+
+def _digest(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            sha256.update(part)
+    return f"sha256:{sha256.hexdigest()}"
