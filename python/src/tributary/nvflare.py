@@ -74,7 +74,9 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
     def reset_stats(self) -> None:
         """Begins a round."""
         self._taken = 0
-        self._like: FLModel | None = None
+        self._names: list[str] = []
+        self._params_type: Any = None
+        self._torch = False
         self._counted = WeightedAggregationHelper()
         self._metrics: WeightedAggregationHelper | None = WeightedAggregationHelper()
         if self._coordinator is not None:
@@ -98,7 +100,8 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
         if lost:
             self.error(f"the Tributary server was restarted: {lost} results of this round are lost")
         self._taken += 1 - lost
-        self._like = self._like or FLModel(params_type=model.params_type, params=dict.fromkeys(model.params))
+        self._names = self._names or list(model.params)
+        self._params_type = model.params_type
         self._torch = any(hasattr(value, "detach") for value in tensors.values())
         counted = {name: value for name, value in model.params.items() if name not in tensors}
         self._counted.add(counted, weight, client, model.current_round)
@@ -133,15 +136,16 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
         Raises:
             RoundLost: there is no result, or none any more.
         """
-        if self._coordinator is None or self._like is None:
+        if self._coordinator is None or not self._names:
             raise RoundLost("no result of this round counts; the log says why")
         outcome = self._coordinator.close(self._taken)
         counted = self._counted.get_result()
         params: dict[str, Any] = {
-            name: counted[name] if name in counted else self._array(outcome.model[name]) for name in self._like.params
+            name: counted[name] if name in counted else self._array(outcome.model[name])
+            for name in self._names
         }
         metrics = self._metrics.get_result() if self._metrics is not None else None
-        return FLModel(params=params, params_type=self._like.params_type, metrics=metrics or None)
+        return FLModel(params=params, params_type=self._params_type, metrics=metrics or None)
 
     def _array(self, values: npt.NDArray[Any]) -> Any:
         """In the words of the results: numpy's or torch's."""

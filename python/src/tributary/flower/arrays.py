@@ -59,7 +59,9 @@ class Layout:
         """
         values = {name: view(name, array) for name, array in model.items()}
         if RESERVED in values:
-            raise UnsupportedArray(f"an array is named {RESERVED!r}, which safetensors keeps for itself; rename it")
+            raise UnsupportedArray(
+                f"an array is named {RESERVED!r}, which safetensors keeps for itself; rename it"
+            )
         if not any(array.size for array in values.values() if array.dtype.kind not in COUNTED):
             raise UnsupportedArray("the model has no floating-point elements: there is nothing to aggregate")
         return cls(
@@ -148,7 +150,7 @@ def pack(values: Values) -> Array:
     # Fortran's order would need its own header; a copy in C's order is simpler, and rare.
     values = np.asarray(values, order="C")
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
-    data = b"".join((header.getvalue(), values.reshape(-1).view(np.uint8)))
+    data = b"".join((header.getvalue(), values.reshape(-1).view(np.uint8).data))
     return Array(dtype=str(values.dtype), shape=values.shape, stype=NPY, data=data)
 
 

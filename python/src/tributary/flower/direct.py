@@ -59,7 +59,9 @@ class Reference:
         return cls(**values)
 
 
-def direct_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+def direct_mod(
+    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
+) -> Message:
     """Lets a ClientApp fetch models from Tributary and push its updates there: ``ClientApp(mods=[direct_mod])``.
 
     The app itself sees what it always does: a message with the model's arrays. It works for a
@@ -100,7 +102,10 @@ def _fetch(client: Client, reference: Reference, content: RecordDict) -> Layout:
     if not isinstance(counted, ArrayRecord):
         raise errors.ProtocolError(f"record {reference.arrays!r} of the message is no ArrayRecord")
     dtypes = {name: np.dtype(dtype) for name, dtype in zip(reference.names, reference.dtypes, strict=True)}
-    shapes = {name: counted[name].shape if dtype.kind in COUNTED else model[name].shape for name, dtype in dtypes.items()}
+    shapes = {
+        name: counted[name].shape if dtype.kind in COUNTED else model[name].shape
+        for name, dtype in dtypes.items()
+    }
     layout = Layout(dtypes, shapes)
     content[reference.arrays] = layout.join(model, counted)
     return layout

@@ -36,7 +36,9 @@ class StreamingGrid(Grid):
         self._grid = grid
         self._together = max(1, TOGETHER // max(1, reply_bytes))
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
         """Sends messages at once; then an iterator of the replies, in the order in which they arrive.
 
         The iterator ends with the last reply, or after ``timeout`` seconds.
@@ -84,7 +86,12 @@ class StreamingGrid(Grid):
         return self._grid.run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Creates a message, in the way that Flower has given up."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)

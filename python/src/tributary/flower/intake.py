@@ -38,7 +38,7 @@ class Intake:
         """Takes a reply, or notes why it does not count."""
         node = reply.metadata.src_node_id
         if reply.has_error():
-            self._failures.append((node, reply.error.reason))
+            self._failures.append((node, reply.error.reason or ""))
         elif node in self._results:
             self._failures.append((node, "a node's second reply in a round"))
         else:

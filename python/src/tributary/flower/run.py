@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from logging import WARNING
+
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from tributary import errors
-from tributary.coordinator import Coordinator
+from tributary.coordinator import Coordinator, Outcome, RoundLost
 from tributary.flower.arrays import Layout
 from tributary.flower.direct import RECORD, Reference, client_name, weight_of
-from tributary.model import Model
+
+log = logging.getLogger("flwr").log
 
 
 class Relayed:
@@ -57,9 +62,30 @@ class Relayed:
         tensors, content[key] = self._layout.split(arrays)
         return self.coordinator.push(client_name(node), tensors, weight)
 
-    def arrived(self, model: Model, counted: ArrayRecord) -> ArrayRecord:
+    def close(self, contents: list[RecordDict]) -> ArrayRecord | None:
+        """Closes the round with the replies that were taken; its model, ``None`` if there is none."""
+        if not contents:
+            return None
+        try:
+            outcome = self.coordinator.close(len(contents))
+        except RoundLost as error:
+            log(WARNING, "aggregate_train: %s", error)
+            return None
+        return self._received(outcome, contents)
+
+    def _received(self, outcome: Outcome, contents: list[RecordDict]) -> ArrayRecord:
         """A round's model as Flower's record."""
-        return self._layout.join(model, counted)
+        if outcome.contributors != len(contents):
+            log(
+                WARNING,
+                "aggregate_train: %s updates are in the model, and %s replies were taken",
+                outcome.contributors,
+                len(contents),
+            )
+        if contents:
+            # The floating-point arrays were taken out; what is left Flower averages as it always does.
+            self._counted = aggregate_arrayrecords(contents, self._weight)
+        return self._layout.join(outcome.model, self._counted)
 
 
 class Direct(Relayed):
@@ -73,7 +99,9 @@ class Direct(Relayed):
         record: the key of the model's arrays in messages.
     """
 
-    def __init__(self, coordinator: Coordinator, arrays: ArrayRecord, weight: str, server: str, record: str) -> None:
+    def __init__(
+        self, coordinator: Coordinator, arrays: ArrayRecord, weight: str, server: str, record: str
+    ) -> None:
         super().__init__(coordinator, arrays, weight)
         self.reply_bytes = sum(len(array.data) for array in self._counted.values())
         self._model = arrays
@@ -121,8 +149,13 @@ class Direct(Relayed):
             f"node {node} has not pushed to Tributary; give its ClientApp the mod: ClientApp(mods=[direct_mod])"
         )
 
-    def arrived(self, model: Model, counted: ArrayRecord) -> ArrayRecord:
-        """A round's model as Flower's record."""
-        self._counted = counted
-        self._model = super().arrived(model, counted)
+    def close(self, contents: list[RecordDict]) -> ArrayRecord | None:
+        """Closes the round; its model. Updates whose replies got lost on the way are inside."""
+        try:
+            outcome = self.coordinator.close(len(contents))
+        except RoundLost as error:
+            if contents:
+                log(WARNING, "aggregate_train: %s", error)
+            return None
+        self._model = self._received(outcome, contents)
         return self._model

@@ -11,10 +11,9 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from tributary import errors
-from tributary.coordinator import Coordinator, RoundLost
+from tributary.coordinator import Coordinator
 from tributary.flower.grid import StreamingGrid
 from tributary.flower.intake import Intake
 from tributary.flower.run import Direct, Relayed
@@ -106,7 +105,11 @@ class TributaryStrategy(FedAvg):
         log(INFO, "\t└──> Tributary:")
         log(INFO, "\t\t├── Server: %s", self.server)
         log(INFO, "\t\t├── Job: %s", self._run.coordinator.job if self._run else self.job)
-        log(INFO, "\t\t└── Arrays: %s", f"between nodes and {self.direct}" if self.direct else "through Flower")
+        log(
+            INFO,
+            "\t\t└── Arrays: %s",
+            f"between nodes and {self.direct}" if self.direct else "through Flower",
+        )
 
     def start(self, grid: Grid, initial_arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Result:
         """Runs all rounds; arguments and result are those of :meth:`flwr.serverapp.strategy.Strategy.start`.
@@ -166,9 +169,9 @@ class TributaryStrategy(FedAvg):
             # Before the next one comes: it may be large.
             del reply
         contents = intake.finish()
-        arrays = _close(self._run, contents, self.weighted_by_key) if contents else None
-        if arrays is None:
-            return None, None
+        arrays = self._run.close(contents)
+        if not contents:
+            return arrays, None
         return arrays, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
     # === evaluation ===
@@ -185,24 +188,6 @@ class TributaryStrategy(FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregates metrics, as FedAvg does."""
         return super().aggregate_evaluate(server_round, list(replies))
-
-
-def _close(run: Relayed, contents: list[RecordDict], weighted_by: str) -> ArrayRecord | None:
-    """A round's model; ``None`` if its updates are gone."""
-    try:
-        outcome = run.coordinator.close(len(contents))
-    except RoundLost as error:
-        log(WARNING, "aggregate_train: %s", error)
-        return None
-    if outcome.contributors != len(contents):
-        log(
-            WARNING,
-            "aggregate_train: %s updates are in the model, and %s replies were taken",
-            outcome.contributors,
-            len(contents),
-        )
-    # What floating-point arrays are taken out of is averaged here, by Flower's own hand.
-    return run.arrived(outcome.model, aggregate_arrayrecords(contents, weighted_by))
 
 
 def _end(run: Relayed) -> None:
