@@ -71,8 +71,8 @@ class AsyncClient:
         self,
         update: Update,
         *,
-        weight: float = 1.0,
-        round: int | None = None,  # noqa: A002
+        weight: float | None = None,
+        round: int | None = None,
         name: str | None = None,
         encoding: Literal["f32", "f16", "bf16"] | None = None,
         cast: bool = False,

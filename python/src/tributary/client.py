@@ -102,8 +102,8 @@ class Client:
         self,
         update: Update,
         *,
-        weight: float = 1.0,
-        round: int | None = None,  # noqa: A002
+        weight: float | None = None,
+        round: int | None = None,
         name: str | None = None,
         encoding: Literal["f32", "f16", "bf16"] | None = None,
         cast: bool = False,
@@ -118,7 +118,8 @@ class Client:
         Args:
             update: a mapping of names to numpy arrays or torch tensors, a :class:`Model`, or the path of a safetensors
                 file, which is sent as it is. It must have the names and shapes of the job's model.
-            weight: finite and greater than 0, most often the client's number of examples.
+            weight: finite and greater than 0, most often the client's number of examples. By default a file's own
+                ``num_examples``, else 1.
             round: the round; by default the version of the last model that this client has pulled.
             name: the client's name for this one push.
             encoding: send every tensor in this type. By default the arrays' own: all f32, all f16 or all bf16.

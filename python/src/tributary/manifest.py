@@ -1,7 +1,7 @@
 """Manifests: what functions and jobs shall be, as objects and as files.
 
-The files are those of ``tributary apply``. YAML is read and written with PyYAML (``pip install tributary[yaml]``). Without
-it files are read and written as JSON, which is YAML too.
+The files are those of ``tributary apply``. YAML is read and written with PyYAML (``pip install tributary[yaml]``).
+Without it files are read and written as JSON, which is YAML too.
 
 Fields that are ``None`` are left out of the file, so the server's defaults hold. What the fields may be is said in
 ``docs/schemas``; the server checks it, and names every wrong field at once.
@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, Union
+from typing import Any, ClassVar, Literal, TypeVar
 
 from tributary import errors
 
@@ -63,7 +63,7 @@ class _Manifest:
         target = Path(path)
         document = self.to_dict()
         file = document["spec"][self.FILE.rpartition(".")[2]]
-        if "path" in file and not os.path.isabs(file["path"]):
+        if "path" in file and not Path(file["path"]).is_absolute():
             file["path"] = os.path.relpath(self.directory / file["path"], target.parent)
         target.write_text(_text(document, target), encoding="utf-8")
 
@@ -182,7 +182,7 @@ class Function(_Manifest):
     directory: Path = dataclasses.field(default=Path(), kw_only=True, compare=False, repr=False)
 
 
-Manifest = Union[Job, Function]
+Manifest = Job | Function
 
 
 def load(path: str | os.PathLike[str]) -> list[Manifest]:
@@ -193,9 +193,7 @@ def load(path: str | os.PathLike[str]) -> list[Manifest]:
     """
     source = Path(path)
     if source.is_dir():
-        files = sorted(
-            file for file in source.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file()
-        )
+        files = sorted(file for file in source.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
         if not files:
             raise errors.InvalidManifest(f"{source} holds no *.yaml or *.yml file")
         return [manifest for file in files for manifest in load(file)]

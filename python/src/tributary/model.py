@@ -63,9 +63,7 @@ class Model(Mapping[str, Array]):
         return len(self._arrays)
 
     def __repr__(self) -> str:
-        return (
-            f"<Model {self.job!r} version {self.version}: {len(self)} tensors, {self.parameters} parameters>"
-        )
+        return f"<Model {self.job!r} version {self.version}: {len(self)} tensors, {self.parameters} parameters>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.job, self.version, self.layout, self._buffer)

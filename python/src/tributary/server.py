@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from tributary import errors
@@ -25,8 +25,8 @@ from tributary.status import Applied, FunctionStatus, JobStatus, NodeStatus, Rou
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-One = Union[Manifest, str, "os.PathLike[str]"]
-Manifests = Union[One, Iterable[One]]
+One = Manifest | str | os.PathLike[str]
+Manifests = One | Iterable[One]
 """Manifests: objects, files, or folders of files; one, or any mixture of them."""
 
 
@@ -123,9 +123,7 @@ class Server:
 
     def rounds(self, job: str) -> list[RoundStatus]:
         """A job's rounds, newest first; the last 256 are remembered."""
-        return [
-            RoundStatus.read(status) for status in self._get(f"/v1/jobs/{checks.resource('job', job)}/rounds")
-        ]
+        return [RoundStatus.read(status) for status in self._get(f"/v1/jobs/{checks.resource('job', job)}/rounds")]
 
     def round(self, job: str, number: int) -> RoundStatus:
         """A round's status."""

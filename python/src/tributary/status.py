@@ -11,28 +11,23 @@ from tributary import errors
 T = TypeVar("T", bound="Document")
 
 
+@dataclasses.dataclass(frozen=True)
 class Document:
     """A JSON document as a dataclass. Members that this version does not know stay in :attr:`raw`."""
 
-    raw: Mapping[str, Any]
+    raw: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
     def read(cls: type[T], document: Any) -> T:
         """The document of that kind, or a :class:`~tributary.errors.ProtocolError`."""
         if not isinstance(document, Mapping):
             raise errors.ProtocolError(f"expected a {cls.__name__} document, got {document!r:.200}")
-        fields = [field for field in dataclasses.fields(cls) if field.name != "raw"]  # type: ignore[arg-type]
+        fields = [field for field in dataclasses.fields(cls) if field.name != "raw"]
         known = {field.name: document[field.name] for field in fields if field.name in document}
         try:
             return cls(**known, raw=document)
         except TypeError as error:
-            raise errors.ProtocolError(
-                f"not a {cls.__name__} document ({error}): {document!r:.200}"
-            ) from error
-
-
-def _raw() -> Any:
-    return dataclasses.field(default_factory=dict, repr=False, compare=False, kw_only=True)
+            raise errors.ProtocolError(f"not a {cls.__name__} document ({error}): {document!r:.200}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +49,6 @@ class Accepted(Document):
     contributors: int
     repeated: bool = False
     local: bool = False
-    raw: Mapping[str, Any] = _raw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +88,6 @@ class JobStatus(Document):
     node: str | None = None
     arena: Mapping[str, Any] | None = None
     workers: int = 0
-    raw: Mapping[str, Any] = _raw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +131,6 @@ class RoundStatus(Document):
     bytes_read_in_place: int = 0
     aggregators: Mapping[str, int] = dataclasses.field(default_factory=dict)
     error: str | None = None
-    raw: Mapping[str, Any] = _raw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +152,6 @@ class FunctionStatus(Document):
     algebra: str
     limits: Mapping[str, str]
     jobs: list[str]
-    raw: Mapping[str, Any] = _raw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +179,6 @@ class NodeStatus(Document):
     shm_free_bytes: int
     sidecar_reason: str | None = None
     kernel: str = ""
-    raw: Mapping[str, Any] = _raw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +188,6 @@ class Change(Document):
     path: str
     before: Any = None
     after: Any = None
-    raw: Mapping[str, Any] = _raw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +209,6 @@ class Applied(Document):
     revision: int
     diff: list[Change] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
-    raw: Mapping[str, Any] = _raw()
 
     @classmethod
     def read(cls, document: Any) -> Applied:

@@ -26,9 +26,7 @@ class Address:
             parts = urllib.parse.urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise errors.InvalidAddress(
-                f"{text!r} is no address ({error}); write http://HOST:PORT"
-            ) from error
+            raise errors.InvalidAddress(f"{text!r} is no address ({error}); write http://HOST:PORT") from error
         if parts.username is not None or parts.password is not None:
             # Not repeated: it may be a secret.
             raise errors.InvalidAddress(

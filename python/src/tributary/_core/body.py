@@ -85,16 +85,12 @@ class Tensors:
 
     def __init__(self, sources: list[tuple[Source, str]]) -> None:
         self._sources = sources
-        rows = [
-            (source.name, wire, source.shape, source.size * arrays.BYTES[wire]) for source, wire in sources
-        ]
+        rows = [(source.name, wire, source.shape, source.size * arrays.BYTES[wire]) for source, wire in sources]
         self._header = layout.header(rows)
         self._data_bytes = sum(size for *_, size in rows)
 
     @classmethod
-    def of(
-        cls, update: Mapping[str, Any], expected: Layout | None, encoding: str | None, cast: bool
-    ) -> Tensors:
+    def of(cls, update: Mapping[str, Any], expected: Layout | None, encoding: str | None, cast: bool) -> Tensors:
         """The tensors of a mapping, checked against the layout of the model that was pulled, if one was.
 
         Raises:
@@ -165,14 +161,8 @@ def _check_names(update: Mapping[str, Any], expected: Layout) -> None:
     if unexpected:
         name = unexpected[0]
         near = difflib.get_close_matches(name, missing or list(expected), n=1)
-        fix = (
-            f"the nearest name that the model has is {near[0]!r}"
-            if near
-            else f"the model has {_some(expected)}"
-        )
-        raise errors.LayoutMismatch.found(
-            name, expected="no tensor of that name", got=_what(update[name]), fix=fix
-        )
+        fix = f"the nearest name that the model has is {near[0]!r}" if near else f"the model has {_some(expected)}"
+        raise errors.LayoutMismatch.found(name, expected="no tensor of that name", got=_what(update[name]), fix=fix)
     if missing:
         name = missing[0]
         raise errors.LayoutMismatch.found(
@@ -212,9 +202,7 @@ def _wire(source: Source, encoding: str | None, cast: bool) -> str:
         if _number(source.kind)
         else "only numbers can be averaged"
     )
-    raise errors.LayoutMismatch.found(
-        source.name, expected=f"{encoding or 'float32'}", got=source.kind, fix=fix
-    )
+    raise errors.LayoutMismatch.found(source.name, expected=f"{encoding or 'float32'}", got=source.kind, fix=fix)
 
 
 def _number(kind: str) -> bool:

@@ -33,11 +33,8 @@ def client(name: str) -> str:
 
 def weight(value: float) -> float:
     """A weight, if it is a finite number greater than 0."""
-    # 1e39 is infinite in f32, which functions get.
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise errors.BadWeight(
-            f"weight is {value!r}, which is no number; give the client's number of examples"
-        )
+        raise errors.BadWeight(f"weight is {value!r}, which is no number; give the client's number of examples")
     number = float(value)
     if not math.isfinite(number) or number <= 0:
         raise errors.BadWeight(
@@ -50,9 +47,7 @@ def weight(value: float) -> float:
 def round_number(value: int) -> int:
     """A round's number, if it can be one."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
-        raise errors.InvalidArgument(
-            f"round is {value!r}; give the version of the model that was trained from"
-        )
+        raise errors.InvalidArgument(f"round is {value!r}; give the version of the model that was trained from")
     return int(value)
 
 
@@ -60,7 +55,5 @@ def seconds(what: str, value: float, *, zero: bool = True) -> float:
     """A time in seconds, if it can be one."""
     good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not good or value < 0 or (value == 0 and not zero):
-        raise errors.InvalidArgument(
-            f"{what} is {value!r}; give a number of seconds{'' if zero else ' above 0'}"
-        )
+        raise errors.InvalidArgument(f"{what} is {value!r}; give a number of seconds{'' if zero else ' above 0'}")
     return float(value)

@@ -68,9 +68,7 @@ class Connection:
         try:
             ways = await reactor.resolve(address.host, address.port)
         except OSError as error:
-            raise errors.ServerUnreachable(
-                str(address), f"the host's name cannot be resolved: {error}"
-            ) from error
+            raise errors.ServerUnreachable(str(address), f"the host's name cannot be resolved: {error}") from error
         last: OSError | None = None
         for way in ways:
             try:
@@ -128,9 +126,7 @@ class Connection:
             except (BrokenPipeError, ConnectionError):
                 return False
             if sent == 0:
-                raise errors.TributaryError(
-                    "the file became shorter while it was sent; push it again when it is whole"
-                )
+                raise errors.TributaryError("the file became shorter while it was sent; push it again when it is whole")
             moved(sent)
             offset += sent
         return True
@@ -159,9 +155,7 @@ class Connection:
         if head.length is None:
             return await self._body_without_length(head)
         if head.length > ANSWER_BYTES_MAX:
-            raise errors.ProtocolError(
-                f"the answer has {head.length} bytes; documents have {ANSWER_BYTES_MAX} at most"
-            )
+            raise errors.ProtocolError(f"the answer has {head.length} bytes; documents have {ANSWER_BYTES_MAX} at most")
         body = bytearray(head.length)
         await self.read_into(memoryview(body))
         return bytes(body)

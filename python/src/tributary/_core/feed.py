@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -14,6 +15,8 @@ from tributary._core.retry import Effort
 from tributary._core.session import Request, Session
 from tributary._core.sse import Parser
 from tributary.events import Event
+
+log = logging.getLogger("tributary")
 
 SILENCE_MAX = 45.0
 """The server sends a comment every 15 s when nothing happens; three that are missing are a broken connection."""
@@ -80,6 +83,8 @@ class Feed:
             # Closed by another thread, or task, in the middle: the socket has no number any more.
             raise errors.ConnectionLost(str(self._session.address), str(error)) from error
         self._events.extend(Event.parse(text) for text in self._parser.feed(part))
+        while self._parser.comments:
+            log.warning("events of %s were missed: %s", self._session.address, self._parser.comments.pop(0))
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -73,9 +73,7 @@ def parse_head(received: bytes | bytearray) -> tuple[Head, int] | None:
     first, *lines = bytes(received[:end]).decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     status = rest[:3]
-    if version not in ("HTTP/1.1", "HTTP/1.0") or not (
-        status.isascii() and status.isdigit() and len(status) == 3
-    ):
+    if version not in ("HTTP/1.1", "HTTP/1.0") or not (status.isascii() and status.isdigit() and len(status) == 3):
         raise errors.ProtocolError(f"the answer begins with {first!r:.80}; is it a Tributary server?")
     headers: dict[str, str] = {}
     for line in lines:

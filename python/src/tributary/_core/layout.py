@@ -95,9 +95,7 @@ class Layout(Mapping[str, Tensor]):
             document = json.loads(text)
             metadata = document.pop("__metadata__", None) or {}
             tensors = {
-                name: Tensor(
-                    str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"])
-                )
+                name: Tensor(str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
                 for name, entry in document.items()
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ import functools
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, Union
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -25,7 +25,7 @@ from tributary._core.session import Request, Session
 from tributary.model import Model
 from tributary.status import Accepted
 
-Update = Union[Mapping[str, Any], str, "os.PathLike[str]"]
+Update = Mapping[str, Any] | str | os.PathLike[str]
 """What can be pushed: named arrays, or the path of a safetensors file."""
 
 WAIT_MAX = 60.0
@@ -108,18 +108,18 @@ class Participant:
     async def push(
         self,
         update: Update,
-        weight: float,
-        round: int | None,  # noqa: A002
+        weight: float | None,
+        round: int | None,
         name: str | None,
         encoding: str | None,
         cast: bool,
     ) -> Accepted:
         """Sends an update, after every check that needs no server."""
-        weight = checks.weight(weight)
+        query = "" if weight is None else f"&weight={quote(repr(checks.weight(weight)))}"
         target = f"/v1/jobs/{self.job}/updates/{self._client(name)}"
         if isinstance(update, (str, os.PathLike)):
-            return await self._push_file(update, target, weight, round, encoding)
-        query = f"round={self._round(round)}&weight={weight!r}"
+            return await self._push_file(update, target, query, round, encoding)
+        query = f"round={self._round(round)}{query}"
         tensors = body.Tensors.of(update, self._layout, encoding, cast)
         return await self._send(tensors, target, query)
 
@@ -127,7 +127,7 @@ class Participant:
         self,
         path: str | os.PathLike[str],
         target: str,
-        weight: float,
+        query: str,
         round: int | None,
         encoding: str | None,
     ) -> Accepted:
@@ -138,10 +138,9 @@ class Participant:
             named = layout.metadata.get("round") if layout else None
             if layout is not None:
                 body.check_file(layout, self._layout)
-            query = f"weight={weight!r}"
             if round is not None or named is None:
-                query = f"round={self._round(round)}&{query}"
-            return await self._send(file, target, query)
+                query = f"round={self._round(round)}{query}"
+            return await self._send(file, target, query.removeprefix("&"))
 
     def _client(self, name: str | None) -> str:
         if name is not None:
@@ -150,7 +149,7 @@ class Participant:
             raise errors.InvalidName("no client's name: give name= to the client or to this push")
         return self.name
 
-    def _round(self, round: int | None) -> int:  # noqa: A002
+    def _round(self, round: int | None) -> int:
         if round is not None:
             return checks.round_number(round)
         if self.version is None:

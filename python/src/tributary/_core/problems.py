@@ -15,9 +15,7 @@ def _all(kind: type[errors.Problem]) -> list[type[errors.Problem]]:
     return [kind, *(below for direct in kind.__subclasses__() for below in _all(direct))]
 
 
-CLASSES = {
-    kind.slug: kind for kind in _all(errors.Problem) if "slug" in vars(kind) and kind is not errors.Problem
-}
+CLASSES = {kind.slug: kind for kind in _all(errors.Problem) if "slug" in vars(kind) and kind is not errors.Problem}
 """The class of each slug."""
 
 
@@ -31,9 +29,7 @@ def read(head: Head, body: bytes | bytearray, address: str) -> errors.Problem:
     kind = CLASSES.get(slug, errors.Problem)
     title, detail = str(document.pop("title", "")), str(document.pop("detail", ""))
     document.pop("status", None)
-    return kind(
-        detail, slug=slug, status=head.status, title=title, members=document, retry_after=head.retry_after
-    )
+    return kind(detail, slug=slug, status=head.status, title=title, members=document, retry_after=head.retry_after)
 
 
 def _document(head: Head, body: bytes | bytearray) -> dict[str, Any] | None:

@@ -78,9 +78,7 @@ class Session:
 
         return await self.with_connection(exchange)
 
-    async def answer(
-        self, connection: Connection, request: Request, moved: Moved = _nobody
-    ) -> tuple[Head, bytes]:
+    async def answer(self, connection: Connection, request: Request, moved: Moved = _nobody) -> tuple[Head, bytes]:
         """Sends a request on that connection and reads the document that answers it.
 
         Raises:
@@ -96,9 +94,7 @@ class Session:
         """Sends a request and reads the head of its answer, also if that comes before all was sent."""
         body = request.body
         length = body.length if body else (None if request.method in ("GET", "HEAD") else 0)
-        head = http.request(
-            request.method, request.target, self.address.authority, length, request.content_type
-        )
+        head = http.request(request.method, request.target, self.address.authority, length, request.content_type)
         connection.heard = connection.whole = False
         whole = await connection.send([memoryview(head)])
         if whole and body:

@@ -87,16 +87,14 @@ class Slots:
         if self._wanted is False:
             return None
         if not isinstance(content, Tensors) or not content.dense:
-            return self._unfit(
-                "only arrays in f32 go through shared memory, not files and not other encodings"
-            )
-        if layout is None:
-            return self._unfit("the order of the model's tensors is not known yet: call pull() first")
-        return Values([(source, layout[source.name].begin) for source in content.sources()], layout.nbytes)
-
-    def _unfit(self, why: str) -> None:
+            why = "only arrays in f32 go through shared memory, not files and not other encodings"
+        elif layout is None:
+            why = "the order of the model's tensors is not known yet: call pull() first"
+        else:
+            return _values(content, layout)
         if self._wanted is True:
             raise errors.LocalPathUnavailable(f"local=True: {why}; or use local='auto'")
+        return None
 
     def give_up(self, why: Unavailable) -> None:
         """Goes by the socket from now on.
@@ -113,7 +111,8 @@ class Slots:
         """Asks for a slot on that connection and maps it.
 
         Raises:
-            Unavailable: this server or this client cannot do it.
+            Unavailable: this server or this client cannot do it. The connection must be closed then, as after every
+                other failure: that is what gives the slot back.
             Problem: the server refused, as it would have refused the update.
         """
         _check_loopback(connection)
@@ -127,12 +126,12 @@ class Slots:
             ticket = str(granted["ticket"])
         except (KeyError, TypeError, ValueError) as error:
             raise errors.ProtocolError(f"not the lease of a slot ({error}): {document[:200]!r}") from error
-        try:
-            mapping = _map(connection, segment, offset + nbytes)
-        except Unavailable:
-            await self._session.answer(connection, Request("DELETE", f"{target}/slot?ticket={ticket}"))
-            raise
+        mapping = _map(connection, segment, offset + nbytes)
         return Lease(ticket, mapping, offset, self._session.reactor)
+
+
+def _values(content: Tensors, layout: Layout) -> Values:
+    return Values([(source, layout[source.name].begin) for source in content.sources()], layout.nbytes)
 
 
 def _check_loopback(connection: Connection) -> None:
