@@ -60,6 +60,7 @@ class Coordinator:
 
     Attributes:
         version: of the newest model, which is also the number of the open round.
+        patience: as given.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Coordinator:
         patience: float = 60.0,
     ) -> None:
         self.version = 1
+        self.patience = float(patience)
         self._server = Server(address, patience=patience)
         self._client = Client(address, job, patience=patience)
         self._module = module
@@ -92,12 +94,16 @@ class Coordinator:
             UnknownFunction: the server does not have the function, and no module was given.
             InvalidManifest: the job's name, the function's configuration or the model cannot be.
         """
-        self._check_function()
-        self._check_new()
-        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-            _write(model, file)
-            self._manifest = dataclasses.replace(self._manifest, model=self._server.upload(file.name))
-        self._server.apply([*self._functions(), self._manifest])
+        try:
+            self._check_function()
+            self._check_new()
+            with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+                _write(model, file)
+                self._manifest = dataclasses.replace(self._manifest, model=self._server.upload(file.name))
+            self._server.apply([*self._functions(), self._manifest])
+        except BaseException:
+            self._close()
+            raise
 
     def _functions(self) -> list[Function]:
         if self._module is None:
@@ -147,7 +153,7 @@ class Coordinator:
         Raises:
             UpdateRefused: it does not count, and :mod:`tributary.errors` says why.
         """
-        accepted = self._client.push(update, weight=weight, round=self.version, name=client, cast=True)
+        accepted = self._client.push(update, weight=weight, round=self.version, name=client, encoding="f32", cast=True)
         self._pushed += 1
         lost = max(0, self._pushed - accepted.contributors)
         self._pushed -= lost
@@ -184,8 +190,13 @@ class Coordinator:
 
     def end(self) -> None:
         """Completes the job: it takes no more updates, and its models stay."""
-        if self.version > 1:
-            self._change(rounds=self.version - 1)
+        try:
+            if self.version > 1:
+                self._change(rounds=self.version - 1)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self._client.close()
         self._server.close()
 

@@ -12,7 +12,7 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,12 @@ import numpy.typing as npt
 from tributary import errors
 from tributary.coordinator import CLIENTS, Coordinator, RoundLost
 
+if TYPE_CHECKING:
+    from nvflare.apis.fl_context import FLContext
+
 try:
     from nvflare.apis.event_type import EventType
     from nvflare.apis.fl_constant import FLMetaKey
-    from nvflare.apis.fl_context import FLContext
     from nvflare.app_common.abstract.fl_model import FLModel
     from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
     from nvflare.app_common.aggregators.weighted_aggregation_helper import (
@@ -41,7 +43,7 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
     """An aggregator for ``FedAvg(aggregator=...)`` and ``FedAvgRecipe(aggregator=...)``.
 
     Results go to Tributary one by one as they arrive. The mean is weighted by the number of steps in a result's meta
-    data, as NVFLARE's own is, whether results are whole models or differences. Integers, and metrics, are averaged here.
+    data, as NVFLARE's own is, whether results are whole models or differences. Integers and metrics are averaged here.
 
     A result that does not fit is logged as an error and left out.
 
@@ -141,8 +143,7 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
         outcome = self._coordinator.close(self._taken)
         counted = self._counted.get_result()
         params: dict[str, Any] = {
-            name: counted[name] if name in counted else self._array(outcome.model[name])
-            for name in self._names
+            name: counted[name] if name in counted else self._array(outcome.model[name]) for name in self._names
         }
         metrics = self._metrics.get_result() if self._metrics is not None else None
         return FLModel(params=params, params_type=self._params_type, metrics=metrics or None)

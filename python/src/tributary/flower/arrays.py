@@ -59,9 +59,7 @@ class Layout:
         """
         values = {name: view(name, array) for name, array in model.items()}
         if RESERVED in values:
-            raise UnsupportedArray(
-                f"an array is named {RESERVED!r}, which safetensors keeps for itself; rename it"
-            )
+            raise UnsupportedArray(f"an array is named {RESERVED!r}, which safetensors keeps for itself; rename it")
         if not any(array.size for array in values.values() if array.dtype.kind not in COUNTED):
             raise UnsupportedArray("the model has no floating-point elements: there is nothing to aggregate")
         return cls(

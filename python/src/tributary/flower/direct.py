@@ -29,6 +29,7 @@ class Reference:
         server: the address of Tributary, as nodes reach it.
         job: the job's name.
         version: the model's version, which is also the round to push to.
+        patience: seconds for which an absent server is waited for.
         train: 1 if the reply's arrays are an update, 0 if they are none of the job's business.
         arrays: the key of the ArrayRecord.
         weight: the key of an update's weight among its metrics.
@@ -39,6 +40,7 @@ class Reference:
     server: str
     job: str
     version: int
+    patience: float
     train: int
     arrays: str
     weight: str
@@ -59,9 +61,7 @@ class Reference:
         return cls(**values)
 
 
-def direct_mod(
-    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
-) -> Message:
+def direct_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
     """Lets a ClientApp fetch models from Tributary and push its updates there: ``ClientApp(mods=[direct_mod])``.
 
     The app itself sees what it always does: a message with the model's arrays. It works for a
@@ -77,7 +77,8 @@ def direct_mod(
     reference = Reference.take(message.content) if message.has_content() else None
     if reference is None:
         return call_next(message, context)
-    with Client(reference.server, job=reference.job, name=client_name(context.node_id)) as client:
+    name = client_name(context.node_id)
+    with Client(reference.server, reference.job, name, patience=reference.patience) as client:
         layout = _fetch(client, reference, message.content)
         reply = call_next(message, context)
         if reference.train and reply.has_content():
@@ -103,8 +104,7 @@ def _fetch(client: Client, reference: Reference, content: RecordDict) -> Layout:
         raise errors.ProtocolError(f"record {reference.arrays!r} of the message is no ArrayRecord")
     dtypes = {name: np.dtype(dtype) for name, dtype in zip(reference.names, reference.dtypes, strict=True)}
     shapes = {
-        name: counted[name].shape if dtype.kind in COUNTED else model[name].shape
-        for name, dtype in dtypes.items()
+        name: counted[name].shape if dtype.kind in COUNTED else model[name].shape for name, dtype in dtypes.items()
     }
     layout = Layout(dtypes, shapes)
     content[reference.arrays] = layout.join(model, counted)
@@ -124,7 +124,7 @@ def _push(client: Client, reference: Reference, layout: Layout, content: RecordD
         return
     ((key, arrays),) = content.array_records.items()
     tensors, counted = layout.split(arrays)
-    accepted = client.push(tensors, weight=weight, round=reference.version, cast=True)
+    accepted = client.push(tensors, weight=weight, round=reference.version, encoding="f32", cast=True)
     content[key] = counted
     content[RECORD] = ConfigRecord({"job": accepted.job, "round": accepted.round})
 

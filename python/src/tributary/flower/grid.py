@@ -6,11 +6,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from flwr.app import Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+    from flwr.proto.node_pb2 import NodeInfo
+    from flwr.supercore.run import Run
 
 #: Replies that are asked for together may be as large as this, in bytes.
 TOGETHER = 64 << 20
@@ -36,9 +39,7 @@ class StreamingGrid(Grid):
         self._grid = grid
         self._together = max(1, TOGETHER // max(1, reply_bytes))
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterator[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Sends messages at once; then an iterator of the replies, in the order in which they arrive.
 
         The iterator ends with the last reply, or after ``timeout`` seconds.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from logging import INFO
+from typing import TYPE_CHECKING
 
-from flwr.app import Message, RecordDict
 from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy.strategy_utils import validate_message_reply_consistency
 
 from tributary import errors
 from tributary.flower.arrays import UnsupportedArray
 from tributary.flower.run import Relayed
+
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
 
 log = logging.getLogger("flwr").log
 

@@ -99,9 +99,7 @@ class Direct(Relayed):
         record: the key of the model's arrays in messages.
     """
 
-    def __init__(
-        self, coordinator: Coordinator, arrays: ArrayRecord, weight: str, server: str, record: str
-    ) -> None:
+    def __init__(self, coordinator: Coordinator, arrays: ArrayRecord, weight: str, server: str, record: str) -> None:
         super().__init__(coordinator, arrays, weight)
         self.reply_bytes = sum(len(array.data) for array in self._counted.values())
         self._model = arrays
@@ -127,6 +125,7 @@ class Direct(Relayed):
             server=self._server,
             job=self.coordinator.job,
             version=self.coordinator.version,
+            patience=self.coordinator.patience,
             train=int(train),
             arrays=self._record,
             weight=self._weight,

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from logging import INFO, WARNING
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from tributary import errors
@@ -17,6 +16,9 @@ from tributary.coordinator import Coordinator
 from tributary.flower.grid import StreamingGrid
 from tributary.flower.intake import Intake
 from tributary.flower.run import Direct, Relayed
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
 
 Aggregate = Callable[[list[RecordDict], str], MetricRecord]
 
@@ -158,7 +160,9 @@ class TributaryStrategy(FedAvg):
         return messages
 
     def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
+        self,
+        server_round: int,  # noqa: ARG002
+        replies: Iterable[Message],
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hands replies to Tributary as they come, closes the round, and gives its model."""
         if self._run is None:
