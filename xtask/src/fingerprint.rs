@@ -2,6 +2,7 @@
 //!
 //! Content and not time stamps, because a fresh clone has new time stamps on old files.
 
+use std::fmt;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -41,12 +42,18 @@ impl Fingerprint {
     }
 }
 
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.trim_end())
+    }
+}
+
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
         let name = entry.file_name();
         let hidden = name.to_string_lossy().starts_with('.') && name != ".cargo";
-        if name == "target" || hidden {
+        if name == "target" || name == "__pycache__" || hidden {
             continue;
         }
         if entry.file_type()?.is_dir() {

@@ -16,6 +16,7 @@ mod command;
 mod demo;
 mod fingerprint;
 mod output;
+mod python;
 mod setup;
 mod test;
 mod workspace;

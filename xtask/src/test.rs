@@ -4,6 +4,7 @@
 //! CI wants to know everything that is wrong, not the first thing.
 
 mod evidence;
+mod python;
 mod steps;
 
 use std::time::{Duration, Instant};

@@ -256,6 +256,18 @@ class SharedMemoryFull(UpdateRefused):
     slug = "shared-memory-full"
 
 
+class NotLocal(UpdateRefused):
+    """The server lends no slot to this client; only told with ``local=True``, as the cause."""
+
+    slug = "not-local"
+
+
+class UnknownSlot(UpdateRefused):
+    """The slot that the update was written to is not this client's any more: the job was started anew."""
+
+    slug = "unknown-slot"
+
+
 class UnknownJob(Problem, LookupError):
     """No job of that name runs there."""
 

@@ -133,6 +133,7 @@ class Job(_Manifest):
         idle_timeout: a client that sends nothing for so long in mid-body is given up.
         non_finite: what is done with an update that holds NaN or infinity.
         slots: slots of the job's shared memory.
+        local: whether clients on the server's host may write updates into shared memory.
         directory: where relative paths start; the manifest's folder if it was loaded.
     """
 
@@ -155,6 +156,7 @@ class Job(_Manifest):
     idle_timeout: str | None = _at("spec.ingest.idleTimeout")
     non_finite: Literal["reject", "allow"] | None = _at("spec.ingest.nonFinite")
     slots: int | None = _at("spec.arena.slots")
+    local: Literal["allow", "refuse"] | None = _at("spec.ingest.local")
     directory: Path = dataclasses.field(default=Path(), kw_only=True, compare=False, repr=False)
 
 

@@ -8,26 +8,19 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::python::{self, Environment};
 use crate::workspace::Workspace;
-use crate::{command, output, setup};
-
-/// The Python that Debian's packages are for, whatever else is first in `PATH`.
-const PYTHON: &str = "/usr/bin/python3";
+use crate::{output, setup};
 
 /// Installs what is missing; the folder with the environment `venv`.
 pub(super) fn install(workspace: &Workspace) -> Result<PathBuf> {
-    let folder = workspace.cache().join("peers");
+    let environment = Environment::named(workspace, "peers");
     let requirements = workspace.root().join("bench/peers/requirements.txt");
     let wanted = fs::read_to_string(&requirements)?;
-    let has = |module: &str| {
-        command::succeeds(
-            workspace
-                .command(PYTHON)
-                .args(["-c", &format!("import {module}")]),
-        )
-    };
     let packages = [("torch", "python3-torch"), ("ensurepip", "python3-venv")];
-    let missing = packages.into_iter().filter(|(module, _)| !has(module));
+    let missing = packages
+        .into_iter()
+        .filter(|(module, _)| !python::has_module(workspace, module));
     let missing: Vec<_> = missing.map(|(_, package)| package).collect();
     if !missing.is_empty() {
         output::progress(
@@ -39,34 +32,12 @@ pub(super) fn install(workspace: &Workspace) -> Result<PathBuf> {
         );
         setup::install_packages(workspace, missing)?;
     }
-    let stamp = folder.join("requirements.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+    if environment.holds(&wanted) {
         output::progress("bench", "peers: up to date");
-        return Ok(folder);
+    } else {
+        let install = ["--requirement".as_ref(), requirements.as_os_str()];
+        let options = ["--system-site-packages"];
+        environment.make(workspace, ("bench", "peers"), &options, install, &wanted)?;
     }
-    fs::create_dir_all(&folder)?;
-    let environment = folder.join("venv");
-    output::progress(
-        "bench",
-        format_args!("peers: pip install into {}", environment.display()),
-    );
-    let mut python = workspace.command(PYTHON);
-    command::run(
-        python
-            .args(["-m", "venv", "--clear", "--system-site-packages"])
-            .arg(&environment),
-    )?;
-    let mut pip = workspace.command(environment.join("bin/pip"));
-    command::run(
-        pip.args([
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--requirement",
-        ])
-        .arg(&requirements),
-    )?;
-    // Last: an installation that broke off must not pass for one.
-    fs::write(&stamp, wanted)?;
-    Ok(folder)
+    Ok(environment.folder().to_owned())
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::{Recipe, Scope};
 use crate::workspace::Workspace;
-use crate::{artefacts, command};
+use crate::{artefacts, command, python};
 
 /// Something that is missing.
 #[derive(Clone, Debug)]
@@ -170,6 +170,12 @@ fn missing_for_tests(workspace: &Workspace) -> Vec<Need> {
         if workspace.find(program).is_none() {
             missing.push(package(name, why));
         }
+    }
+    if !python::has_module(workspace, "ensurepip") {
+        missing.push(package(
+            "python3-venv",
+            "the Python client is tested in an environment of its own",
+        ));
     }
     missing
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use super::evidence;
+use super::{evidence, python};
 use crate::demo;
 use crate::setup::Recipe;
 use crate::workspace::Workspace;
@@ -44,6 +44,7 @@ pub(super) const STEPS: &[Step] = &[
     step("documentation tests", documentation),
     step("functions' own tests", functions),
     step("concurrency model (loom)", loom),
+    step("Python client (ruff, mypy, pytest)", python::check),
     step("demonstration", demonstration),
 ];
 

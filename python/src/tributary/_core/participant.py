@@ -115,7 +115,8 @@ class Participant:
         cast: bool,
     ) -> Accepted:
         """Sends an update, after every check that needs no server."""
-        query = "" if weight is None else f"&weight={quote(repr(checks.weight(weight)))}"
+        # Without the plus sign of 1e+22, which means a space in a query.
+        query = "" if weight is None else f"&weight={checks.weight(weight)!r}".replace("+", "")
         target = f"/v1/jobs/{self.job}/updates/{self._client(name)}"
         if isinstance(update, (str, os.PathLike)):
             return await self._push_file(update, target, query, round, encoding)
@@ -171,16 +172,11 @@ class Participant:
     async def _attempt(self, sending: Sending) -> Accepted:
         values = None if sending.by_socket else self._slots.values(sending.content, self._layout)
         if values is not None:
-            try:
-                return await self._session.with_connection(
-                    lambda connection: self._by_slot(connection, sending, values)
-                )
-            except slot.Unavailable as why:
-                self._slots.give_up(why)
-        sending.by_socket = True
+            return await self._session.with_connection(lambda connection: self._by_slot(connection, sending, values))
         return await self._session.with_connection(lambda connection: self._by_socket(connection, sending))
 
     async def _by_socket(self, connection: Connection, sending: Sending) -> Accepted:
+        sending.by_socket = True
         content = sending.content
         request = Request("PUT", f"{sending.target}?{sending.query}", content, "application/octet-stream")
         try:
@@ -192,7 +188,16 @@ class Participant:
         return _accepted(head, document, local=False)
 
     async def _by_slot(self, connection: Connection, sending: Sending, values: slot.Values) -> Accepted:
-        lease = await self._slots.lease(connection, sending.target, sending.query)
+        try:
+            lease = await self._slots.lease(connection, sending.target, sending.query)
+        except slot.Busy as why:
+            if sending.answers_lost and isinstance(why.__cause__, errors.NoSlot):
+                # The server tells repeated updates only if they come by the same way.
+                raise why.__cause__ from None
+            return await self._by_socket(connection, sending)
+        except slot.Unavailable as why:
+            self._slots.give_up(why)
+            return await self._by_socket(connection, sending)
         with self._progress.bar(f"push {self.job}", values.nbytes) as moved:
             await lease.write(values, moved)
         request = Request("PUT", f"{sending.target}?{sending.query}&slot={quote(lease.ticket)}")
@@ -240,7 +245,7 @@ class Sending:
     target: str
     query: str
     by_socket: bool = False
-    """An attempt went by the socket. Later ones do too: the server tells repeated bytes only on the same way."""
+    """An attempt went by the socket; later ones do, too."""
     answers_lost: bool = False
     """An attempt was sent to its end, and nobody knows what became of it."""
 

@@ -8,14 +8,8 @@ from collections.abc import Callable
 
 from tributary import errors
 
-RETRIED = (
-    errors.NoSlot,
-    errors.SharedMemoryFull,
-    errors.RoundClosing,
-    errors.StalledUpdate,
-    errors.TruncatedUpdate,
-)
-"""Refusals after which the same request may be taken. The last two mean that bytes were lost on the way."""
+RETRIED = (errors.NoSlot, errors.SharedMemoryFull, errors.RoundClosing, errors.StalledUpdate, errors.UnknownSlot)
+"""Refusals after which the same request may be taken."""
 
 GATEWAYS = (502, 503, 504)
 """What a proxy answers while the server behind it is away."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -96,12 +97,10 @@ class Session:
         length = body.length if body else (None if request.method in ("GET", "HEAD") else 0)
         head = http.request(request.method, request.target, self.address.authority, length, request.content_type)
         connection.heard = connection.whole = False
-        whole = await connection.send([memoryview(head)])
-        if whole and body:
-            if body.file is not None:
-                whole = await connection.send_file(body.file.fileno(), body.length, moved)
-            else:
-                whole = await connection.send(body.pieces(), moved)
+        pieces = body.pieces() if body else iter(())
+        whole = await connection.send(itertools.chain([memoryview(head)], pieces), _beyond(len(head), moved))
+        if whole and body and body.file is not None:
+            whole = await connection.send_file(body.file.fileno(), body.length, moved)
         connection.whole = whole
         answer = await connection.head(request.wait)
         # Behind half a request, nobody can say where the next one begins.
@@ -165,12 +164,30 @@ class Session:
         while self._idle:
             self._idle.pop().close()
 
+    def __del__(self) -> None:
+        # Of a client that nobody closed: without a warning for each socket.
+        if hasattr(self, "_idle"):
+            self.close()
+
     def _forget_parents(self) -> None:
         """After a fork: the parent's connections are the parent's, and only this process's copies are closed."""
         if self._process != os.getpid():
             self._process = os.getpid()
             while self._idle:
                 self._idle.pop().close()
+
+
+def _beyond(head: int, moved: Moved) -> Moved:
+    """Tells of bytes of the body only: the head goes in front of them."""
+    left = head
+
+    def tell(sent: int) -> None:
+        nonlocal left
+        of_head = min(left, sent)
+        left -= of_head
+        moved(sent - of_head)
+
+    return tell
 
 
 def _told(error: errors.TributaryError, effort: Effort) -> errors.TributaryError:

@@ -41,6 +41,10 @@ class Unavailable(Exception):
     """Updates cannot go this way; says why."""
 
 
+class Busy(Unavailable):
+    """Not this update, but perhaps the next."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Values:
     """Plain f32 tensors and where each begins in a slot, in bytes."""
@@ -111,22 +115,31 @@ class Slots:
         """Asks for a slot on that connection and maps it.
 
         Raises:
-            Unavailable: this server or this client cannot do it. The connection must be closed then, as after every
-                other failure: that is what gives the slot back.
+            Unavailable: this server or this client cannot do it. The connection can go on; after any other
+                failure it must be closed, which is what gives the slot back.
             Problem: the server refused, as it would have refused the update.
         """
         _check_loopback(connection)
         try:
             _, document = await self._session.answer(connection, Request("POST", f"{target}/slot?{query}"))
-        except (errors.UnknownPath, errors.WrongMethod) as error:
-            raise Unavailable(f"the server has no local path ({error})") from error
+        except (errors.NotLocal, errors.UnknownPath, errors.WrongMethod) as error:
+            raise Unavailable(error.detail) from error
+        except errors.NoSlot as error:
+            if self._wanted is True:
+                raise
+            # Fewer slots are lent than there are; bodies get the others.
+            raise Busy(error.detail) from error
         granted = http.parse_json(document)
         try:
             segment, offset, nbytes = str(granted["segment"]), int(granted["offset"]), int(granted["bytes"])
             ticket = str(granted["ticket"])
         except (KeyError, TypeError, ValueError) as error:
             raise errors.ProtocolError(f"not the lease of a slot ({error}): {document[:200]!r}") from error
-        mapping = _map(connection, segment, offset + nbytes)
+        try:
+            mapping = _map(connection, segment, offset + nbytes)
+        except Unavailable:
+            await self._session.answer(connection, Request("DELETE", f"{target}/slot?ticket={ticket}"))
+            raise
         return Lease(ticket, mapping, offset, self._session.reactor)
 
 

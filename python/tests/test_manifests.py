@@ -1,0 +1,169 @@
+"""Manifests as objects are the manifests of the schemas and of `tributary validate`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from conftest import MakeJob
+from process import BINARY, ROOT
+from tributary import Function, Job, Server, errors
+from tributary.manifest import Manifest, _fields, load
+
+DIGEST = "sha256:" + "ab" * 32
+
+FULL_JOB = Job(
+    "digits",
+    "fedavg",
+    DIGEST,
+    expected=20,
+    quorum=15,
+    deadline="30s",
+    config={"accumulate": "exact"},
+    rounds=20,
+    clients_max=1000,
+    determinism="none",
+    fan_in=4,
+    keep_alive="30s",
+    idle_timeout="5s",
+    non_finite="allow",
+    slots=600,
+)
+FULL_FUNCTION = Function("fedavg", DIGEST, algebra="monoid", memory="64MiB", deadline="2s")
+
+
+def schema(kind: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((ROOT / f"docs/schemas/{kind}.json").read_text())
+    return document
+
+
+def test_the_repositorys_manifests_round_trip() -> None:
+    job, function = Job.load(ROOT / "manifests/digits.yaml"), Function.load(ROOT / "manifests/functions.yaml")
+    assert (job.name, job.expected, job.config, job.fan_in) == ("digits", 20, {"accumulate": "f64"}, 4)
+    assert job.file() == ROOT / "manifests/digits/initial.safetensors"
+    assert (function.name, function.memory) == ("fedavg", "64MiB")
+    assert job.to_dict() == yaml.safe_load((ROOT / "manifests/digits.yaml").read_text())
+    assert function.to_dict() == yaml.safe_load((ROOT / "manifests/functions.yaml").read_text())
+    assert load(ROOT / "manifests") == [job, function]
+
+
+@pytest.mark.parametrize("manifest", [FULL_JOB, FULL_FUNCTION, Job("a", "b", DIGEST, 1)])
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_what_is_saved_is_valid_and_is_read_again(tmp_path: Path, manifest: Manifest, ending: str) -> None:
+    jsonschema.validate(manifest.to_dict(), schema(manifest.KIND.lower()))
+    path = tmp_path / f"manifest.{ending}"
+    manifest.save(path)
+    assert load(path) == [manifest]
+    validated = subprocess.run([BINARY, "validate", "-f", path], capture_output=True, text=True, check=False)
+    assert validated.returncode == 0, validated.stderr
+
+
+def test_every_field_of_the_schemas_is_there() -> None:
+    for kind, manifest in (("job", Job), ("function", Function)):
+        paths = {field.metadata["path"] for field in _fields(manifest)}
+        missing = set(_paths(schema(kind), "", manifest.FILE)) - paths
+        assert not missing
+
+
+def _paths(part: dict[str, Any], path: str, file: str) -> Iterator[str]:
+    for name, inner in part.get("properties", {}).items():
+        below = f"{path}.{name}" if path else name
+        if below in ("apiVersion", "kind"):
+            continue
+        if below != file and "properties" in inner:
+            yield from _paths(inner, below, file)
+        else:
+            yield below
+
+
+def test_paths_follow_the_manifest(tmp_path: Path) -> None:
+    job = Job.load(ROOT / "manifests/digits.yaml")
+    job.save(tmp_path / "elsewhere.yaml")
+    moved = Job.load(tmp_path / "elsewhere.yaml").file()
+    assert moved is not None
+    assert moved.resolve() == job.file()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"spec": {"rounds": 1, "roundz": 2}}, r"spec\.roundz: unknown field; did you mean spec\.rounds\?"),
+        ({"spec": {"round": {"quorom": 1}}}, r"spec\.round\.quorom: unknown field; did you mean spec\.round\.quorum\?"),
+        ({"spec": {"rounds": 1}}, "lacks a field.*function"),
+        ({"kind": "Jobb"}, "kind is 'Jobb'; there are 'Job' and 'Function'"),
+        ({"apiVersion": "v2"}, "apiVersion are 'Job' and 'v2'"),
+    ],
+)
+def test_wrong_manifests(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    document = {"apiVersion": "tributary.dev/v1", "kind": "Job", "metadata": {"name": "a"}, "spec": {}, **change}
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+    with pytest.raises(errors.InvalidManifest, match=words) as caught:
+        load(tmp_path / "wrong.json")
+    assert "wrong.json" in str(caught.value)
+
+
+def test_files_without_manifests(tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidManifest, match=r"holds no \*\.yaml"):
+        load(tmp_path)
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(errors.InvalidManifest, match=r"broken\.yaml"):
+        load(tmp_path)
+    (tmp_path / "broken.yaml").write_text("just text")
+    with pytest.raises(errors.InvalidManifest, match="kind is None"):
+        load(tmp_path / "broken.yaml")
+    with pytest.raises(errors.InvalidManifest, match="has 0 manifests of kind Job"):
+        Job.load(ROOT / "manifests/functions.yaml")
+
+
+def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    FULL_JOB.save(tmp_path / "job.yaml")
+    assert json.loads((tmp_path / "job.yaml").read_text()) == FULL_JOB.to_dict()
+    assert Job.load(tmp_path / "job.yaml") == FULL_JOB
+    with pytest.raises(errors.MissingPackage, match=r"pip install 'tributary\[yaml\]'"):
+        load(ROOT / "manifests/digits.yaml")
+
+
+# === applied ===
+
+
+def test_apply(server: Server, new_job: MakeJob) -> None:
+    name = new_job()
+    job = server.manifest(name)
+    assert job.model.startswith("sha256:")
+    assert [(one.name, one.action) for one in server.apply(job)] == [(name, "unchanged")]
+    job.expected = 7
+    dry = server.apply([job], dry_run=True)[0]
+    assert (dry.action, dry.revision) == ("configured", 2)
+    assert [(change.path, change.before, change.after) for change in dry.diff] == [("spec.round.expected", 1, 7)]
+    assert server.job(name).expected == 1
+    assert server.apply(job)[0].action == "configured"
+    assert server.job(name).expected == 7
+    assert name in [status.name for status in server.jobs()]
+    assert name in server.function("fedavg").jobs
+    assert [status.round for status in server.rounds(name)] == [1]
+    assert [node.cores > 0 for node in server.nodes()] == [True]
+    assert "tributary_" in server.metrics()
+    assert server.health()
+
+
+def test_apply_of_files(server: Server, tmp_path: Path) -> None:
+    job = Job.load(ROOT / "manifests/digits.yaml")
+    job.name = "from-a-file"
+    job.save(tmp_path / "job.yaml")
+    assert server.apply(tmp_path / "job.yaml")[0].name == "from-a-file"
+    assert server.apply([str(tmp_path)])[0].action == "unchanged"
+    server.delete("job", "from-a-file")
+
+
+def test_a_model_that_is_not_there(server: Server) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        server.apply(Job("a", "fedavg", "nowhere.safetensors", expected=1))
