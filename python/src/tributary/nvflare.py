@@ -33,7 +33,7 @@ try:
         filter_aggregatable_metrics,
     )
 except ImportError as error:
-    raise errors.MissingPackage("NVFLARE is not installed: `pip install tributary[nvflare]`") from error
+    raise errors.MissingPackage("NVFLARE is not installed: `pip install nvflare`") from error
 
 #: What a client's name may not hold.
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._-]")

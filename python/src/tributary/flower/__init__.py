@@ -12,7 +12,7 @@ from tributary import errors
 try:
     import flwr.serverapp.strategy  # noqa: F401
 except ImportError as error:
-    raise errors.MissingPackage("Flower is not installed: `pip install tributary[flower]`") from error
+    raise errors.MissingPackage("Flower is not installed: `pip install flwr`") from error
 
 from tributary.coordinator import JobExists, RoundLost
 from tributary.flower.arrays import UnsupportedArray
