@@ -2,9 +2,9 @@
 
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from tributary.flower import direct_mod
 
 from flower_digits import task
+from tributary.flower import direct_mod
 
 # The mod is needed in direct mode only; without it, it does nothing.
 app = ClientApp(mods=[direct_mod])
@@ -14,12 +14,11 @@ app = ClientApp(mods=[direct_mod])
 def train(message: Message, context: Context) -> Message:
     """Trains the model of the message on this node's images."""
     model, images = received(message, context)
-    config = message.content.config_records["config"]
     epochs, rate = int(context.run_config["local-epochs"]), float(context.run_config["learning-rate"])
     loss = task.train(model, images, epochs, rate)
-    metrics = {"train_loss": loss, "num-examples": len(images[1]), "round": int(config["server-round"])}
+    metrics = MetricRecord({"train_loss": loss, "num-examples": len(images[1])})
     arrays = ArrayRecord({name: Array(values) for name, values in model.items()})
-    return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)}), reply_to=message)
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
 @app.evaluate()

@@ -1,11 +1,13 @@
 """What the server does: rounds of federated averaging, and a test after each."""
 
+from typing import Any
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from tributary.flower import TributaryStrategy
 
 from flower_digits import task
+from tributary.flower import TributaryStrategy
 
 app = ServerApp()
 
@@ -17,7 +19,7 @@ def main(grid: Grid, context: Context) -> None:
     nodes = int(config["nodes"])
     _, test = task.load(str(config["data"]))
 
-    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+    def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord:
         model = {name: array.numpy() for name, array in arrays.items()}
         loss, accuracy = task.evaluate(model, test)
         return MetricRecord({"loss": loss, "accuracy": accuracy})
@@ -33,4 +35,5 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=evaluate,
     )
     if config["save"]:
-        np.savez(str(config["save"]), **{name: array.numpy() for name, array in result.arrays.items()})
+        saved: dict[str, Any] = {name: array.numpy() for name, array in result.arrays.items()}
+        np.savez(str(config["save"]), **saved)

@@ -30,7 +30,7 @@ def initial(seed: int = 42) -> Arrays:
 def load(path: str) -> tuple[Images, Images]:
     """Training and test images. A line of the file has 64 digits to the base 17, and the number that they show."""
     lines = [line.split() for line in Path(path).read_text().splitlines()]
-    pixels = np.array([[int(digit, 17) for digit in brightness] for brightness, _ in lines], np.float32) / 16
+    pixels = np.array([[int(digit, 17) / 16 for digit in brightness] for brightness, _ in lines], np.float32)
     labels = np.array([int(label) for _, label in lines])
     order = np.random.default_rng(7).permutation(len(labels))
     train, test = order[TEST:], order[:TEST]
@@ -76,9 +76,7 @@ def _step(model: Arrays, pixels: npt.NDArray[np.float32], labels: npt.NDArray[np
     return _loss(probabilities, labels)
 
 
-def _forward(
-    model: Arrays, pixels: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _forward(model: Arrays, pixels: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     hidden = np.maximum(pixels @ model["hidden.weight"] + model["hidden.bias"], 0)
     scores = hidden @ model["output.weight"] + model["output.bias"]
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))

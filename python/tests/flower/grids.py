@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
 from tributary.flower import direct_mod
 
 Train = Callable[[Message, Context], Message]
@@ -38,14 +39,14 @@ class LocalGrid(Grid):
         self._train, self._mods, self._late = dict(train), mods, set(late)
         self._waiting: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=next(_runs))
-        self.before_reply: Callable[[int], None] = lambda number: None
+        self.before_reply: Callable[[int], None] = lambda _: None
         self.replies = 0
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self._train)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        ids = []
+        ids: list[str] = []
         for message in messages:
             ids.append(f"message-{len(ids)}-{id(message)}")
             sent = Message(copy.deepcopy(message.content), message.metadata.dst_node_id, message.metadata.message_type)
@@ -70,7 +71,12 @@ class LocalGrid(Grid):
         except Exception as error:  # as Flower's nodes do
             return Message(Error(0, f"{type(error)}:<{str(error)!r}>"), reply_to=message)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))
 
     def set_run(self, run: Run) -> None:
@@ -114,7 +120,7 @@ def fails(message: Message, context: Context) -> Message:
 def sends(arrays: Arrays, **metrics: Any) -> Train:
     """A node that answers with these arrays, whatever it gets."""
     metrics = metrics or {"num-examples": 1, "loss": 0.0}
-    return lambda message, context: reply(message, arrays, **metrics)
+    return lambda message, _: reply(message, arrays, **metrics)
 
 
 def received(message: Message) -> dict[str, np.ndarray[Any, Any]]:

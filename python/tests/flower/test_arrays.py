@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
-from grids import numpy, record
 from flwr.app import Array, ArrayRecord
 
+from grids import numpy, record
 from tributary import errors
 from tributary.flower.arrays import Layout, UnsupportedArray, pack, view
 
@@ -23,11 +24,15 @@ SAMPLES = [
     np.arange(5, dtype=np.uint8),
 ]
 
-MODEL = {"w": np.ones((2, 3), np.float32), "n": np.array(3, np.int64), "b": np.zeros(3, np.float64)}
+MODEL: dict[str, np.ndarray[Any, Any]] = {
+    "w": np.ones((2, 3), np.float32),
+    "n": np.array(3, np.int64),
+    "b": np.zeros(3, np.float64),
+}
 
 
 @pytest.mark.parametrize("values", SAMPLES, ids=lambda values: f"{values.dtype}{values.shape}")
-def test_a_view_is_what_numpy_loads_and_copies_nothing(values: np.ndarray) -> None:
+def test_a_view_is_what_numpy_loads_and_copies_nothing(values: np.ndarray[Any, Any]) -> None:
     array = Array(values)
     seen = view("x", array)
     loaded = array.numpy()
@@ -37,7 +42,7 @@ def test_a_view_is_what_numpy_loads_and_copies_nothing(values: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("values", SAMPLES, ids=lambda values: f"{values.dtype}{values.shape}")
-def test_a_packed_array_is_what_flower_itself_makes(values: np.ndarray) -> None:
+def test_a_packed_array_is_what_flower_itself_makes(values: np.ndarray[Any, Any]) -> None:
     packed, flowers = pack(values), Array(np.ascontiguousarray(values).reshape(values.shape))
     assert packed == flowers
     assert packed.object_id == flowers.object_id
@@ -61,7 +66,7 @@ def damaged(cut: int) -> Array:
     ],
 )
 def test_what_no_job_can_hold_is_refused_by_name(array: Array, said: str) -> None:
-    with pytest.raises(UnsupportedArray, match="array 'x'.*") as refused:
+    with pytest.raises(UnsupportedArray, match="array 'x'") as refused:
         view("x", array)
     assert said in str(refused.value)
 
@@ -75,7 +80,7 @@ def test_what_no_job_can_hold_is_refused_by_name(array: Array, said: str) -> Non
         ({}, "no floating-point elements"),
     ],
 )
-def test_what_is_no_model_is_refused(arrays: dict[str, np.ndarray], said: str) -> None:
+def test_what_is_no_model_is_refused(arrays: dict[str, np.ndarray[Any, Any]], said: str) -> None:
     with pytest.raises(UnsupportedArray, match=said):
         Layout.of(record(arrays))
 
@@ -110,7 +115,7 @@ def test_updates_may_be_of_other_floats_and_averages_of_integers() -> None:
         ({"w": None, "v": MODEL["w"]}, "missing are 'w', unexpected are 'v'"),
     ],
 )
-def test_updates_that_differ_are_told_where(change: dict[str, np.ndarray | None], said: str) -> None:
+def test_updates_that_differ_are_told_where(change: dict[str, np.ndarray[Any, Any] | None], said: str) -> None:
     update = {name: values for name, values in {**MODEL, **change}.items() if values is not None}
     with pytest.raises(errors.LayoutMismatch) as refused:
         Layout.of(record(MODEL)).split(record(update))

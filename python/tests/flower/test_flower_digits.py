@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import Federation
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
+
+from federation import Federation
 from grids import numpy, record
 from process import FUNCTIONS, ROOT, Process
-
 from tributary import Function, Server
 from tributary.flower import TributaryStrategy, direct_mod
 
@@ -62,13 +62,18 @@ def test_its_rounds_on_superlink_and_supernodes_are_right(
 ) -> None:
     app, saved = tmp_path / "app", tmp_path / "model.npz"
     shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__"))
-    config = {"tributary": process.address, "direct": direct, "data": str(DATA), "save": str(saved)}
+    config: dict[str, str | int] = {
+        "tributary": process.address,
+        "direct": direct,
+        "data": str(DATA),
+        "save": str(saved),
+    }
     with Server(process.address) as server:
         before = {job.name for job in server.jobs()}
         log = federation.run(app, {**config, "nodes": FEW_NODES, "num-server-rounds": FEW_ROUNDS})
         names = {job.name for job in server.jobs()} - before
         assert len(names) == 1, log
-        contributors = [round.contributors for round in server.rounds(names.pop())]
+        contributors = [status.contributors for status in server.rounds(names.pop())]
     assert contributors == [FEW_NODES] * FEW_ROUNDS, log
     assert f"aggregate_evaluate: Received {FEW_NODES} results and 0 failures" in log
     expected, got = alone(example.task), np.load(saved)
@@ -121,12 +126,12 @@ def simulate(strategy: FedAvg, example: Any) -> dict[str, np.ndarray[Any, Any]]:
     nodes = ClientApp(mods=[configured, direct_mod])
     nodes.train()(example.client_app.train)
     nodes.evaluate()(example.client_app.evaluate)
-    backend = {"init_args": {"num_cpus": 2}, "client_resources": {"num_cpus": 1, "num_gpus": 0}}
+    backend: Any = {"init_args": {"num_cpus": 2}, "client_resources": {"num_cpus": 1, "num_gpus": 0}}
     run_simulation(app, nodes, NODES, backend_config=backend)
     return numpy(found[0])
 
 
 def configured(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
     """The simulation engine's own call has no way to give a configuration of the run."""
-    config = {"data": str(DATA), "local-epochs": 2, "learning-rate": 0.1}
+    config: dict[str, bool | float | int | str] = {"data": str(DATA), "local-epochs": 2, "learning-rate": 0.1}
     return call_next(message, Context(context.run_id, context.node_id, context.node_config, context.state, config))

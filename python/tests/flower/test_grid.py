@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
-from grids import LocalGrid, adds
 
+from grids import LocalGrid, adds, record
 from tributary.flower import grid as module
 from tributary.flower.grid import StreamingGrid
 
 
 def messages(nodes: int) -> list[Message]:
-    from grids import record
-    from numpy import ones
-
-    content = RecordDict({"arrays": record({"w": ones(2)})})
+    content = RecordDict({"arrays": record({"w": np.ones(2)})})
     return [Message(content, node, "train") for node in range(1, nodes + 1)]
 
 
@@ -37,9 +37,9 @@ def test_small_replies_are_asked_for_together(reply_bytes: int, asked: int) -> N
 
 def test_nodes_that_never_answer_are_waited_for_until_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", looks.append)
+    monkeypatch.setattr(time, "sleep", looks.append)
     clock = iter(range(1000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     local = LocalGrid({node: adds(node) for node in (1, 2, 3)}, late=[2])
     replies = StreamingGrid(local, module.TOGETHER).send_and_receive(messages(3), timeout=20)
     assert [reply.metadata.src_node_id for reply in replies] == [1, 3]

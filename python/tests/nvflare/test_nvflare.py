@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from process import FUNCTIONS, Process
 
+from process import FUNCTIONS, Process
 from tributary import Function, Server
 from tributary.coordinator import RoundLost
 
@@ -38,7 +38,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What aggregators log; by itself a component has nowhere to log to."""
     lines: list[str] = []
     for level in ("info", "error"):
-        monkeypatch.setattr(TributaryAggregator, level, lambda self, message: lines.append(message))
+        monkeypatch.setattr(TributaryAggregator, level, lambda _, message: lines.append(message))
     return lines
 
 
@@ -92,9 +92,9 @@ def test_a_round_without_results_is_lost(process: Process) -> None:
 
 
 def test_it_runs_in_the_simulator(process: Process, server: Server, tmp_path: Path) -> None:
-    job = Path(__file__).parent / "job.py"
+    simulate = Path(__file__).parent / "simulate.py"
     done = subprocess.run(
-        [sys.executable, str(job), process.address, str(tmp_path)],
+        [sys.executable, str(simulate), process.address, str(tmp_path)],
         env={**os.environ, "NVFLARE_SIMULATOR_WORKSPACE_ROOT": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,

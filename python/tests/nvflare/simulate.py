@@ -1,4 +1,4 @@
-"""Runs NVFLARE's FedAvg in its simulator, with Tributary as the aggregator: `job.py ADDRESS FOLDER`."""
+"""Runs NVFLARE's FedAvg in its simulator, with Tributary as the aggregator: `simulate.py ADDRESS FOLDER`."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ if __name__ == "__main__":
         model=np.zeros((2, 3), np.float32).tolist(),
         min_clients=2,
         num_rounds=2,
-        train_script=str(Path(__file__).parent / "site.py"),
+        train_script=str(Path(__file__).parent / "adds_its_number.py"),
         aggregator=TributaryAggregator(address, job="simulated"),
     )
     recipe.execute(SimEnv(num_clients=2, workspace_root=folder))
