@@ -188,6 +188,36 @@ def test_a_program_that_ends_leaves_the_segment(
     assert client.push(SMALL).contributors == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_child_holds_no_lease(
+    new_job: MakeJob, new_client: MakeClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child lives on; the parent's slot is taken back all the same when the parent gives up."""
+    job = new_job(expected=9)
+    client = new_client(job, local=True)
+    client.pull()
+    free = free_slots(server, job)
+    read, write = os.pipe()
+    children = []
+
+    async def forked(_lease: Lease, _values: Values, _moved: Moved) -> None:
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        children.append(child)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lease, "write", forked)
+    with pytest.raises(KeyboardInterrupt):
+        client.push(SMALL)
+    eventually(lambda: free_slots(server, job) == free, "the slot is taken back")
+    os.close(write)
+    os.close(read)
+    assert os.waitpid(children[0], 0)[1] == 0
+
+
 def test_nothing_stays_mapped(new_job: MakeJob, new_client: MakeClient, server: Server) -> None:
     job = new_job(expected=9)
     client = new_client(job, local=True)

@@ -69,8 +69,7 @@ def test_what_is_saved_is_valid_and_is_read_again(tmp_path: Path, manifest: Mani
 def test_every_field_of_the_schemas_is_there() -> None:
     for kind, manifest in (("job", Job), ("function", Function)):
         paths = {field.metadata["path"] for field in _fields(manifest)}
-        missing = set(_paths(schema(kind), "", manifest.FILE)) - paths
-        assert not missing
+        assert paths == set(_paths(schema(kind), "", manifest.FILE))
 
 
 def _paths(part: dict[str, Any], path: str, file: str) -> Iterator[str]:

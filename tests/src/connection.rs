@@ -85,6 +85,16 @@ impl Connection {
         self.answer()
     }
 
+    /// Sends a request whose body is empty, and reads the answer.
+    #[must_use]
+    #[track_caller]
+    pub fn ask(&mut self, method: &str, path: &str) -> Answer {
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: tributary\r\nContent-Length: 0\r\n\r\n");
+        self.send(head.as_bytes());
+        self.answer()
+    }
+
     /// Ends the sending half: the server sees the end of the body.
     pub fn finish(&self) {
         // The server may have closed already.

@@ -7,7 +7,7 @@
 //! - [`server`]: the process `tributary up` and what it must leave behind: nothing.
 //! - [`http`], [`connection`], [`feed`], [`scrape`]: its door; plain requests, raw sockets for what no
 //!   library would send, events, metrics.
-//! - [`job`], [`manifest`]: jobs as a client and as an operator sees them.
+//! - [`job`], [`manifest`]: jobs as a client and as an operator sees them. [`local`]: clients on the server's host.
 //! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
 //!   lie, and right answers.
 //! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
@@ -30,6 +30,7 @@ pub mod forged;
 pub mod guest;
 pub mod http;
 pub mod job;
+pub mod local;
 pub mod manifest;
 pub mod place;
 pub mod process;

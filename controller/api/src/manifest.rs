@@ -22,8 +22,8 @@ use std::path::PathBuf;
 pub use arithmetic::{Accumulate, Determinism};
 pub use function::{Algebra, FunctionManifest, FunctionSpec, Limits};
 pub use job::{
-    ArenaSpec, Clients, Closing, FunctionReference, IngestSpec, JobManifest, JobSpec, NonFinite,
-    RoundSpec, TreeSpec,
+    ArenaSpec, Clients, Closing, FunctionReference, IngestSpec, JobManifest, JobSpec, LocalPath,
+    NonFinite, RoundSpec, TreeSpec,
 };
 
 pub use nearest::nearest;

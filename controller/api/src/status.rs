@@ -229,6 +229,20 @@ pub struct UpdateReceipt {
     pub contributors: u32,
 }
 
+/// The answer to a local client that asked for a slot: where it writes its update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotLease {
+    /// The arena's segment: a file of that name in /dev/shm.
+    pub segment: String,
+    /// Where the update begins in the segment, in bytes: the tensors of the model's file in its order, without its
+    /// header. A multiple of 4096.
+    pub offset: u64,
+    /// The update's length: 4 for each element of the model.
+    pub bytes: u64,
+    /// What the update is committed by, on the connection that asked for the slot.
+    pub ticket: String,
+}
+
 impl std::fmt::Display for JobPhase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {

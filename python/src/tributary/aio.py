@@ -20,7 +20,7 @@ class AsyncClient:
     """A client of one job, for asyncio. Arguments and errors are those of :class:`tributary.Client`.
 
     Any number of tasks may use it at once; all on one event loop that can watch sockets (on Windows not the default
-    one). A cancelled call closes its connection; the server then drops an update that was not complete.
+    one). A cancelled call closes its connection; the server drops an update of which not all had left.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 //! Slots over a segment: claim, fill, publish, release, recover.
 
+mod filling;
+
 use crate::contributors::Contributors;
 use crate::geometry::{Geometry, Room, SCALARS_BYTES};
 use crate::journal::{Journal, JournalHeader, SlotRef, Step};
@@ -11,6 +13,8 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tributary_sidecar_layout::Destination;
+
+pub use filling::{Described, Filling};
 
 /// One entry of the slot table. The state word publishes the other fields: they are written while
 /// the slot is Filling, and read only after a state that follows has been seen.
@@ -335,6 +339,16 @@ impl Arena {
         offset: u64,
         out: &mut [u8],
     ) -> bool {
+        // The pages may be rewritten while they are copied: then the generation has moved on, the check
+        // below says so, and the bytes are not used.
+        self.copy_out(slot, offset, out);
+        std::sync::atomic::fence(Ordering::Acquire);
+        let word = self.header(slot).state.load();
+        word.generation == generation && !matches!(word.state, State::Free | State::Filling)
+    }
+
+    /// Copies bytes of a slot's vector out, whatever its state.
+    fn copy_out(&self, slot: SlotIndex, offset: u64, out: &mut [u8]) {
         let end = offset.checked_add(out.len() as u64);
         assert!(
             end.is_some_and(|end| end <= self.vector_bytes(slot)),
@@ -342,13 +356,9 @@ impl Arena {
         );
         let source = self.vector_pointer(slot).wrapping_add(offset as usize);
         // SAFETY: the range lies inside the slot's vector, which is mapped as long as `self` lives;
-        // `out` is this process's own memory. The pages may be rewritten by another process while
-        // they are copied: then the generation has moved on, the check below says so, and the
-        // bytes (any bytes are valid u8) are not used.
+        // `out` is this process's own memory. Another process may write to the pages meanwhile: any
+        // bytes are valid u8, and the callers say what such bytes are worth.
         unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
-        std::sync::atomic::fence(Ordering::Acquire);
-        let word = self.header(slot).state.load();
-        word.generation == generation && !matches!(word.state, State::Free | State::Filling)
     }
 
     fn vector_bytes(&self, slot: SlotIndex) -> u64 {
@@ -453,84 +463,6 @@ impl Arena {
         self.header(slot)
             .contributors
             .store(range, Ordering::Release);
-    }
-}
-
-/// A slot that this process fills. Dropped without [`Filling::publish`], it is free again.
-#[derive(Debug)]
-pub struct Filling {
-    arena: Arc<Arena>,
-    slot: SlotIndex,
-    generation: Generation,
-    owner: Owner,
-    done: bool,
-}
-
-impl Filling {
-    /// The slot's number.
-    #[must_use]
-    pub fn slot(&self) -> SlotIndex {
-        self.slot
-    }
-
-    /// The slot's generation.
-    #[must_use]
-    pub fn generation(&self) -> Generation {
-        self.generation
-    }
-
-    /// The slot's vector, to be written: in whole pages, so it may be longer than the geometry asked for.
-    pub fn vector_mut(&mut self) -> &mut [u8] {
-        let geometry = self.arena.geometry();
-        let slots = geometry.of(geometry.room(self.slot));
-        let len = (slots.stride() - SCALARS_BYTES) as usize;
-        // SAFETY: the state word says Filling with this process as owner, and this guard is the only
-        // one made by that claim: no other process reads or writes the range until `publish`. The
-        // range is the slot's stride without its scalars page: inside the mapping, with pages that
-        // are allocated, and any bytes are valid u8.
-        unsafe { std::slice::from_raw_parts_mut(self.arena.vector_pointer(self.slot), len) }
-    }
-
-    /// Writes what the content is; nobody looks at it before it is published.
-    #[must_use]
-    pub fn describe(self, claim: &Claim) -> Described {
-        self.arena.write_claim(self.slot, claim);
-        Described(self)
-    }
-
-    /// Publishes the content: one atomic store makes it visible together with everything in
-    /// `claim`. False if the slot was recovered from this process in the meantime.
-    #[must_use]
-    pub fn publish(self, to: State, claim: &Claim) -> bool {
-        self.describe(claim).publish(to)
-    }
-}
-
-/// A filled slot of which everything is written. Dropped without [`Described::publish`], it is free
-/// again.
-#[derive(Debug)]
-pub struct Described(Filling);
-
-impl Described {
-    /// Publishes the slot by one atomic store. False if it was recovered from this process in the
-    /// meantime.
-    #[must_use]
-    pub fn publish(mut self, to: State) -> bool {
-        let filling = &mut self.0;
-        filling.done = true;
-        filling
-            .arena
-            .header(filling.slot)
-            .state
-            .publish(filling.owner, filling.generation, to)
-    }
-}
-
-impl Drop for Filling {
-    fn drop(&mut self) {
-        if !self.done {
-            self.arena.release(self.slot, self.generation);
-        }
     }
 }
 

@@ -306,3 +306,30 @@ fn a_journal_keeps_a_step_and_its_images() {
     journal.clear();
     assert_eq!(arena.journal(1).step(), None);
 }
+
+/// As a client on the same host does it: by the segment's name and the place that it was told.
+#[test]
+fn what_another_process_writes_into_a_slot_is_read_there() {
+    use std::os::unix::fs::FileExt;
+    let name = unique("lent");
+    let arena = Arc::new(Arena::create(&name, geometry(3)).unwrap());
+    let first = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
+    let second = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
+    assert_eq!(first.offset() % 4096, 0, "it can be mapped by itself");
+    let segment = std::fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/dev/shm/{name}"))
+        .unwrap();
+    segment.write_all_at(&[1; 1000], first.offset()).unwrap();
+    segment.write_all_at(&[2; 1000], second.offset()).unwrap();
+    for (filling, byte) in [(&first, 1), (&second, 2)] {
+        let mut bytes = [0; 600];
+        filling.read(400, &mut bytes);
+        assert_eq!(bytes, [byte; 600]);
+    }
+    let (slot, generation) = (second.slot(), second.generation());
+    assert!(second.publish(State::Ready, &claim_of(Kind::Update)));
+    let mut bytes = [0; 1000];
+    assert!(arena.read(slot, generation, 0, &mut bytes));
+    assert_eq!(bytes, [2; 1000]);
+}

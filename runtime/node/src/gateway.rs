@@ -2,19 +2,22 @@
 //!
 //! An update over plaintext HTTP/1.1 is read from its socket straight into its slot ([`connection`],
 //! [`ingest`]): the kernel's copy is the only one. Everything else, and updates over HTTP/2 or with
-//! chunked bodies, goes through hyper and axum ([`routes`]); there a body is copied a second time.
+//! chunked bodies, goes through hyper and axum ([`routes`]); there a body is copied a second time. A client on
+//! this host may write its update into a slot itself ([`lease`]); nothing is copied then.
 
 mod body;
 mod connection;
 mod fill;
 mod head;
 mod ingest;
+mod lease;
 mod model;
 mod one_request;
 mod pieces;
 mod reader;
 mod refusal;
 mod routes;
+mod told;
 
 use crate::events::Events;
 use crate::jobs::Jobs;
@@ -54,10 +57,10 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     // Answers are small and must not wait for more.
                     let _ = stream.set_nodelay(true);
-                    connections.spawn(connection::serve(stream, gateway.clone(), routes.clone()));
+                    connections.spawn(connection::serve(stream, peer.ip(), gateway.clone(), routes.clone()));
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: let some connections end.

@@ -10,6 +10,7 @@
 //! ```
 
 mod intake;
+mod lease;
 mod memory;
 mod outcome;
 mod status;
@@ -24,11 +25,11 @@ use crate::plan::Plan;
 use crate::round::{Epoch, Round};
 use jiff::Timestamp;
 use serde_json::json;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tributary_api::Name;
 use tributary_api::control::FunctionRevision;
 use tributary_api::event::EventKind;
@@ -86,6 +87,8 @@ pub(crate) struct Job {
     /// Held from looking for a free slot to having it: the reserve is kept whatever comes at once, and
     /// who came first is served first.
     admission: tokio::sync::Mutex<()>,
+    /// One for each slot that local clients may hold at a time.
+    lease_turns: Arc<Semaphore>,
     version: watch::Sender<u64>,
     state: Mutex<Inner>,
 }
@@ -108,6 +111,8 @@ struct Inner {
     stopped: bool,
     last_error: Option<String>,
     last_activity: Instant,
+    /// Slots that local clients fill, by their numbers.
+    leases: BTreeMap<u32, lease::Lease>,
     history: VecDeque<RoundStatus>,
 }
 
@@ -163,6 +168,7 @@ impl Job {
                 stopped: false,
                 last_error: None,
                 last_activity: Instant::now(),
+                leases: BTreeMap::new(),
                 history: VecDeque::new(),
             }),
             name: parts.name,
@@ -179,6 +185,7 @@ impl Job {
             workers: AtomicU32::new(0),
             slot_freed: Notify::new(),
             admission: tokio::sync::Mutex::new(()),
+            lease_turns: Arc::new(Semaphore::new(parts.plan.leases() as usize)),
             version: watch::Sender::new(version),
         };
         job.metrics

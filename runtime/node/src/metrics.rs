@@ -14,6 +14,9 @@ use std::time::Duration;
 use tributary_api::model::Encoding;
 use tributary_router::Router;
 
+/// Every value of the label `state` of an arena's slots.
+pub(crate) const ARENA_SLOTS: [&str; 5] = ["free", "used", "touched", "leased", "overdue"];
+
 /// All families of a node.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -24,6 +27,8 @@ pub struct Metrics {
     pub(crate) update_bytes: IntCounterVec,
     /// Bytes of updates' bodies that were copied, each copy counted.
     pub(crate) bytes_copied: IntCounterVec,
+    /// Accepted updates that local clients wrote into their slots.
+    pub(crate) local_updates: IntCounterVec,
     /// Bytes that functions read where they lay.
     pub(crate) bytes_in_place: IntCounterVec,
     /// Time of one function call and its commit.
@@ -112,6 +117,14 @@ impl Metrics {
                     &["job"]
                 )
             ),
+            local_updates: family!(
+                r,
+                counter(
+                    "tributary_local_updates_total",
+                    "Accepted updates that clients on this host wrote into their slots themselves.",
+                    &["job"]
+                )
+            ),
             bytes_in_place: family!(
                 r,
                 counter(
@@ -164,7 +177,7 @@ impl Metrics {
                 r,
                 gauge(
                     "tributary_arena_slots",
-                    "Slots of a job's arena by state; touched slots have pages.",
+                    "Slots of a job's arena by state; touched slots have pages, leased ones are filled by local clients.",
                     &["job", "state"]
                 )
             ),
@@ -266,6 +279,7 @@ impl Metrics {
         }
         for family in [
             &self.bytes_copied,
+            &self.local_updates,
             &self.bytes_in_place,
             &self.checkpoint_failures,
         ] {
@@ -274,7 +288,7 @@ impl Metrics {
         for outcome in ["completed", "failed"] {
             let _ = self.rounds.remove_label_values(&[job, outcome]);
         }
-        for state in ["free", "used", "touched"] {
+        for state in ARENA_SLOTS {
             let _ = self.arena_slots.remove_label_values(&[job, state]);
         }
         for level in ["leaf", "middle", "top"] {

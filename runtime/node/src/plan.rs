@@ -313,6 +313,15 @@ fn refusal(
 }
 
 impl Plan {
+    /// Slots that local clients may hold at a time: half of those for updates and at least one, so that one who
+    /// holds a slot for ever does not keep all others out. Where the finished model takes an update's slot, one is
+    /// left to it.
+    pub(crate) fn leases(&self) -> u32 {
+        let inputs = self.geometry.updates.count - self.models_kept - self.reserve;
+        let lendable = inputs - u32::from(self.reserve == 0).min(inputs);
+        (inputs / 2).max(1).min(lendable)
+    }
+
     /// The plan as a job's status tells it.
     pub(crate) fn status(&self) -> PlanStatus {
         let (updates, partials) = (self.geometry.updates, self.geometry.partials);

@@ -16,6 +16,7 @@ mod functions;
 mod headers;
 mod idle;
 mod jobs;
+mod local;
 mod manifests;
 mod memory;
 mod models;

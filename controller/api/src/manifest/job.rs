@@ -138,6 +138,8 @@ pub struct IngestSpec {
     pub idle_timeout: Interval,
     /// What is done with an update that holds NaN or infinity.
     pub non_finite: NonFinite,
+    /// Whether clients on the node's own host may write updates into shared memory themselves.
+    pub local: LocalPath,
 }
 
 /// What is done with an update that holds NaN or infinity.
@@ -162,6 +164,30 @@ pub enum NonFinite {
     Reject,
     /// It is folded like any other.
     Allow,
+}
+
+/// Whether clients on the node's own host may write updates into shared memory themselves.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum LocalPath {
+    /// They may, if they run as the server's user.
+    #[default]
+    Allow,
+    /// They send bodies like all others: where a proxy on the host stands before the server, for instance.
+    Refuse,
 }
 
 /// A round's conditions with every default filled in.
@@ -242,6 +268,7 @@ impl Default for IngestSpec {
         Self {
             idle_timeout: Interval::from_secs(10),
             non_finite: NonFinite::Reject,
+            local: LocalPath::Allow,
         }
     }
 }

@@ -35,11 +35,12 @@ class Asynchronous:
             loop.add_reader(number, wake)
         if wanted & WRITE:
             loop.add_writer(number, wake)
+        # Not wait_for(): before Python 3.12 it can lose a cancellation.
+        timer = loop.call_later(timeout, wake)
         try:
-            await asyncio.wait_for(ready, timeout)
-        except asyncio.TimeoutError:
-            return 0
+            await ready
         finally:
+            timer.cancel()
             loop.remove_reader(number)
             loop.remove_writer(number)
         return poll(sock, wanted, 0)

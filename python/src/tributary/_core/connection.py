@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from tributary import errors
@@ -38,6 +39,21 @@ def _nobody(_moved: int) -> None:
     pass
 
 
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """After a fork: closes the child's copies of connections and mappings.
+
+    As long as the child held a connection, a slot that the parent has leased on it could not be taken back.
+    """
+    for connection in list(_open):
+        connection.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
 class Connection:
     """A connection to a server. One request at a time."""
 
@@ -59,6 +75,7 @@ class Connection:
         self._reactor = reactor
         self._timeout = timeout
         self._ahead = bytearray()
+        _open.add(self)
 
     # === its life ===
 
@@ -78,7 +95,7 @@ class Connection:
         raise errors.ServerUnreachable(str(address), _reason(last)) from last
 
     def close(self) -> None:
-        """Closes it, and what lives no longer than it."""
+        """Closes it, and what lives no longer than it. Nothing is said to the server beyond that."""
         for closer in self.closers:
             closer()
         self.closers.clear()
@@ -92,7 +109,7 @@ class Connection:
     @property
     def stale(self) -> bool:
         """Whether the server has closed it, or has sent something that nobody asked for."""
-        return bool(self._ahead) or bool(poll(self.sock, READ, 0))
+        return self.sock.fileno() < 0 or bool(self._ahead) or bool(poll(self.sock, READ, 0))
 
     # === sending ===
 

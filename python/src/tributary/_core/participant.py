@@ -206,6 +206,10 @@ class Participant:
         except errors.ServerUnreachable:
             sending.answers_lost |= connection.whole
             raise
+        except (errors.MalformedUpdate, errors.BadWeight, errors.UnknownSlot, errors.UnknownJob):
+            # With these the lease goes on, and only the connection's end is its end.
+            connection.reusable = False
+            raise
         return _accepted(head, document, local=True)
 
     # === its life ===
@@ -245,7 +249,7 @@ class Sending:
     target: str
     query: str
     by_socket: bool = False
-    """An attempt went by the socket; later ones do, too."""
+    """An attempt went by the socket; later ones do, too: the server recognises what it had on the same way only."""
     answers_lost: bool = False
     """An attempt was sent to its end, and nobody knows what became of it."""
 

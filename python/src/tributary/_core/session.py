@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -46,7 +45,6 @@ class Session:
         self._patience = patience
         # A list's append and pop are atomic, which is all the locking that is needed.
         self._idle: list[Connection] = []
-        self._process = os.getpid()
         self._closed = False
 
     # === exchanges ===
@@ -139,7 +137,6 @@ class Session:
         """An idle connection, or a new one."""
         if self._closed:
             raise errors.Closed("the client is closed; make another one")
-        self._forget_parents()
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -168,13 +165,6 @@ class Session:
         # Of a client that nobody closed: without a warning for each socket.
         if hasattr(self, "_idle"):
             self.close()
-
-    def _forget_parents(self) -> None:
-        """After a fork: the parent's connections are the parent's, and only this process's copies are closed."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            while self._idle:
-                self._idle.pop().close()
 
 
 def _beyond(head: int, moved: Moved) -> Moved:

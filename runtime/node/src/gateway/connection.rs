@@ -2,13 +2,17 @@
 
 use super::Gateway;
 use super::body::{SocketBody, Source};
-use super::head::{self, Next, UpdateHead};
-use super::ingest;
+use super::head::{self, Next, SlotHead, UpdateHead, Wish};
+use super::ingest::{self, Taken};
+use super::lease::Leases;
 use super::one_request;
+use super::refusal::Refusal;
 use axum::Router;
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
+use serde::Serialize;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,23 +32,36 @@ const DRAIN_BYTES: u64 = 1 << 20;
 /// How long a connection that is given up is read, so that the client sees the answer before the reset.
 const LINGER: Duration = Duration::from_secs(5);
 
-pub(super) async fn serve(stream: TcpStream, gateway: Gateway, routes: Router) {
-    if let Err(error) = requests(stream, &gateway, &routes).await {
+pub(super) async fn serve(stream: TcpStream, peer: IpAddr, gateway: Gateway, routes: Router) {
+    let mut leases = Leases::new(peer);
+    if let Err(error) = requests(stream, &gateway, &routes, &mut leases).await {
         debug!(%error, "a connection ended");
     }
+    leases.end().await;
 }
 
-async fn requests(mut stream: TcpStream, gateway: &Gateway, routes: &Router) -> io::Result<()> {
+async fn requests(
+    mut stream: TcpStream,
+    gateway: &Gateway,
+    routes: &Router,
+    leases: &mut Leases,
+) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let mut silence = Silence::new();
     loop {
-        match next(&mut stream, &mut buffer, &mut silence).await? {
+        match next(&mut stream, &mut buffer, &mut silence, leases).await? {
             // `next` waits while a head is incomplete, and hands a too long one to hyper.
             None | Some(Next::Incomplete) => return Ok(()),
             Some(Next::Http2) => return one_request::http2(stream, buffer, routes.clone()).await,
             Some(Next::Update(head)) => {
                 buffer.advance(head.head_bytes);
                 if !update(&mut stream, &mut buffer, gateway, head).await? {
+                    return Ok(());
+                }
+            }
+            Some(Next::Slot(head)) => {
+                buffer.advance(head.head_bytes);
+                if !slot(&mut stream, gateway, leases, head).await? {
                     return Ok(());
                 }
             }
@@ -63,6 +80,7 @@ async fn next(
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
     silence: &mut Silence,
+    leases: &mut Leases,
 ) -> io::Result<Option<Next>> {
     loop {
         match head::next(buffer) {
@@ -73,7 +91,13 @@ async fn next(
             known => return Ok(Some(known)),
         }
         buffer.reserve(READ_BYTES);
-        match silence.bound(stream.read_buf(buffer)).await {
+        let read = stream.read_buf(buffer);
+        let came = if leases.are_out() {
+            Some(leases.wait(read).await)
+        } else {
+            silence.bound(read).await
+        };
+        match came {
             None | Some(Ok(0)) => return Ok(None),
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(error),
@@ -125,35 +149,7 @@ async fn update(
     let unread = body.remaining();
     // A client that was not told to go on may send its body or not: only closing is unambiguous.
     let keep = head.keep_alive && !spoiled && !body.is_held_back() && unread <= DRAIN_BYTES;
-    let answer = match &outcome {
-        Ok((accepted, receipt)) => {
-            let status = if accepted.repeated {
-                StatusCode::OK
-            } else {
-                StatusCode::ACCEPTED
-            };
-            answer(
-                status,
-                "application/json",
-                &serde_json::to_vec(receipt)?,
-                None,
-                keep,
-            )
-        }
-        Err(refusal) => {
-            let document = refusal.problem();
-            let status =
-                StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let text = serde_json::to_vec(&document)?;
-            answer(
-                status,
-                problem::CONTENT_TYPE,
-                &text,
-                refusal.retry_after(),
-                keep,
-            )
-        }
-    };
+    let answer = answer(taken(outcome), keep)?;
     if keep {
         drain(&mut body, unread).await?;
         stream.write_all(&answer).await?;
@@ -165,25 +161,82 @@ async fn update(
     Ok(false)
 }
 
+/// Serves a request of the local path; true if the connection can go on.
+async fn slot(
+    stream: &mut TcpStream,
+    gateway: &Gateway,
+    leases: &mut Leases,
+    head: SlotHead,
+) -> io::Result<bool> {
+    let (address, keep) = (&head.address, head.keep_alive);
+    let answer = match head.wish {
+        Wish::Ask => {
+            let lease = leases.ask(gateway, address, stream, keep).await;
+            answer(lease.map(|lease| (StatusCode::CREATED, Some(lease))), keep)?
+        }
+        Wish::Commit => answer(taken(leases.commit(gateway, address).await), keep)?,
+        Wish::GiveBack => {
+            let nothing = (StatusCode::NO_CONTENT, None::<()>);
+            answer(leases.give_back(address).map(|()| nothing), keep)?
+        }
+    };
+    stream.write_all(&answer).await?;
+    if keep {
+        return Ok(true);
+    }
+    stream.shutdown().await?;
+    linger(stream).await;
+    Ok(false)
+}
+
+/// What a client whose update was taken is told.
+fn taken(outcome: Result<Taken, Refusal>) -> Result<(StatusCode, Option<impl Serialize>), Refusal> {
+    outcome.map(|(accepted, receipt)| {
+        let status = if accepted.repeated {
+            StatusCode::OK
+        } else {
+            StatusCode::ACCEPTED
+        };
+        (status, Some(receipt))
+    })
+}
+
+/// An answer's bytes: a status with or without a document, or a problem.
 fn answer(
-    status: StatusCode,
-    content_type: &str,
-    text: &[u8],
-    retry_after: Option<u32>,
+    outcome: Result<(StatusCode, Option<impl Serialize>), Refusal>,
     keep: bool,
-) -> Vec<u8> {
-    let retry =
-        retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
-    let close = if keep { "" } else { "connection: close\r\n" };
+) -> io::Result<Vec<u8>> {
+    let (status, content_type, text, retry_after) = match outcome {
+        Ok((status, document)) => {
+            let text = document.map(|document| serde_json::to_vec(&document));
+            (status, "application/json", text.transpose()?, None)
+        }
+        Err(refusal) => {
+            let document = refusal.problem();
+            let status =
+                StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let text = serde_json::to_vec(&document)?;
+            let retry_after = refusal.retry_after();
+            (status, problem::CONTENT_TYPE, Some(text), retry_after)
+        }
+    };
     let reason = status.canonical_reason().unwrap_or_default();
-    let mut answer = format!(
-        "HTTP/1.1 {} {reason}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n{retry}{close}\r\n",
-        status.as_u16(),
-        text.len()
-    )
-    .into_bytes();
-    answer.extend_from_slice(text);
-    answer
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16());
+    if let Some(text) = &text {
+        let length = text.len();
+        head += &format!("content-type: {content_type}\r\ncontent-length: {length}\r\n");
+    }
+    if let Some(seconds) = retry_after {
+        head += &format!("retry-after: {seconds}\r\n");
+    }
+    head += if keep {
+        "\r\n"
+    } else {
+        "connection: close\r\n\r\n"
+    };
+    let mut answer = head.into_bytes();
+    answer.extend(text.unwrap_or_default());
+    Ok(answer)
 }
 
 async fn drain(body: &mut SocketBody<'_>, unread: u64) -> io::Result<()> {

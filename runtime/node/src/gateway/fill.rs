@@ -1,11 +1,12 @@
-//! An update's data, from its body to its places in a slot.
+//! An update's data, from its body to its places in a slot; or checked where a local client has written it.
 
 use super::body::Source;
 use super::pieces::{Fault, Pieces};
 use super::reader::Reader;
 use super::refusal::Refusal;
 use tributary_api::Name;
-use tributary_api::model::{ModelLayout, Segment, UpdatePlan};
+use tributary_api::model::{Encoding, ModelLayout, Part, UpdatePlan};
+use tributary_arena::Filling;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes that are read, checked and hashed at a time, while they are in the cache.
@@ -41,14 +42,38 @@ impl Target<'_> {
                 begin = piece.end;
                 pieces
                     .settle(vector, piece)
-                    .map_err(|fault| self.refusal(segment, fault))?;
+                    .map_err(|fault| self.refusal(segment.part, fault))?;
             }
         }
         Ok(())
     }
 
-    fn refusal(&self, segment: &Segment, fault: Fault) -> Refusal {
-        let place = |at| self.layout.place_in(segment.part, at);
+    /// Checks and hashes what a local client has written: f32 values in canonical order.
+    ///
+    /// Each piece is copied out before it is looked at: should the client still write, the digest is of what was
+    /// checked, and no reference is ever held to memory that another process changes. Other connections get their
+    /// turn after each.
+    pub(super) async fn check(&self, filling: &Filling, digest: &mut Xxh3) -> Result<(), Refusal> {
+        let part = Part::Elements { first: 0 };
+        let mut pieces = Pieces::new(part, Encoding::F32, self.check_finite);
+        let mut scratch = vec![0; PIECE_BYTES];
+        let (mut begin, end) = (0, self.layout.data_bytes());
+        while begin < end {
+            let bytes = (PIECE_BYTES as u64).min(end - begin) as usize;
+            let piece = &mut scratch[..bytes];
+            filling.read(begin, piece);
+            digest.update(piece);
+            pieces
+                .settle(piece, 0..bytes)
+                .map_err(|fault| self.refusal(part, fault))?;
+            begin += bytes as u64;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, part: Part, fault: Fault) -> Refusal {
+        let place = |at| self.layout.place_in(part, at);
         match fault {
             Fault::NonFinite { at, value } => Refusal::NonFinite {
                 job: self.job.clone(),

@@ -17,6 +17,8 @@ pub(super) enum Next {
     Http2,
     /// An update with a length.
     Update(UpdateHead),
+    /// A request of the local path.
+    Slot(SlotHead),
     /// Any other HTTP/1 request, well-formed or not.
     Other {
         /// The connection may serve another request afterwards.
@@ -34,6 +36,27 @@ pub(super) struct UpdateHead {
     /// The client waits for the word before it sends the body.
     pub expects_continue: bool,
     pub keep_alive: bool,
+}
+
+/// A request of the local path; none has a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SlotHead {
+    pub wish: Wish,
+    pub address: Address,
+    /// Bytes of the head in the buffer.
+    pub head_bytes: usize,
+    pub keep_alive: bool,
+}
+
+/// What a local client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// A slot.
+    Ask,
+    /// That what it has written there counts.
+    Commit,
+    /// To be rid of it.
+    GiveBack,
 }
 
 /// Looks at the beginning of a connection's unread bytes.
@@ -59,6 +82,14 @@ pub(super) fn next(buffer: &[u8]) -> Next {
 
 fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
     let keep_alive = request.version == Some(1) && !mentions(request, "connection", "close");
+    if let Some((wish, address)) = local(request) {
+        return Next::Slot(SlotHead {
+            wish,
+            address,
+            head_bytes,
+            keep_alive,
+        });
+    }
     let address = request
         .path
         .filter(|_| request.method == Some("PUT"))
@@ -77,19 +108,38 @@ fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
     }
 }
 
-/// The one length of a body that is not encoded; `None` for anything less plain.
-fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
-    let named = |name: &str| {
-        let name = name.to_owned();
-        request
-            .headers
-            .iter()
-            .filter(move |header| header.name.eq_ignore_ascii_case(&name))
-    };
-    if named("transfer-encoding").next().is_some() || named("content-encoding").next().is_some() {
+/// What a local client wants, if it asks for it without a body.
+fn local(request: &httparse::Request<'_, '_>) -> Option<(Wish, Address)> {
+    let lengthless = || !has(request, "content-length") && !has(request, "transfer-encoding");
+    if request.version != Some(1) || !(content_length(request) == Some(0) || lengthless()) {
         return None;
     }
-    let mut lengths = named("content-length");
+    let target = request.path?;
+    match request.method? {
+        "POST" => Some((Wish::Ask, slot_address(target)?)),
+        "DELETE" => Some((Wish::GiveBack, slot_address(target)?)),
+        "PUT" => {
+            let address = address(target)?;
+            let mut parameters = address.query.split('&');
+            let committed = parameters.any(|pair| pair.starts_with("slot="));
+            committed.then_some((Wish::Commit, address))
+        }
+        _ => None,
+    }
+}
+
+fn has(request: &httparse::Request<'_, '_>, name: &str) -> bool {
+    let mut headers = request.headers.iter();
+    headers.any(|header| header.name.eq_ignore_ascii_case(name))
+}
+
+/// The one length of a body that is not encoded; `None` for anything less plain.
+fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
+    if has(request, "transfer-encoding") || has(request, "content-encoding") {
+        return None;
+    }
+    let headers = request.headers.iter();
+    let mut lengths = headers.filter(|header| header.name.eq_ignore_ascii_case("content-length"));
     let length = std::str::from_utf8(lengths.next()?.value).ok()?;
     let plain = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
     if lengths.next().is_some() || !plain {
@@ -106,6 +156,14 @@ fn mentions(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> boo
         .filter(|header| header.name.eq_ignore_ascii_case(name));
     let mut tokens = values.flat_map(|header| header.value.split(|byte| *byte == b','));
     tokens.any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// `/v1/jobs/{job}/updates/{client}/slot[?query]`.
+fn slot_address(target: &str) -> Option<Address> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let update = address(path.strip_suffix("/slot")?)?;
+    let query = query.into();
+    Some(Address { query, ..update })
 }
 
 /// `/v1/jobs/{job}/updates/{client}[?query]`. Names need no percent-encoding; one that has it is left
@@ -147,6 +205,45 @@ mod tests {
             (12, true, true)
         );
         assert_eq!(&text[head.head_bytes..], "body");
+    }
+
+    #[test]
+    fn the_local_paths_requests_are_recognised() {
+        let path = "/v1/jobs/digits/updates/c-1";
+        let wish = |line: String, headers: &str| match next(
+            format!("{line} HTTP/1.1\r\n{headers}\r\n").as_bytes(),
+        ) {
+            Next::Slot(head) => Some((head.wish, head.address.client, head.address.query)),
+            _ => None,
+        };
+        let told = |wish, query: &str| Some((wish, "c-1".to_owned(), query.to_owned()));
+        let empty = "Content-Length: 0\r\n";
+        for headers in [empty, ""] {
+            let asked = wish(format!("POST {path}/slot?round=2"), headers);
+            assert_eq!(asked, told(Wish::Ask, "round=2"));
+            let given_back = wish(format!("DELETE {path}/slot?ticket=1"), headers);
+            assert_eq!(given_back, told(Wish::GiveBack, "ticket=1"));
+            let committed = wish(format!("PUT {path}?round=2&slot=1"), headers);
+            assert_eq!(committed, told(Wish::Commit, "round=2&slot=1"));
+        }
+        for (line, headers) in [
+            (format!("PUT {path}?round=2"), empty),
+            (
+                format!("PUT {path}?round=2&slot=1"),
+                "Content-Length: 4\r\n",
+            ),
+            (format!("PUT {path}/slot?round=2"), empty),
+            (format!("POST {path}/slot"), "Content-Length: 4\r\n"),
+            (
+                format!("POST {path}/slot"),
+                "Transfer-Encoding: chunked\r\n",
+            ),
+            (format!("POST {path}"), empty),
+            ("POST /v1/jobs/digits/updates/slot".into(), empty),
+            (format!("GET {path}/slot"), ""),
+        ] {
+            assert_eq!(wish(line.clone(), headers), None, "{line}");
+        }
     }
 
     #[test]

@@ -9,18 +9,20 @@ use super::body::Source;
 use super::fill::{PIECE_BYTES, Target};
 use super::reader::Reader;
 use super::refusal::Refusal;
+use super::told::Told;
 use crate::job::{Accepted, Job, Update};
 use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::ClientName;
 use tributary_api::manifest::NonFinite;
-use tributary_api::model::{Header, HeaderError, PREFIX_BYTES, SlotLayout, header_length};
+use tributary_api::model::{Header, PREFIX_BYTES, SlotLayout, header_length};
 use tributary_api::status::UpdateReceipt;
+use tributary_arena::Filling;
 use xxhash_rust::xxh3::Xxh3;
 
 /// How long an update waits for a slot before its client is told to come again. Waiting costs
 /// nothing: the body stays in the client's socket.
-const SLOT_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const SLOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whose update it is, as the URL says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,23 +32,40 @@ pub(crate) struct Address {
     pub query: String,
 }
 
+impl Address {
+    pub(super) fn job(&self, gateway: &Gateway) -> Result<Arc<Job>, Refusal> {
+        let job = gateway.jobs.get(&self.job);
+        job.ok_or_else(|| Refusal::UnknownJob(self.job.clone()))
+    }
+
+    pub(super) fn client(&self) -> Result<ClientName, Refusal> {
+        let client = self.client.parse();
+        client.map_err(|e| Refusal::Malformed(format!("{e}")))
+    }
+}
+
+/// What becomes of an update that is taken, and the document that tells it.
+pub(super) type Taken = (Accepted, UpdateReceipt);
+
 /// Takes an update.
 pub(crate) async fn put<S: Source>(
     gateway: &Gateway,
     address: &Address,
     body: &mut S,
-) -> Result<(Accepted, UpdateReceipt), Refusal> {
-    let job = gateway
-        .jobs
-        .get(&address.job)
-        .ok_or_else(|| Refusal::UnknownJob(address.job.clone()))?;
+) -> Result<Taken, Refusal> {
+    let job = address.job(gateway)?;
     let outcome = put_into(gateway, &job, address, body).await;
-    match &outcome {
+    count(&job, &outcome);
+    outcome
+}
+
+/// Counts what became of an update.
+pub(super) fn count(job: &Job, outcome: &Result<Taken, Refusal>) {
+    match outcome {
         Ok((accepted, _)) if accepted.repeated => job.count_outcome("repeated"),
         Ok(_) => job.count_outcome("accepted"),
         Err(refusal) => job.count_outcome(refusal.problem().slug()),
     }
-    outcome
 }
 
 async fn put_into<S: Source>(
@@ -54,16 +73,16 @@ async fn put_into<S: Source>(
     job: &Arc<Job>,
     address: &Address,
     body: &mut S,
-) -> Result<(Accepted, UpdateReceipt), Refusal> {
-    let client: ClientName = address
-        .client
-        .parse()
-        .map_err(|e| Refusal::Malformed(format!("{e}")))?;
+) -> Result<Taken, Refusal> {
+    let client = address.client()?;
     let told = Told::from_query(&address.query)?;
-    if let Some(round) = told.round
-        && !job.has(&client, round)
-    {
-        check_round(job, round)?;
+    if told.ticket.is_some() {
+        return Err(Refusal::not_local(
+            "a slot is committed without a body, over HTTP/1.1, on the connection that asked for it",
+        ));
+    }
+    if let Some(round) = told.round {
+        check_sender(job, &client, round)?;
     }
     check_length(job, body.length())?;
     let idle = job.ingest().idle_timeout.duration();
@@ -73,31 +92,17 @@ async fn put_into<S: Source>(
 
     let mut reader = Reader::new(body, idle);
     let (header_bytes, header) = read_header(job, &mut reader).await?;
-    let told = told.or_header(&header)?;
-    let round = told.round.ok_or_else(|| {
-        Refusal::Malformed(
-            "the update names no round: add ?round=R to the URL, or \"round\" to the file's __metadata__".into(),
-        )
-    })?;
-    let weight = told.weight.unwrap_or(1.0);
-    let mut digest = Xxh3::with_seed(gateway.digest_seed);
-    digest.update(&header_bytes);
-    digest.update(&weight.to_bits().to_le_bytes());
-
-    let receipt = |accepted: Accepted| {
-        let receipt = UpdateReceipt {
-            job: job.name.clone(),
-            client: client.clone(),
-            round,
-            slot_state: "ready".into(),
-            contributors: accepted.contributors,
-        };
-        (accepted, receipt)
+    let (round, weight) = told.or_header(&header)?.settled()?;
+    let sender = Sender {
+        job,
+        client,
+        round,
+        weight,
     };
-    if job.has(&client, round) {
-        return repeat(job, &client, round, &mut reader, &header, digest)
-            .await
-            .map(receipt);
+    let mut digest = sender.digest(gateway);
+    digest.update(&header_bytes);
+    if job.has(&sender.client, round) {
+        return repeat(&sender, &mut reader, &header, digest).await;
     }
     check_round(job, round)?;
     check_encoding(job, &header)?;
@@ -108,39 +113,109 @@ async fn put_into<S: Source>(
             job: job.name.clone(),
             mismatch,
         })?;
-    let Some(mut filling) = job.claim_slot(SLOT_PATIENCE).await? else {
-        let slots = job.plan.geometry.updates.count;
-        return Err(Refusal::NoSlot {
-            job: job.name.clone(),
-            slots,
-        });
-    };
-    let target = Target {
-        job: &job.name,
-        layout: &job.layout,
-        check_finite: job.spec().ingest.non_finite == NonFinite::Reject,
-    };
-    target
+    let mut filling = claim(job).await?;
+    target(job)
         .fill(filling.vector_mut(), &plan, &mut reader, &mut digest)
         .await?;
     reader.expect_end().await?;
-    let update = Update {
-        client: client.clone(),
-        round,
-        weight,
-        digest: digest.digest128(),
-        bytes: reader.received,
+    let bytes = Bytes {
+        sent: reader.received,
         copied: reader.received * S::COPIES,
-        slot: plan.slot,
     };
-    let accepted = job
-        .accept(update, filling)
-        .map_err(|refusal| Refusal::Job {
-            job: job.name.clone(),
-            given: round,
-            refusal,
-        })?;
-    Ok(receipt(accepted))
+    sender.enter(filling, plan.slot, &digest, bytes)
+}
+
+/// What is checked in updates of a job.
+pub(super) fn target(job: &Job) -> Target<'_> {
+    Target {
+        job: &job.name,
+        layout: &job.layout,
+        check_finite: job.ingest().non_finite == NonFinite::Reject,
+    }
+}
+
+/// A slot for an update; waits for one.
+pub(super) async fn claim(job: &Job) -> Result<Filling, Refusal> {
+    let slot = job.claim_slot(SLOT_PATIENCE).await?;
+    slot.ok_or_else(|| Refusal::NoSlot {
+        job: job.name.clone(),
+        slots: job.plan.geometry.updates.count,
+    })
+}
+
+/// Who sends an update, for which round and with which weight.
+pub(super) struct Sender<'a> {
+    pub job: &'a Job,
+    pub client: ClientName,
+    pub round: u64,
+    pub weight: f64,
+}
+
+/// How much of an update came, and was copied.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes {
+    pub sent: u64,
+    pub copied: u64,
+}
+
+impl Sender<'_> {
+    /// The beginning of the digest that tells this update from others.
+    pub(super) fn digest(&self, gateway: &Gateway) -> Xxh3 {
+        let mut digest = Xxh3::with_seed(gateway.digest_seed);
+        digest.update(&self.weight.to_bits().to_le_bytes());
+        digest
+    }
+
+    /// Enters the checked update into its round.
+    pub(super) fn enter(
+        self,
+        filling: Filling,
+        slot: SlotLayout,
+        digest: &Xxh3,
+        bytes: Bytes,
+    ) -> Result<Taken, Refusal> {
+        let update = Update {
+            client: self.client.clone(),
+            round: self.round,
+            weight: self.weight,
+            digest: digest.digest128(),
+            bytes: bytes.sent,
+            copied: bytes.copied,
+            slot,
+        };
+        let answer = self.job.accept(update, filling);
+        self.told(answer)
+    }
+
+    /// The job's answer as the client gets it.
+    fn told(&self, answer: Result<Accepted, crate::job::Refusal>) -> Result<Taken, Refusal> {
+        let job = self.job.name.clone();
+        match answer {
+            Ok(accepted) => {
+                let receipt = UpdateReceipt {
+                    job,
+                    client: self.client.clone(),
+                    round: self.round,
+                    slot_state: "ready".into(),
+                    contributors: accepted.contributors,
+                };
+                Ok((accepted, receipt))
+            }
+            Err(refusal) => Err(Refusal::Job {
+                job,
+                given: self.round,
+                refusal,
+            }),
+        }
+    }
+}
+
+/// The round must be open, unless the client has an update in it: then it asks again.
+pub(super) fn check_sender(job: &Job, client: &ClientName, round: u64) -> Result<(), Refusal> {
+    if job.has(client, round) {
+        return Ok(());
+    }
+    check_round(job, round)
 }
 
 fn check_round(job: &Job, round: u64) -> Result<(), Refusal> {
@@ -181,74 +256,6 @@ fn check_encoding(job: &Job, header: &Header) -> Result<(), Refusal> {
     })
 }
 
-/// Round and weight, as far as they have been told.
-struct Told {
-    round: Option<u64>,
-    weight: Option<f64>,
-}
-
-impl Told {
-    fn from_query(query: &str) -> Result<Self, Refusal> {
-        let mut told = Self {
-            round: None,
-            weight: None,
-        };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match key {
-                "round" => {
-                    let round = value.parse().map_err(|_| {
-                        Refusal::Malformed(format!("round is {value:?}; it must be a whole number"))
-                    })?;
-                    told.round = Some(round);
-                }
-                "weight" => told.weight = Some(weight(value.parse().ok(), value)?),
-                other => {
-                    return Err(Refusal::Malformed(format!(
-                        "unknown query parameter {other:?}; updates take round and weight"
-                    )));
-                }
-            }
-        }
-        Ok(told)
-    }
-
-    /// The URL counts before the file.
-    fn or_header(self, header: &Header) -> Result<Self, Refusal> {
-        let round = match self.round {
-            Some(round) => Some(round),
-            None => header.round()?,
-        };
-        let in_file = match self.weight {
-            Some(weight) => Some(weight),
-            None => header
-                .num_examples()
-                .map_err(bad_weight)?
-                .map(|w| weight(Some(w), &w.to_string()))
-                .transpose()?,
-        };
-        Ok(Self {
-            round,
-            weight: in_file,
-        })
-    }
-}
-
-/// A weight is refused alike, wherever it stands.
-fn bad_weight(error: HeaderError) -> Refusal {
-    match error {
-        HeaderError::Metadata { value, .. } => Refusal::BadWeight(value),
-        other => other.into(),
-    }
-}
-
-fn weight(number: Option<f64>, text: &str) -> Result<f64, Refusal> {
-    match number {
-        Some(weight) if weight.is_finite() && weight > 0.0 => Ok(weight),
-        _ => Err(Refusal::BadWeight(text.chars().take(40).collect())),
-    }
-}
-
 async fn read_header<S: Source>(
     job: &Job,
     reader: &mut Reader<'_, S>,
@@ -267,13 +274,11 @@ async fn read_header<S: Source>(
 
 /// A client that has an update in the round sends again: the same bytes are answered as before.
 async fn repeat<S: Source>(
-    job: &Job,
-    client: &ClientName,
-    round: u64,
+    sender: &Sender<'_>,
     reader: &mut Reader<'_, S>,
     header: &Header,
     mut digest: Xxh3,
-) -> Result<Accepted, Refusal> {
+) -> Result<Taken, Refusal> {
     let mut piece = vec![0; PIECE_BYTES];
     let mut left = header.data_bytes();
     while left > 0 {
@@ -283,38 +288,10 @@ async fn repeat<S: Source>(
         left -= next as u64;
     }
     reader.expect_end().await?;
-    let refused = |refusal| Refusal::Job {
-        job: job.name.clone(),
-        given: round,
-        refusal,
-    };
-    match job.repeated(client, round, digest.digest128()) {
-        Some(answer) => answer.map_err(refused),
-        // The round failed and opened again while the body came.
-        None => Err(refused(crate::job::Refusal::Closing { round })),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_are_strict() {
-        let told = Told::from_query("round=3&weight=2.5").unwrap();
-        assert_eq!((told.round, told.weight), (Some(3), Some(2.5)));
-        let told = Told::from_query("").unwrap();
-        assert_eq!((told.round, told.weight), (None, None));
-        for bad in [
-            "round=-1",
-            "round=",
-            "weight=0",
-            "weight=-1",
-            "weight=nan",
-            "weight=inf",
-            "wieght=1",
-        ] {
-            assert!(Told::from_query(bad).is_err(), "{bad}");
-        }
-    }
+    let round = sender.round;
+    let known = sender
+        .job
+        .repeated(&sender.client, round, digest.digest128());
+    // The round may have failed and opened again while the body came.
+    sender.told(known.unwrap_or(Err(crate::job::Refusal::Closing { round })))
 }

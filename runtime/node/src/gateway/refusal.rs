@@ -7,7 +7,7 @@ use tributary_api::model::{Encoding, Encodings, HeaderError, LayoutMismatch};
 use tributary_api::problem::Problem;
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 21] = [
+pub(crate) const OUTCOMES: [&str; 23] = [
     "accepted",
     "repeated",
     "malformed-update",
@@ -29,6 +29,8 @@ pub(crate) const OUTCOMES: [&str; 21] = [
     "function-failed",
     "no-slot",
     "shared-memory-full",
+    "not-local",
+    "unknown-slot",
 ];
 
 /// Why an update is turned away.
@@ -83,6 +85,17 @@ pub(crate) enum Refusal {
     BadWeight(String),
     #[error("all {slots} slots of job {job} are in use; send the update again in a second")]
     NoSlot { job: Name, slots: u32 },
+    #[error(
+        "local clients hold {most} slots of job {job}, as many as are lent at a time; \
+         ask again in a second, or send the update by PUT with a body"
+    )]
+    NoLease { job: Name, most: u32 },
+    #[error("{0}; send the update by PUT with a body")]
+    NotLocal(String),
+    #[error("this connection holds no slot {0:?}: ask for one by POST, and write the update there")]
+    UnknownSlot(String),
+    #[error("weight is {given}; the slot was asked for with weight {asked}")]
+    OtherWeight { asked: f64, given: f64 },
     #[error(transparent)]
     SharedMemory(#[from] tributary_arena::Error),
     #[error("round {given} of job {job} is not open: {}", told(.refusal))]
@@ -109,6 +122,11 @@ fn told(refusal: &job::Refusal) -> String {
 }
 
 impl Refusal {
+    /// Local clients' requests are not for this one; why.
+    pub(super) fn not_local(why: impl Into<String>) -> Self {
+        Self::NotLocal(why.into())
+    }
+
     /// Whether what the client did may have left the connection unusable.
     pub(crate) fn spoils_connection(&self) -> bool {
         matches!(self, Self::Truncated { .. } | Self::Stalled { .. })
@@ -123,7 +141,11 @@ impl Refusal {
                 ..
             }
         );
-        (closing || matches!(self, Self::NoSlot { .. } | Self::SharedMemory(_))).then_some(1)
+        let full = matches!(
+            self,
+            Self::NoSlot { .. } | Self::NoLease { .. } | Self::SharedMemory(_)
+        );
+        (closing || full).then_some(1)
     }
 
     /// The document that the client gets; its slug is the metrics' outcome.
@@ -144,11 +166,13 @@ impl Refusal {
                 "The update does not match the model",
             ),
             Self::NonFinite { .. } => (422, "non-finite", "The update is not finite"),
-            Self::BadWeight(_) => (422, "bad-weight", "Bad weight"),
+            Self::BadWeight(_) | Self::OtherWeight { .. } => (422, "bad-weight", "Bad weight"),
             Self::Encoding { .. } => (415, "unsupported-encoding", "Unsupported encoding"),
             Self::BadScale { .. } => (422, "bad-scale", "Bad scale"),
             Self::BadIndex { .. } => (422, "bad-index", "Bad index"),
-            Self::NoSlot { .. } => (429, "no-slot", "No free slot"),
+            Self::NotLocal(_) => (403, "not-local", "Not on the local path"),
+            Self::UnknownSlot(_) => (404, "unknown-slot", "Unknown slot"),
+            Self::NoSlot { .. } | Self::NoLease { .. } => (429, "no-slot", "No free slot"),
             Self::SharedMemory(_) => (507, "shared-memory-full", "Shared memory is full"),
             Self::Job { refusal, .. } => return self.job_problem(refusal),
         };

@@ -2,7 +2,8 @@
 
 use super::body::HyperBody;
 use super::ingest::{self, Address};
-use super::{Gateway, model};
+use super::refusal::Refusal;
+use super::{Gateway, lease, model};
 use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -21,6 +22,10 @@ pub(super) fn routes(gateway: Gateway) -> Router {
         .route(
             "/v1/jobs/{job}/updates/{client}",
             axum::routing::put(update),
+        )
+        .route(
+            "/v1/jobs/{job}/updates/{client}/slot",
+            axum::routing::post(slot).delete(slot),
         )
         .route("/v1/jobs/{job}/model", get(model::get))
         .route("/v1/jobs/{job}/rounds", get(rounds))
@@ -105,16 +110,31 @@ async fn update(
             };
             (status, Json(receipt)).into_response()
         }
-        Err(refusal) => {
-            let mut response = problem(&refusal.problem());
-            if let Some(seconds) = refusal.retry_after() {
-                response
-                    .headers_mut()
-                    .insert(header::RETRY_AFTER, seconds.into());
-            }
-            response
-        }
+        Err(refusal) => refused(&refusal),
     }
+}
+
+/// What belongs to the local path and comes by a way that cannot hold a lease.
+async fn slot(
+    State(gateway): State<Gateway>,
+    Path((job, client)): Path<(String, String)>,
+) -> Response {
+    let address = Address {
+        job,
+        client,
+        query: String::new(),
+    };
+    refused(&lease::refuse(&gateway, &address))
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let mut response = problem(&refusal.problem());
+    if let Some(seconds) = refusal.retry_after() {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 async fn rounds(State(gateway): State<Gateway>, Path(name): Path<String>) -> Response {

@@ -79,11 +79,23 @@ impl Job {
         }
         if !matches!(outcome, "accepted" | "repeated") {
             state.tally.rejected += 1;
+        }
+        if outcome != "accepted" {
             // Its slot, if it had one, has been given up.
             self.slot_freed.notify_one();
         }
         let labels = [self.name.as_str(), outcome];
         self.metrics.updates.with_label_values(&labels).inc();
+    }
+
+    /// Counts an update whose client wrote it into its slot, if it is new.
+    pub(crate) fn count_local(&self, accepted: &Accepted) {
+        let state = self.lock();
+        if accepted.repeated || state.stopped {
+            return;
+        }
+        let labels = [self.name.as_str()];
+        self.metrics.local_updates.with_label_values(&labels).inc();
     }
 
     /// True if the client has an update in the open round or the one before: another body of it
@@ -105,10 +117,10 @@ impl Job {
     /// Enters an update, publishes its slot and sends its descriptor.
     pub(crate) fn accept(&self, update: Update, filling: Filling) -> Result<Accepted, Refusal> {
         let mut state = self.lock();
-        state.check_round(update.round)?;
         if let Some(answer) = state.answer_known(&update.client, update.round, update.digest) {
             return answer;
         }
+        state.check_round(update.round)?;
         let now = Instant::now();
         let epoch = state.round.epoch;
         let Some(placement) = state.round.accept(update.client, update.digest, now) else {

@@ -1,6 +1,7 @@
 //! What a job says of itself.
 
 use super::{Inner, Job};
+use crate::metrics::ARENA_SLOTS;
 use std::sync::atomic::Ordering;
 use tributary_api::status::{
     AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStatus,
@@ -116,8 +117,10 @@ impl Job {
         let slots = self.arena.geometry().slots();
         let free = self.arena.free_slots(Room::Update) + self.arena.free_slots(Room::Partial);
         let touched = self.arena.reserved_slots();
+        let (leased, overdue) = state.count_leases();
         let name = self.name.as_str();
-        for (state, slots) in [("free", free), ("used", slots - free), ("touched", touched)] {
+        let counts = [free, slots - free, touched, leased, overdue];
+        for (state, slots) in ARENA_SLOTS.into_iter().zip(counts) {
             self.metrics
                 .arena_slots
                 .with_label_values(&[name, state])

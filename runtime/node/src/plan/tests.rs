@@ -133,6 +133,16 @@ fn a_given_number_of_slots_is_kept_to() {
 }
 
 #[test]
+fn half_of_the_slots_are_lent_and_the_models_is_not() {
+    let given = |slots: u32| planned(&[("arena", json!({ "slots": slots }))], MODEL, 8, 1 << 40);
+    // Of 20 slots, three are for models and three for partials.
+    assert_eq!(given(20).unwrap().leases(), 7);
+    // In place: three models, a partial, one update; then the model has to take one of two, or the only one.
+    let leases = [5, 4, 3].map(|slots| given(slots).unwrap().leases());
+    assert_eq!(leases, [1, 1, 0]);
+}
+
+#[test]
 fn order_and_fan_in_exclude_each_other() {
     let both = [
         ("tree", json!({"fanIn": 4})),
@@ -167,6 +177,8 @@ proptest! {
         prop_assert_eq!(plan.geometry.check(), Ok(()));
         prop_assert!(plan.geometry.updates.count > plan.models_kept + plan.reserve);
         prop_assert!(plan.geometry.updates.count > plan.models_kept);
+        // Without any lease given back, a round can close: there is a slot for its model.
+        prop_assert!(plan.leases() < plan.geometry.updates.count - plan.models_kept);
         let shadow = plan.commit == Commit::Shadow;
         let open = plan.tree.open_accumulators(clients);
         prop_assert_eq!(plan.geometry.partials.count, if shadow { open + plan.tree.lanes } else { 1 });

@@ -226,6 +226,69 @@ proptest! {
     }
 }
 
+/// What a client on this host wrote into a slot of its own is checked there.
+fn check(model: &ModelLayout, values: &[f32]) -> Result<u128, String> {
+    use std::os::unix::fs::FileExt;
+    use tributary_arena::{Arena, Geometry, JournalSize, OWNER_AGENT, Room, Slots};
+    let room = Slots {
+        count: 1,
+        vector_bytes: model.data_bytes(),
+    };
+    let geometry = Geometry {
+        updates: room,
+        partials: room,
+        clients: 1,
+        rings: 1,
+        ring_records: 8,
+        journal: JournalSize::default(),
+    };
+    let segment = format!("tributary-check-{}", std::process::id());
+    let arena = std::sync::Arc::new(Arena::create(&segment, geometry).unwrap());
+    let filling = arena.claim(OWNER_AGENT, Room::Update).unwrap().unwrap();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/dev/shm/{segment}"));
+    file.unwrap()
+        .write_all_at(&f32s(values), filling.offset())
+        .unwrap();
+    let name: Name = "job".parse().unwrap();
+    let target = Target {
+        job: &name,
+        layout: model,
+        check_finite: true,
+    };
+    let mut digest = Xxh3::new();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let checked = runtime.block_on(target.check(&filling, &mut digest));
+    checked.map_err(|refusal| refusal.to_string())?;
+    Ok(digest.digest128())
+}
+
+#[test]
+fn what_lies_in_a_slot_is_hashed_whole_and_its_faults_are_named() {
+    let model = model(&[3, MANY, 5]);
+    let mut values: Vec<f32> = (0..MANY + 8).map(|i| i as f32).collect();
+    let mut whole = Xxh3::new();
+    whole.update(&f32s(&values));
+    assert_eq!(check(&model, &values), Ok(whole.digest128()));
+    for (at, place) in [
+        (0, "t0[0]".to_owned()),
+        (3 + PIECE_BYTES / 4, format!("t1[{}]", PIECE_BYTES / 4)),
+        (MANY + 7, "t2[4]".to_owned()),
+    ] {
+        let before = std::mem::replace(&mut values[at], f32::INFINITY);
+        let error = check(&model, &values).unwrap_err();
+        let said = format!("{place} is inf; updates of job job must be finite");
+        assert!(error.starts_with(&said), "{error}");
+        values[at] = before;
+    }
+    // The last value counts as well.
+    values[MANY + 7] += 1.0;
+    assert_ne!(check(&model, &values), Ok(whole.digest128()));
+}
+
 /// More than a piece of 4-byte numbers.
 const MANY: usize = PIECE_BYTES / 4 + 1000;
 

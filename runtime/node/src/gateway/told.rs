@@ -1,0 +1,111 @@
+//! What a request says of an update: its round, its weight, the slot in which it lies.
+
+use super::refusal::Refusal;
+use tributary_api::model::{Header, HeaderError};
+
+/// As far as it has been told.
+pub(super) struct Told {
+    pub round: Option<u64>,
+    pub weight: Option<f64>,
+    /// The slot that a local client has written.
+    pub ticket: Option<String>,
+}
+
+impl Told {
+    pub(super) fn from_query(query: &str) -> Result<Self, Refusal> {
+        let mut told = Self {
+            round: None,
+            weight: None,
+            ticket: None,
+        };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match key {
+                "round" => {
+                    let round = value.parse().map_err(|_| {
+                        Refusal::Malformed(format!("round is {value:?}; it must be a whole number"))
+                    })?;
+                    told.round = Some(round);
+                }
+                "weight" => told.weight = Some(weight(value.parse().ok(), value)?),
+                "slot" => told.ticket = Some(value.to_owned()),
+                other => {
+                    return Err(Refusal::Malformed(format!(
+                        "unknown query parameter {other:?}; updates take round and weight"
+                    )));
+                }
+            }
+        }
+        Ok(told)
+    }
+
+    /// The URL counts before the file.
+    pub(super) fn or_header(self, header: &Header) -> Result<Self, Refusal> {
+        let round = match self.round {
+            Some(round) => Some(round),
+            None => header.round()?,
+        };
+        let in_file = match self.weight {
+            Some(weight) => Some(weight),
+            None => header
+                .num_examples()
+                .map_err(bad_weight)?
+                .map(|w| weight(Some(w), &w.to_string()))
+                .transpose()?,
+        };
+        Ok(Self {
+            round,
+            weight: in_file,
+            ..self
+        })
+    }
+
+    /// Round and weight, once nothing more will be told.
+    pub(super) fn settled(&self) -> Result<(u64, f64), Refusal> {
+        let round = self.round.ok_or_else(|| {
+            Refusal::Malformed(
+                "the update names no round: add ?round=R to the URL, or \"round\" to the file's __metadata__".into(),
+            )
+        })?;
+        Ok((round, self.weight.unwrap_or(1.0)))
+    }
+}
+
+/// A weight is refused alike, wherever it stands.
+fn bad_weight(error: HeaderError) -> Refusal {
+    match error {
+        HeaderError::Metadata { value, .. } => Refusal::BadWeight(value),
+        other => other.into(),
+    }
+}
+
+fn weight(number: Option<f64>, text: &str) -> Result<f64, Refusal> {
+    match number {
+        Some(weight) if weight.is_finite() && weight > 0.0 => Ok(weight),
+        _ => Err(Refusal::BadWeight(text.chars().take(40).collect())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_strict() {
+        let told = Told::from_query("round=3&weight=2.5").unwrap();
+        assert_eq!((told.round, told.weight), (Some(3), Some(2.5)));
+        let told = Told::from_query("").unwrap();
+        assert_eq!((told.round, told.weight), (None, None));
+        for bad in [
+            "round=-1",
+            "round=",
+            "weight=0",
+            "weight=-1",
+            "weight=nan",
+            "weight=inf",
+            "wieght=1",
+        ] {
+            assert!(Told::from_query(bad).is_err(), "{bad}");
+        }
+    }
+}
