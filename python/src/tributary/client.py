@@ -30,7 +30,7 @@ class Client:
         timeout: seconds without a byte after which a connection is given up.
         patience: seconds after a first failure for which the client goes on trying: when the server is not there, a
             connection breaks, all slots are in use, or the round is closing. 0 for one attempt only.
-        progress: show a bar for each transfer; needs tqdm (``pip install tributary[progress]``).
+        progress: show a bar for each transfer; needs tqdm (``pip install tqdm``).
         local: write updates straight into the server's shared memory. ``"auto"``: if client and server share this
             machine and user, else by HTTP. ``True``: or fail and say why. ``False``: never.
 

@@ -1,6 +1,6 @@
 """Manifests: what functions and jobs shall be, as objects and as files.
 
-The files are those of ``tributary apply``. YAML is read and written with PyYAML (``pip install tributary[yaml]``).
+The files are those of ``tributary apply``. YAML is read and written with PyYAML (``pip install PyYAML``).
 Without it files are read and written as JSON, which is YAML too.
 
 Fields that are ``None`` are left out of the file, so the server's defaults hold. What the fields may be is said in
@@ -221,7 +221,7 @@ def _documents(source: Path) -> list[Any]:
             document = json.loads(text)
         except ValueError as error:
             raise errors.MissingPackage(
-                f"{source} is not JSON; YAML needs PyYAML: pip install 'tributary[yaml]'"
+                f"{source} is not JSON; YAML needs PyYAML: pip install PyYAML"
             ) from error
         return document if isinstance(document, list) else [document]
     try:

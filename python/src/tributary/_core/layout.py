@@ -47,7 +47,7 @@ def bfloat16() -> np.dtype[Any]:
     try:
         module = importlib.import_module("ml_dtypes")
     except ImportError as error:
-        raise errors.MissingPackage("bf16 needs ml_dtypes: pip install 'tributary[bf16]'") from error
+        raise errors.MissingPackage("bf16 needs ml_dtypes: pip install ml_dtypes") from error
     dtype: np.dtype[Any] = np.dtype(module.bfloat16)
     return dtype
 

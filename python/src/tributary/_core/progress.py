@@ -31,7 +31,7 @@ def _tqdm() -> ModuleType:
     try:
         return importlib.import_module("tqdm")
     except ImportError as error:
-        raise errors.MissingPackage("progress=True needs tqdm: pip install 'tributary[progress]'") from error
+        raise errors.MissingPackage("progress=True needs tqdm: pip install tqdm") from error
 
 
 def _nobody(_moved: int) -> None:
