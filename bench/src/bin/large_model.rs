@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -22,6 +23,8 @@ const COMPARED: usize = 4096;
 const PERIOD: Duration = Duration::from_millis(20);
 /// How long a round may take.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// How long a client waits that is told to come again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 #[command(about = "A model of 5 GiB with three clients in at most 16 GiB")]
