@@ -14,26 +14,16 @@ use tributary_bench::{Figure, Model, Options, Output, peer, place};
 struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// Also with 32 clients; a quarter of an hour and 16 GB
-    #[arg(long)]
-    full: bool,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let output = Output::new("flower_strategy");
-    let sizes: &[(usize, usize)] = match (arguments.options.quick, arguments.full) {
-        (true, _) => &[(2, 1)],
-        (false, false) => &[(8, 2)],
-        (false, true) => &[(8, 3), (32, 2)],
-    };
-    for (clients, rounds) in sizes {
-        output.say(format_args!(
-            "{rounds} rounds with {clients} clients, three times"
-        ));
-        measure(&output, &Model::resnet18(), *clients, *rounds)?;
-    }
-    Ok(())
+    let (clients, rounds) = arguments.options.pick((8, 2), (2, 1));
+    output.say(format_args!(
+        "{rounds} rounds with {clients} clients, three times"
+    ));
+    measure(&output, &Model::resnet18(), clients, rounds)
 }
 
 /// All strategies with so many clients. The first round starts processes; it counts only if it is the only one.

@@ -175,7 +175,14 @@ class Coordinator:
             # Updates are missing: the server was restarted. Those that are there count.
             self._close_early()
         closed, self.version = self.version, model.version
-        return Outcome(model, self._server.round(self.job, closed).contributors)
+        return Outcome(model, self._contributors(closed, updates))
+
+    def _contributors(self, closed: int, updates: int) -> int:
+        try:
+            return self._server.round(self.job, closed).contributors
+        except errors.UnknownRound:
+            # The model outlives a restart of the server, what is remembered of its round does not.
+            return updates
 
     def _close_early(self) -> None:
         status = self._server.job(self.job)

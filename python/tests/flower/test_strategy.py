@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import re
 import weakref
@@ -15,7 +16,7 @@ from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy import FedAvg, Result
 
 from grids import LocalGrid, Train, adds, fails, flower_log, numpy, received, record, reply, sends
-from process import FUNCTIONS, Process, free_port
+from process import FUNCTIONS, Process, eventually, free_port
 from tributary import Function, Server, errors
 from tributary.flower import JobExists, TributaryStrategy, UnsupportedArray
 from tributary.flower import grid as grid_module
@@ -309,6 +310,23 @@ def mortal(own_process: Process) -> Process:
     return own_process
 
 
+def restart(mortal: Process) -> None:
+    """Kills it, and starts it again once its state is free: a worker that was just being started holds it a moment."""
+    mortal.kill()
+    (database,) = (mortal.folder / "state").glob("*.redb")
+
+    def free() -> bool:
+        with database.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    eventually(free, f"nobody holds {database}")
+    mortal.start()
+
+
 @pytest.mark.parametrize("killed_before", [1, 3, 4], ids=["the first", "the third", "the last"])
 def test_a_server_that_dies_in_a_round_costs_the_updates_that_it_had(mortal: Process, killed_before: int) -> None:
     nodes = {node: adds(2**node) for node in (1, 2, 3, 4)}
@@ -316,8 +334,7 @@ def test_a_server_that_dies_in_a_round_costs_the_updates_that_it_had(mortal: Pro
 
     def die(number: int) -> None:
         if number == killed_before:
-            mortal.kill()
-            mortal.start()
+            restart(mortal)
 
     def noted(node: int) -> Train:
         def train(message: Message, context: Context) -> Message:
@@ -356,8 +373,7 @@ def test_a_server_that_dies_after_the_last_update_costs_the_round(mortal: Proces
 
     def restarting_after(replies: Any) -> Iterator[Message]:
         yield from replies
-        mortal.kill()
-        mortal.start()
+        restart(mortal)
 
     with flower_log() as lines:
         strategy = Dying(mortal.address, **all_of(nodes))
@@ -376,9 +392,8 @@ def test_a_server_that_stays_away_ends_the_run_by_name(mortal: Process, direct: 
 
 @BOTH
 def test_a_server_that_is_restarted_between_rounds_costs_nothing(mortal: Process, direct: bool) -> None:
-    def restart(server_round: int, arrays: ArrayRecord) -> None:
-        mortal.kill()
-        mortal.start()
+    def between(_: int, arrays: ArrayRecord) -> None:
+        restart(mortal)
 
     nodes = {1: adds(1), 2: adds(3)}
     result = play(
@@ -386,7 +401,7 @@ def test_a_server_that_is_restarted_between_rounds_costs_nothing(mortal: Process
         LocalGrid(nodes),
         rounds=2,
         model={"w": np.zeros(2, np.float32)},
-        evaluate_fn=restart,
+        evaluate_fn=between,
     )
     np.testing.assert_array_equal(numpy(result.arrays)["w"], [4, 4])
 
