@@ -220,9 +220,7 @@ def _documents(source: Path) -> list[Any]:
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise errors.MissingPackage(
-                f"{source} is not JSON; YAML needs PyYAML: pip install PyYAML"
-            ) from error
+            raise errors.MissingPackage(f"{source} is not JSON; YAML needs PyYAML: pip install PyYAML") from error
         return document if isinstance(document, list) else [document]
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
