@@ -32,9 +32,7 @@ def load(random: np.random.Generator) -> tuple[Images, Images]:
     """The images to learn from, and those to test with."""
     lines = DATA.read_text().split("\n")
     rows = [line.split(" ") for line in lines if line]
-    pixels = np.array(
-        [[int(pixel, 17) for pixel in row[0]] for row in rows], np.float32
-    )
+    pixels = np.array([[int(pixel, 17) for pixel in row[0]] for row in rows], np.float32)
     images = Images(pixels / np.float32(16), np.array([int(row[1]) for row in rows]))
     order = random.permutation(len(rows))
     return images.take(order[TEST_IMAGES:]), images.take(order[:TEST_IMAGES])
@@ -46,16 +44,12 @@ def deal(images: Images, clients: int, random: np.random.Generator) -> list[Imag
     for label in range(CLASSES):
         which = random.permutation(np.flatnonzero(images.labels == label))
         cuts = np.cumsum(random.dirichlet(np.full(clients, 0.5))) * len(which)
-        for shard, part in zip(
-            shards, np.split(which, cuts[:-1].astype(int)), strict=True
-        ):
+        for shard, part in zip(shards, np.split(which, cuts[:-1].astype(int)), strict=True):
             shard.append(part)
     return [images.take(np.concatenate(shard)) for shard in shards]
 
 
-def train(
-    model: Weights, images: Images, random: np.random.Generator, passes: int = 5
-) -> dict[str, Array]:
+def train(model: Weights, images: Images, random: np.random.Generator, passes: int = 5) -> dict[str, Array]:
     """Stochastic gradient descent from ``model``; gives the weights that it ends with."""
     weights = {name: array.copy() for name, array in model.items()}
     for _ in range(passes):

@@ -20,10 +20,7 @@ SEED = 7
 
 def create_job(server: Server, rounds: int, functions: Path | None) -> None:
     """Creates the job anew; its model and its function are those of ``manifests/``."""
-    function, job = (
-        Function.load(MANIFESTS / "functions.yaml"),
-        Job.load(MANIFESTS / "digits.yaml"),
-    )
+    function, job = Function.load(MANIFESTS / "functions.yaml"), Job.load(MANIFESTS / "digits.yaml")
     job.name, job.rounds = JOB, rounds
     if functions is not None:
         function.module = str(functions.resolve() / "fedavg.wasm")
@@ -52,9 +49,7 @@ def run(address: str, rounds: int = 20, functions: Path | None = None) -> float:
     with Server(address) as server, Client(address, JOB) as watching:
         create_job(server, rounds, functions)
         threads = [
-            threading.Thread(
-                target=participate, args=(address, number, shard, rounds), daemon=True
-            )
+            threading.Thread(target=participate, args=(address, number, shard, rounds), daemon=True)
             for number, shard in enumerate(digits.deal(images, CLIENTS, random))
         ]
         for thread in threads:
@@ -63,9 +58,7 @@ def run(address: str, rounds: int = 20, functions: Path | None = None) -> float:
         while version <= rounds:
             model = watching.pull(after=version, wait=120)
             if model is None:
-                raise SystemExit(
-                    f"no model came after version {version}: see the clients' errors above"
-                )
+                raise SystemExit(f"no model came after version {version}: see the clients' errors above")
             version, reached = model.version, digits.accuracy(model, test)
             print(f"round {version - 1:3}   accuracy {reached:6.2%}")
         for thread in threads:

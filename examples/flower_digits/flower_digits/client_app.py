@@ -14,10 +14,7 @@ app = ClientApp(mods=[direct_mod])
 def train(message: Message, context: Context) -> Message:
     """Trains the model of the message on this node's images."""
     model, images = received(message, context)
-    epochs, rate = (
-        int(context.run_config["local-epochs"]),
-        float(context.run_config["learning-rate"]),
-    )
+    epochs, rate = int(context.run_config["local-epochs"]), float(context.run_config["learning-rate"])
     loss = task.train(model, images, epochs, rate)
     metrics = MetricRecord({"train_loss": loss, "num-examples": len(images[1])})
     arrays = ArrayRecord({name: Array(values) for name, values in model.items()})
@@ -29,9 +26,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluates the model of the message on this node's images."""
     model, images = received(message, context)
     loss, accuracy = task.evaluate(model, images)
-    metrics = MetricRecord(
-        {"eval_loss": loss, "eval_acc": accuracy, "num-examples": len(images[1])}
-    )
+    metrics = MetricRecord({"eval_loss": loss, "eval_acc": accuracy, "num-examples": len(images[1])})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -40,8 +35,5 @@ def received(message: Message, context: Context) -> tuple[task.Arrays, task.Imag
     arrays = message.content.array_records["arrays"]
     model = {name: array.numpy().copy() for name, array in arrays.items()}
     train_images, _ = task.load(str(context.run_config["data"]))
-    partition, partitions = (
-        int(context.node_config["partition-id"]),
-        int(context.node_config["num-partitions"]),
-    )
+    partition, partitions = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
     return model, task.shard(train_images, partition, partitions)

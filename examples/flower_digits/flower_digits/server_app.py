@@ -26,21 +26,14 @@ def main(grid: Grid, context: Context) -> None:
 
     # The one line: this was `strategy = FedAvg(min_train_nodes=nodes, min_available_nodes=nodes)`.
     strategy = TributaryStrategy(
-        str(config["tributary"]),
-        direct=bool(config["direct"]),
-        min_train_nodes=nodes,
-        min_available_nodes=nodes,
+        str(config["tributary"]), direct=bool(config["direct"]), min_train_nodes=nodes, min_available_nodes=nodes
     )
     result = strategy.start(
         grid=grid,
-        initial_arrays=ArrayRecord(
-            {name: Array(values) for name, values in task.initial().items()}
-        ),
+        initial_arrays=ArrayRecord({name: Array(values) for name, values in task.initial().items()}),
         num_rounds=int(config["num-server-rounds"]),
         evaluate_fn=evaluate,
     )
     if config["save"]:
-        saved: dict[str, Any] = {
-            name: array.numpy() for name, array in result.arrays.items()
-        }
+        saved: dict[str, Any] = {name: array.numpy() for name, array in result.arrays.items()}
         np.savez(str(config["save"]), **saved)

@@ -20,13 +20,9 @@ def initial(seed: int = 42) -> Arrays:
     """The first model."""
     random = np.random.default_rng(seed)
     return {
-        "hidden.weight": random.normal(0, (2 / PIXELS) ** 0.5, (PIXELS, HIDDEN)).astype(
-            np.float32
-        ),
+        "hidden.weight": random.normal(0, (2 / PIXELS) ** 0.5, (PIXELS, HIDDEN)).astype(np.float32),
         "hidden.bias": np.zeros(HIDDEN, np.float32),
-        "output.weight": random.normal(
-            0, (2 / HIDDEN) ** 0.5, (HIDDEN, CLASSES)
-        ).astype(np.float32),
+        "output.weight": random.normal(0, (2 / HIDDEN) ** 0.5, (HIDDEN, CLASSES)).astype(np.float32),
         "output.bias": np.zeros(CLASSES, np.float32),
     }
 
@@ -34,10 +30,7 @@ def initial(seed: int = 42) -> Arrays:
 def load(path: str) -> tuple[Images, Images]:
     """Training and test images. A line of the file has 64 digits to the base 17, and the number that they show."""
     lines = [line.split() for line in Path(path).read_text().splitlines()]
-    pixels = np.array(
-        [[int(digit, 17) / 16 for digit in brightness] for brightness, _ in lines],
-        np.float32,
-    )
+    pixels = np.array([[int(digit, 17) / 16 for digit in brightness] for brightness, _ in lines], np.float32)
     labels = np.array([int(label) for _, label in lines])
     order = np.random.default_rng(7).permutation(len(labels))
     train, test = order[TEST:], order[:TEST]
@@ -59,11 +52,7 @@ def train(model: Arrays, images: Images, epochs: int, rate: float) -> float:
     for epoch in range(epochs):
         order = np.random.default_rng(epoch).permutation(len(labels))
         batches = np.array_split(order, max(1, len(labels) // BATCH))
-        loss = float(
-            np.mean(
-                [_step(model, pixels[batch], labels[batch], rate) for batch in batches]
-            )
-        )
+        loss = float(np.mean([_step(model, pixels[batch], labels[batch], rate) for batch in batches]))
     return loss
 
 
@@ -71,17 +60,10 @@ def evaluate(model: Arrays, images: Images) -> tuple[float, float]:
     """Loss and accuracy."""
     pixels, labels = images
     _, probabilities = _forward(model, pixels)
-    return _loss(probabilities, labels), float(
-        (probabilities.argmax(axis=1) == labels).mean()
-    )
+    return _loss(probabilities, labels), float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def _step(
-    model: Arrays,
-    pixels: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    rate: float,
-) -> float:
+def _step(model: Arrays, pixels: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], rate: float) -> float:
     hidden, probabilities = _forward(model, pixels)
     error = probabilities.copy()
     error[np.arange(len(labels)), labels] -= 1
@@ -94,17 +76,13 @@ def _step(
     return _loss(probabilities, labels)
 
 
-def _forward(
-    model: Arrays, pixels: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _forward(model: Arrays, pixels: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     hidden = np.maximum(pixels @ model["hidden.weight"] + model["hidden.bias"], 0)
     scores = hidden @ model["output.weight"] + model["output.bias"]
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     return hidden, scores / scores.sum(axis=1, keepdims=True)
 
 
-def _loss(
-    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
-) -> float:
+def _loss(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
     right = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(right, 1e-12)).mean())

@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 use crate::{command, output};
 
 /// Folders of Python beside the package's own, from there.
-const EXAMPLES: &str = "../examples/python_digits";
+const EXAMPLES: [&str; 2] = ["../examples/python_digits", "../examples/flower_digits"];
 
 /// Runs every check of the client. All run, whatever the others say.
 pub(super) fn check(context: &Context) -> Result<()> {
@@ -21,9 +21,13 @@ pub(super) fn check(context: &Context) -> Result<()> {
     let run = |program: &str, arguments: &[&str]| {
         command::run(client(workspace, &environment.program(program)).args(arguments))
     };
+    let [plain, flower] = EXAMPLES;
     let checks = [
-        run("ruff", &["check", "--quiet", ".", EXAMPLES]),
-        run("ruff", &["format", "--quiet", "--check", ".", EXAMPLES]),
+        run("ruff", &["check", "--quiet", ".", plain, flower]),
+        run(
+            "ruff",
+            &["format", "--quiet", "--check", ".", plain, flower],
+        ),
         run("mypy", &["--no-error-summary"]),
         run("pytest", &[]),
     ];
