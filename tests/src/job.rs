@@ -48,6 +48,16 @@ impl Job {
         self.client.put(&self.update_path(client, query), file)
     }
 
+    /// Sends a file again and again until there is a slot for it.
+    #[track_caller]
+    pub fn put_until_taken(&self, client: &str, query: &str, file: &[u8]) {
+        until("the update is taken", || {
+            let answer = self.put(client, query, file);
+            assert!(matches!(answer.status, 202 | 429), "{}", answer.text());
+            answer.status == 202
+        });
+    }
+
     /// Sends an update that must be taken.
     #[track_caller]
     pub fn push(&self, client: &str, round: u64, weight: f64, update: &Model) -> UpdateReceipt {

@@ -115,11 +115,10 @@ impl<F: Function> Module<F> {
         let record = unsafe { Record::read(call) };
         answer(self.function().and_then(|function| {
             let size = Size::of(function, &record.call);
-            // SAFETY: the ABI, as `fold` demands it.
-            let updates = record
-                .inputs
-                .iter()
-                .map(|input| unsafe { update(input, &record.call) });
+            let updates = record.inputs.iter().map(|input| {
+                // SAFETY: the ABI, as `fold` demands it.
+                unsafe { update(input, &record.call) }
+            });
             let updates = updates.collect::<Result<_, _>>()?;
             function.fold(Fold {
                 round: record.round(),

@@ -2,7 +2,6 @@
 
 use tributary_tests::job::updates;
 use tributary_tests::tensors::Shapes;
-use tributary_tests::wait::until;
 use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars, process};
 
 on_both_sidecars![
@@ -77,11 +76,7 @@ fn an_accumulator_changed_in_place_has_the_same_bits(sidecar: Sidecar) {
         for (job, kill) in [(&in_place, round > 1), (&tight, round > 1)] {
             for (index, (update, weight)) in updates.iter().enumerate() {
                 let query = format!("?round={round}&weight={weight}");
-                until("the update is taken", || {
-                    let answer = job.put(&format!("client-{index}"), &query, &update.file());
-                    assert!(matches!(answer.status, 202 | 429), "{}", answer.text());
-                    answer.status == 202
-                });
+                job.put_until_taken(&format!("client-{index}"), &query, &update.file());
                 if kill && index % 4 == 1 {
                     let worker = server
                         .worker_pids()

@@ -96,11 +96,7 @@ fn many_clients_share_few_slots(sidecar: Sidecar) {
                 let job = &job;
                 scope.spawn(move || {
                     let (file, query) = (update.file(), format!("?round={round}&weight={weight}"));
-                    until("the update is taken", || {
-                        let answer = job.put(&format!("client-{index}"), &query, &file);
-                        assert!(matches!(answer.status, 202 | 429), "{}", answer.text());
-                        answer.status == 202
-                    });
+                    job.put_until_taken(&format!("client-{index}"), &query, &file);
                 });
             }
         });

@@ -21,13 +21,10 @@ pub(super) fn check(context: &Context) -> Result<()> {
     let run = |program: &str, arguments: &[&str]| {
         command::run(client(workspace, &environment.program(program)).args(arguments))
     };
-    let [plain, flower] = EXAMPLES;
+    let ruff = |arguments: &[&str]| run("ruff", &[arguments, &["."], &EXAMPLES].concat());
     let checks = [
-        run("ruff", &["check", "--quiet", ".", plain, flower]),
-        run(
-            "ruff",
-            &["format", "--quiet", "--check", ".", plain, flower],
-        ),
+        ruff(&["check", "--quiet"]),
+        ruff(&["format", "--quiet", "--check"]),
         run("mypy", &["--no-error-summary"]),
         run("pytest", &[]),
     ];

@@ -339,11 +339,7 @@ fn where_memory_is_scarce_the_model_has_its_slot(sidecar: Sidecar) {
         let updates = updates(LARGE, 3, round);
         for (index, (update, weight)) in updates.iter().enumerate() {
             let (file, query) = (update.file(), format!("?round={round}&weight={weight}"));
-            until("the update is taken", || {
-                let answer = job.put(&format!("client-{index}"), &query, &file);
-                assert!(matches!(answer.status, 202 | 429), "{}", answer.text());
-                answer.status == 202
-            });
+            job.put_until_taken(&format!("client-{index}"), &query, &file);
         }
         Mean::of(weighed(&updates)).assert_near(&job.result(round), 1e-12);
     }
