@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 
@@ -88,13 +89,21 @@ class Scripted:
     def _serve(self, answers: tuple[bytes, ...]) -> None:
         connection, _ = self._listener.accept()
         with connection:
+            # Whole requests are read: a client that is answered in mid-body comes back on another connection.
             for answer in answers:
                 received = b""
-                while b"}}" not in received:
+                while (length := whole_length(received)) is None or len(received) < length:
                     received += connection.recv(4096)
                 connection.sendall(answer)
                 self.served += 1
         self._listener.close()
+
+
+def whole_length(received: bytes) -> int | None:
+    """Bytes of the request, head and body, once its head is there."""
+    head, end, _ = received.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+    return len(head) + len(end) + (int(length[1]) if length else 0) if end else None
 
 
 def answer(status: int, document: object, *headers: str) -> bytes:

@@ -48,25 +48,21 @@ impl Job {
         self.client.put(&self.update_path(client, query), file)
     }
 
-    /// Sends a file again and again until there is a slot for it.
+    /// Sends a file again and again until there is a slot for it; gives the answer, 202.
     #[track_caller]
-    pub fn put_until_taken(&self, client: &str, query: &str, file: &[u8]) {
-        until("the update is taken", || {
+    pub fn put_until_taken(&self, client: &str, query: &str, file: &[u8]) -> Answer {
+        eventually("the update is taken", || {
             let answer = self.put(client, query, file);
-            assert!(matches!(answer.status, 202 | 429), "{}", answer.text());
-            answer.status == 202
-        });
+            (answer.status != 429).then_some(answer)
+        })
+        .expect(202)
     }
 
-    /// Sends an update that must be taken.
+    /// Sends an update that must be taken, as soon as there is a slot for it.
     #[track_caller]
     pub fn push(&self, client: &str, round: u64, weight: f64, update: &Model) -> UpdateReceipt {
-        let answer = self.put(
-            client,
-            &format!("?round={round}&weight={weight}"),
-            &update.file(),
-        );
-        let receipt: UpdateReceipt = answer.expect(202).json();
+        let query = format!("?round={round}&weight={weight}");
+        let receipt: UpdateReceipt = self.put_until_taken(client, &query, &update.file()).json();
         assert_eq!(
             (receipt.job.as_str(), receipt.client.as_str(), receipt.round),
             (self.name.as_str(), client, round)
