@@ -94,8 +94,9 @@ class Scripted:
                 received = b""
                 while (length := whole_length(received)) is None or len(received) < length:
                     received += connection.recv(4096)
-                connection.sendall(answer)
+                # Counted first: the client may look as soon as it has the answer.
                 self.served += 1
+                connection.sendall(answer)
         self._listener.close()
 
 
