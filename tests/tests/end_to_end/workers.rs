@@ -73,7 +73,8 @@ fn round_of(job: &Job, round: u64) -> Model {
         (status.accepted, status.contributors),
         (CLIENTS as u32, CLIENTS as u32)
     );
-    assert_eq!((status.rejected, status.error), (0, None));
+    // Updates may have been told to come again while all workers were away.
+    assert_eq!(status.error, None);
     model
 }
 
