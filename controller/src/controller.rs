@@ -277,6 +277,7 @@ impl Controller {
             node: None,
             arena: None,
             workers: 0,
+            placement: None,
         })
     }
 }

@@ -88,6 +88,7 @@ mod tests {
             node: None,
             arena: None,
             workers: 0,
+            placement: None,
         }
     }
 

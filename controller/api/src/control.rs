@@ -1,6 +1,6 @@
 //! How the controller drives a node, and how a node keeps its models.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use crate::{
     event::EventKind,
     manifest::{FunctionSpec, JobSpec},
     model::ModelLayout,
+    placement::Placement,
     status::{JobStatus, NodeStatus, RoundStatus},
 };
 
@@ -54,6 +55,8 @@ pub struct JobDesired {
     pub layout: Arc<ModelLayout>,
     /// The version of the model to start with, which is also the round to open.
     pub version: u64,
+    /// The job's nodes; without it the node has the job alone.
+    pub placement: Option<Placement>,
 }
 
 /// Why a node does not do what it is told. The text is for the user.
@@ -90,6 +93,13 @@ pub trait NodeControl: Send + Sync {
     /// Changes a running job to a revision for which [`JobSpec::needs_restart`] says no.
     /// `layout` and `version` do not matter.
     async fn update_job(&self, job: JobDesired) -> Result<(), NodeError>;
+
+    /// Lets a running job go on with another placement. One that is not newer than the job's is ignored.
+    async fn place_job(&self, name: &Name, placement: Placement) -> Result<(), NodeError>;
+
+    /// Where jobs are that this node does not run, by the URL of a gateway: their clients are sent there.
+    /// Takes the place of what was said before.
+    async fn direct(&self, elsewhere: BTreeMap<Name, String>) -> Result<(), NodeError>;
 
     /// Stops a job and frees all it holds; when it returns, no [`Checkpoints::save`] of the job is under way.
     /// A job that does not run is no error.

@@ -41,6 +41,21 @@ pub enum EventKind {
     /// A worker process died.
     #[serde(rename = "dev.tributary.worker.lost")]
     WorkerLost,
+    /// The leader of a job has taken a follower's partial.
+    #[serde(rename = "dev.tributary.partial.merged")]
+    PartialMerged,
+    /// Updates that a round had accepted are lost with their node; their clients may send again.
+    #[serde(rename = "dev.tributary.updates.lost")]
+    UpdatesLost,
+    /// A node has joined.
+    #[serde(rename = "dev.tributary.node.joined")]
+    NodeJoined,
+    /// A node is not heard any more.
+    #[serde(rename = "dev.tributary.node.lost")]
+    NodeLost,
+    /// A node has handed over all it had.
+    #[serde(rename = "dev.tributary.node.drained")]
+    NodeDrained,
 }
 
 /// An event.
@@ -82,6 +97,11 @@ impl EventKind {
             Self::ModelPublished => "dev.tributary.model.published",
             Self::WorkerStarted => "dev.tributary.worker.started",
             Self::WorkerLost => "dev.tributary.worker.lost",
+            Self::PartialMerged => "dev.tributary.partial.merged",
+            Self::UpdatesLost => "dev.tributary.updates.lost",
+            Self::NodeJoined => "dev.tributary.node.joined",
+            Self::NodeLost => "dev.tributary.node.lost",
+            Self::NodeDrained => "dev.tributary.node.drained",
         }
     }
 }

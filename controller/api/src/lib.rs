@@ -6,6 +6,7 @@
 //! - [`model`]: the layout of a model and how an update is matched against it.
 //! - [`status`], [`event`], [`problem`], [`apply`]: what the HTTP interface says.
 //! - [`control`]: how the controller drives a node, and how a node keeps models.
+//! - [`placement`]: a job on several nodes, and what these tell each other.
 #![forbid(unsafe_code)]
 
 pub mod apply;
@@ -15,6 +16,7 @@ pub mod event;
 pub mod manifest;
 pub mod model;
 pub mod name;
+pub mod placement;
 pub mod problem;
 pub mod quantity;
 pub mod status;

@@ -54,6 +54,20 @@ pub struct JobStatus {
     pub arena: Option<ArenaStatus>,
     /// The workers that hold aggregators of it.
     pub workers: u32,
+    /// Its nodes, if it has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementStatus>,
+}
+
+/// A job's nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementStatus {
+    /// The placement's generation.
+    pub generation: u64,
+    /// The node that hosts the top.
+    pub leader: Name,
+    /// All nodes, the leader among them.
+    pub members: Vec<Name>,
 }
 
 /// A job's shared memory on a node.
@@ -130,6 +144,12 @@ pub struct RoundStatus {
     pub rejected: u64,
     /// The updates that came after it closed.
     pub late: u64,
+    /// The updates that it had accepted and that were lost with their node.
+    #[serde(default)]
+    pub lost: u32,
+    /// What each node contributed, if the job has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
     /// When it opened.
     pub opened_at: Option<Timestamp>,
     /// When it took its last update.
@@ -148,6 +168,19 @@ pub struct RoundStatus {
     pub aggregators: AggregatorCounts,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+/// A node's part in a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The node.
+    pub node: Name,
+    /// The updates that it has accepted.
+    pub accepted: u32,
+    /// The clients in its partial, once the leader has it.
+    pub contributors: u32,
+    /// Bytes of its partial that came over the network.
+    pub bytes: u64,
 }
 
 /// Aggregators by level.
@@ -192,6 +225,18 @@ pub struct NodeStatus {
     pub cores: u32,
     /// The free bytes of /dev/shm.
     pub shm_free_bytes: u64,
+    /// What it has done since it started.
+    #[serde(default)]
+    pub load: NodeLoad,
+}
+
+/// What a node has done since it started: counters, from which rates are taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLoad {
+    /// Updates that were accepted.
+    pub updates: u64,
+    /// Time that workers spent in steps, in milliseconds.
+    pub busy_milliseconds: u64,
 }
 
 /// A function's newest revision.

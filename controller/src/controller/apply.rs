@@ -131,6 +131,7 @@ impl Controller {
             function: job.function.clone(),
             layout: Arc::new(layout),
             version: 1,
+            placement: None,
         };
         match self.node.check_job(&desired).await {
             Ok(()) => Ok(Ok(JobRecord {

@@ -113,6 +113,7 @@ impl Controller {
             function: function.revision.clone(),
             layout: Arc::new(layout),
             version: 1,
+            placement: None,
         })
     }
 

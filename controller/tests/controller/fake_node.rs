@@ -15,7 +15,8 @@ use tributary_api::{
     Name,
     control::{FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError},
     event::EventKind,
-    status::{JobPhase, JobStatus, NodeStatus, RoundStatus, Sidecar},
+    placement::Placement,
+    status::{JobPhase, JobStatus, NodeLoad, NodeStatus, RoundStatus, Sidecar},
 };
 
 #[derive(Default)]
@@ -95,6 +96,15 @@ impl NodeControl for FakeNode {
         Ok(())
     }
 
+    async fn place_job(&self, name: &Name, placement: Placement) -> Result<(), NodeError> {
+        self.write(format!("place {name} g{}", placement.generation));
+        Ok(())
+    }
+
+    async fn direct(&self, _: BTreeMap<Name, String>) -> Result<(), NodeError> {
+        Ok(())
+    }
+
     async fn stop_job(&self, name: &Name) -> Result<(), NodeError> {
         self.write(format!("stop {name}"));
         self.jobs.lock().unwrap().remove(name);
@@ -137,6 +147,7 @@ impl NodeControl for FakeNode {
             kernel: String::new(),
             cores: 1,
             shm_free_bytes: 0,
+            load: NodeLoad::default(),
         }
     }
 }
@@ -158,5 +169,6 @@ fn status(job: &JobDesired) -> JobStatus {
         node: Some("fake".into()),
         arena: None,
         workers: 0,
+        placement: None,
     }
 }

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use axum::Router as Routes;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +26,8 @@ use tributary_api::control::{
 };
 use tributary_api::event::EventKind;
 use tributary_api::model::{Encodings, ModelLayout};
-use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
+use tributary_api::placement::Placement;
+use tributary_api::status::{JobStatus, NodeLoad, NodeStatus, RoundStatus, Sidecar};
 use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 use tributary_router::{Choice, Router, RouterKind};
 use tributary_wasm::{Description, Engine, Limits, ModuleCache};
@@ -348,6 +350,16 @@ impl NodeControl for Node {
         Ok(())
     }
 
+    async fn place_job(&self, name: &Name, placement: Placement) -> Result<(), NodeError> {
+        let _ = placement;
+        Err(NodeError::UnknownJob(name.clone()))
+    }
+
+    async fn direct(&self, elsewhere: BTreeMap<Name, String>) -> Result<(), NodeError> {
+        let _ = elsewhere;
+        Ok(())
+    }
+
     async fn stop_job(&self, name: &Name) -> Result<(), NodeError> {
         self.remove(name).await;
         Ok(())
@@ -394,6 +406,7 @@ impl NodeControl for Node {
                 .into_owned(),
             cores: cores(),
             shm_free_bytes: shared_memory_bytes_free().unwrap_or(0),
+            load: NodeLoad::default(),
         }
     }
 }

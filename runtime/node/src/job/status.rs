@@ -45,6 +45,7 @@ impl Job {
                 plan: self.plan.status(),
             }),
             workers: self.workers.load(Ordering::Relaxed),
+            placement: None,
         }
     }
 
@@ -92,6 +93,8 @@ impl Job {
             contributors: round.contributors(),
             rejected: tally.rejected,
             late: 0,
+            lost: 0,
+            shares: Vec::new(),
             opened_at: Some(tally.opened_at),
             closed_at: tally.closed.map(|(at, _)| at),
             completed_at: None,
