@@ -76,8 +76,8 @@ pub struct Report {
     pub generation: u64,
     /// The version of its model, which is also its round.
     pub version: u64,
-    /// The leader's attempt at the round for which it counts: what a directive has told last.
-    pub attempt: u32,
+    /// The leader's attempt at the round for which it counts, as a directive has told; none yet, or none of this round.
+    pub attempt: Option<u32>,
     /// The updates that it has accepted in the round.
     pub accepted: u32,
     /// Of those, the ones that will be in its partial.

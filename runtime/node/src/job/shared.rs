@@ -380,7 +380,7 @@ impl Job {
         let mut state = self.lock();
         let (version, attempt) = (state.round.number(), state.round.epoch.attempt());
         let follower = follower(&mut state, &report.node)?;
-        if (report.version, report.attempt) != (version, attempt) {
+        if (report.version, report.attempt) != (version, Some(attempt)) {
             return Ok(report.version > version);
         }
         // Fewer than before: the follower has begun its part of the round anew.
@@ -502,7 +502,7 @@ impl Job {
 
     // === the follower's side ===
 
-    /// What this node tells its leader; `None` if it leads, or has not heard of an attempt to count for.
+    /// What this node tells its leader; `None` if it leads.
     pub(crate) fn report(&self) -> Option<Report> {
         let state = self.lock();
         let part = state.part.as_ref()?;
@@ -514,7 +514,7 @@ impl Job {
             node: self.node.clone(),
             generation: part.placement.generation,
             version: round.number(),
-            attempt: attempt?,
+            attempt,
             accepted: round.accepted(),
             contributors: round.contributors(),
             closed: round.is_closed(),
