@@ -10,7 +10,6 @@
 //! - [`job`], [`manifest`]: jobs as a client and as an operator sees them. [`local`]: clients on the server's host.
 //! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
 //!   lie, and right answers.
-//! - [`hosts`]: several hosts on one machine.
 //! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
@@ -29,7 +28,6 @@ pub mod fates;
 pub mod feed;
 pub mod forged;
 pub mod guest;
-pub mod hosts;
 pub mod http;
 pub mod job;
 pub mod local;
