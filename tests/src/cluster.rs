@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tributary_api::status::RoundStatus;
+use tributary_api::fleet::{NodeEntry, NodeState, PlacementDescription};
+use tributary_api::status::{RoundStatus, Share};
 use tributary_hosts::Network;
 
 use crate::http::{Answer, Client};
@@ -148,12 +149,81 @@ impl Cluster {
         self.controllers.iter().position(|member| member.address == leader).expect("one of them")
     }
 
-    fn ready_nodes(&self) -> usize {
-        let ready = |door: Client| {
-            let nodes: Vec<serde_json::Value> = door.try_send("GET", "/v1/nodes", &[], &[]).ok()?.json();
-            Some(nodes.iter().filter(|node| node["state"].as_str().is_some_and(|state| state.eq_ignore_ascii_case("ready"))).count())
-        };
-        self.try_control().and_then(ready).unwrap_or(0)
+    /// A controller's door, whether it leads or not.
+    #[must_use]
+    pub fn controller_door(&self, controller: usize) -> Client {
+        Client::new(self.controllers[controller].address)
+    }
+
+    /// A node's name.
+    #[must_use]
+    pub fn node_name(&self, node: usize) -> String {
+        self.name("node", node)
+    }
+
+    fn known_nodes(&self) -> Vec<NodeEntry> {
+        let answer = self.try_control().and_then(|door| door.try_send("GET", "/v1/nodes", &[], &[]).ok());
+        answer.filter(|answer| answer.status == 200).map_or_else(Vec::new, |answer| answer.json())
+    }
+
+    /// Nodes that are heard and take work.
+    #[must_use]
+    pub fn ready_nodes(&self) -> usize {
+        self.known_nodes().iter().filter(|node| node.state == NodeState::Ready).count()
+    }
+
+    /// Whether a node is given work; `None` if it is not known.
+    #[must_use]
+    pub fn node_state(&self, node: usize) -> Option<NodeState> {
+        let name = self.node_name(node);
+        self.known_nodes().into_iter().find(|known| known.status.name == name).map(|known| known.state)
+    }
+
+    fn placement(&self, job: &str) -> Option<PlacementDescription> {
+        let path = format!("/v1/jobs/{job}/placement");
+        let answer = self.try_control()?.try_send("GET", &path, &[], &[]).ok()?;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    /// Waits until so many nodes take part in a job, and all of them follow its newest placement.
+    ///
+    /// # Panics
+    /// If that does not come.
+    pub fn until_members(&self, job: &str, members: usize) {
+        until(&format!("{members} nodes take part in job {job}"), || {
+            self.placement(job).is_some_and(|placement| {
+                let serving: Vec<_> = placement.members.iter().collect();
+                serving.len() == members
+                    && serving.iter().all(|member| member.generation == Some(placement.generation))
+            })
+        });
+    }
+
+    /// The generation of a job's placement.
+    #[must_use]
+    pub fn generation(&self, job: &str) -> u64 {
+        eventually("the job has a placement", || self.placement(job)).generation
+    }
+
+    /// The node that leads a job.
+    ///
+    /// # Panics
+    /// If it is none of this cluster's.
+    #[must_use]
+    pub fn leader(&self, job: &str) -> usize {
+        let leader = eventually("the job has a leader", || self.placement(job)?.leader);
+        (0..self.nodes.len()).find(|node| self.node_name(*node) == leader.as_str()).expect("one of them")
+    }
+
+    /// A node's part in a round.
+    ///
+    /// # Panics
+    /// If it had none.
+    #[must_use]
+    pub fn share(&self, round: &RoundStatus, node: usize) -> Share {
+        let name = self.node_name(node);
+        let share = round.shares.iter().find(|share| share.node.as_str() == name);
+        share.cloned().unwrap_or_else(|| panic!("no {name} in {:?}", round.shares))
     }
 
     /// What all have said on stderr.
@@ -240,10 +310,24 @@ impl Cluster {
     /// If it is refused.
     #[track_caller]
     pub fn push(&self, job: &str, client: &str, round: u64, update: &(Model, f64)) -> Answer {
+        self.push_around(job, client, round, update, None)
+    }
+
+    /// As [`Self::push`], for clients that cannot reach one of the nodes.
+    ///
+    /// # Panics
+    /// If it is refused.
+    #[track_caller]
+    pub fn push_around(&self, job: &str, client: &str, round: u64, update: &(Model, f64), cut: Option<usize>) -> Answer {
+        let cut = cut.map(|node| self.nodes[node].address);
         let path = format!("/v1/jobs/{job}/updates/{client}?round={round}&weight={}", update.1);
         let file = update.0.file();
         let mut next = self.first_node(client);
         eventually("the update is taken", || {
+            if cut == Some(next) {
+                next = self.another_node(next);
+                return None;
+            }
             let Ok(answer) = Client::new(next).try_send("PUT", &path, &[], &file) else {
                 next = self.another_node(next);
                 return None;
