@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Below the ports that the system gives to outgoing connections, so that a server finds its port free again.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// Attempts to find free ports: tests of other processes look for theirs at the same time.
 const ATTEMPTS: usize = 20;
@@ -274,12 +275,12 @@ fn greets(port: u16) -> bool {
 
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let span = PORTS.end - PORTS.start;
     // Processes begin in different places.
-    let begin = (std::process::id() % u32::from(span)) as u16 * 7;
+    let begin = std::process::id().wrapping_mul(7);
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = PORTS.start + begin.wrapping_add(step) % span;
+        let place = begin.wrapping_add(step.into()) % PORTS.len() as u32;
+        let port = PORTS.start + place as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
