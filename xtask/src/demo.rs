@@ -79,7 +79,8 @@ struct Outcome {
 
 /// Runs the demonstration; false when a check failed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
-    let recipe = setup::run(workspace, Scope::Build)?;
+    let scope = options.nodes.map_or(Scope::Build, |_| Scope::Hosts);
+    let recipe = setup::run(workspace, scope)?;
     artefacts::build(workspace, &recipe)?;
     run_built(workspace, options)
 }
@@ -91,10 +92,16 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
     let shards = Arc::new(shards::deal(&data.train, CLIENTS, CONCENTRATION, SEED)?);
 
     let (mut server, job) = match options.nodes {
-        None => (Server::start(workspace, options.sidecar, &interrupted)?, ON_ONE_NODE),
+        None => (
+            Server::start(workspace, options.sidecar, &interrupted)?,
+            ON_ONE_NODE,
+        ),
         Some(nodes) => {
             let nodes = usize::from(nodes);
-            (cluster::start(workspace, options.sidecar, nodes, &interrupted)?, ON_SEVERAL)
+            (
+                cluster::start(workspace, options.sidecar, nodes, &interrupted)?,
+                ON_SEVERAL,
+            )
         }
     };
     for node in server.nodes()? {

@@ -44,27 +44,48 @@ pub(super) fn start(
     server.set_door(format!("http://{}:{PORT}", network.address(0)));
 
     let mut command = workspace.command("nats-server");
-    command.args(["--addr", "0.0.0.0", "--port", &nats.to_string(), "--jetstream", "--store_dir"]);
+    command.args([
+        "--addr",
+        "0.0.0.0",
+        "--port",
+        &nats.to_string(),
+        "--jetstream",
+        "--store_dir",
+    ]);
     command.arg(server.state.path().join("nats"));
     server.run_foreign("nats-server", command)?;
     let nats = format!("nats://{beside}:{nats}");
 
     let mut command = workspace.command(workspace.binary());
-    command.args(["controller", "--nats", &nats, "--listen", &format!("{beside}:{controller}")]);
+    command.args([
+        "controller",
+        "--nats",
+        &nats,
+        "--listen",
+        &format!("{beside}:{controller}"),
+    ]);
     server.run("controller", command)?;
 
     for host in 0..nodes {
         let node = format!("node-{host}-{}", network.id());
         let mut command = network.command(host, workspace.binary());
         let address = format!("{}:{PORT}", network.address(host));
-        command.args(["node", "--nats", &nats, "--name", &node, "--listen", &address]);
+        command.args([
+            "node", "--nats", &nats, "--name", &node, "--listen", &address,
+        ]);
         command.args(["--sidecar", &name(sidecar)]);
-        command.arg("--state-dir").arg(server.state.path().join(&node));
+        command
+            .arg("--state-dir")
+            .arg(server.state.path().join(&node));
         server.run(&node, command)?;
     }
     output::progress(
         "hosts",
-        format_args!("{nodes} network namespaces, {} to {}, links of {RATE}", network.address(0), network.address(nodes - 1)),
+        format_args!(
+            "{nodes} network namespaces, {} to {}, links of {RATE}",
+            network.address(0),
+            network.address(nodes - 1)
+        ),
     );
     server.network = Some(network);
     server.wait("joined by all its nodes", interrupted, |server| {
@@ -75,7 +96,11 @@ pub(super) fn start(
 }
 
 /// Waits until all nodes take part in the job.
-pub(super) fn wait_for_members(server: &mut Server, nodes: usize, interrupted: &AtomicBool) -> Result<()> {
+pub(super) fn wait_for_members(
+    server: &mut Server,
+    nodes: usize,
+    interrupted: &AtomicBool,
+) -> Result<()> {
     server.wait("running the job on all nodes", interrupted, |server| {
         let placement: Result<Placement> = server.json(&format!("/v1/jobs/{JOB}/placement"));
         placement.is_ok_and(|placement| {

@@ -161,7 +161,10 @@ impl Server {
         ends_well: bool,
     ) -> Result<()> {
         let log = File::create(self.log(name))?;
-        let leader = self.parts.first().map_or(0, |_| self.group.as_raw_nonzero().get());
+        let leader = self
+            .parts
+            .first()
+            .map_or(0, |_| self.group.as_raw_nonzero().get());
         command
             .process_group(leader)
             .stdin(Stdio::null())

@@ -80,7 +80,10 @@ fn shares(status: &RoundStatus) -> String {
     }
     let mut shares: Vec<_> = status.shares.iter().collect();
     shares.sort_by(|a, b| a.node.cmp(&b.node));
-    let clients: Vec<String> = shares.iter().map(|share| share.contributors.to_string()).collect();
+    let clients: Vec<String> = shares
+        .iter()
+        .map(|share| share.contributors.to_string())
+        .collect();
     let crossed = shares.iter().map(|share| share.bytes).sum();
     format!("   {}, {}", clients.join(" + "), bytes(crossed))
 }
