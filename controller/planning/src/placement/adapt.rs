@@ -39,7 +39,8 @@ struct Quality {
     usage: f64,
     /// The largest share.
     share: u32,
-    /// Wishes that are not fulfilled, once for each update.
+    /// Labels that are missed, once for each update. Affinity is left out: it decides where a job goes, and is no
+    /// reason to go. One job that follows another, which flees, would never rest.
     missed: u64,
 }
 
@@ -57,7 +58,7 @@ impl Quality {
             };
             quality.usage = quality.usage.max(candidate.usage(*share));
             quality.share = quality.share.max(*share);
-            quality.missed += candidate.tier as u64 * u64::from(*share);
+            quality.missed += candidate.labels_missed as u64 * u64::from(*share);
         }
         quality
     }

@@ -15,6 +15,8 @@ pub(super) struct Candidate {
     pub(super) node: usize,
     /// Wishes of the job that it does not fulfil. Fewer is better.
     pub(super) tier: usize,
+    /// Those of them that are about labels.
+    pub(super) labels_missed: usize,
     /// MC.
     pub(super) concurrency: f64,
     /// What of MC is in use without this job.
@@ -28,18 +30,10 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    pub(super) fn new(node: usize, tier: usize, concurrency: f64, load: f64, cost: f64) -> Self {
-        let mut candidate = Self {
-            node,
-            tier,
-            concurrency,
-            load,
-            cost,
-            room: 0,
-            has: 0,
-        };
-        candidate.room = candidate.bearable(1.0);
-        candidate
+    /// The same node, with the room that it has.
+    pub(super) fn with_room(mut self) -> Self {
+        self.room = self.bearable(1.0);
+        self
     }
 
     /// Updates that it can have when `limit` times its capacity may be used.

@@ -80,7 +80,7 @@ pub struct Job {
     /// Labels that a node should have: such nodes are filled first.
     #[serde(default)]
     pub preferred_labels: BTreeMap<String, String>,
-    /// Jobs whose nodes are filled first.
+    /// Jobs whose nodes are filled first, when this one has to go somewhere. It does not follow when they move.
     #[serde(default)]
     pub affinity: BTreeSet<String>,
     /// Jobs that it never shares a node with. Holds for both, whoever says it.

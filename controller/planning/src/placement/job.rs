@@ -86,15 +86,19 @@ pub(super) fn candidates(
         .filter(|(number, _)| !taken.contains(number));
     let candidates: Vec<_> = free
         .map(|(number, node)| {
-            let tier = wishes_missed(job, node, near.contains(number));
-            let cost = book.cost(at, *number);
-            Candidate::new(
-                *number,
-                tier,
-                book.concurrency(*number),
-                book.load(*number),
-                cost,
-            )
+            let labels_missed = labels_missed(job, node);
+            let far = !job.affinity.is_empty() && !near.contains(number);
+            let candidate = Candidate {
+                node: *number,
+                tier: labels_missed + usize::from(far),
+                labels_missed,
+                concurrency: book.concurrency(*number),
+                load: book.load(*number),
+                cost: book.cost(at, *number),
+                room: 0,
+                has: 0,
+            };
+            candidate.with_room()
         })
         .collect();
     if candidates.is_empty() {
@@ -115,10 +119,10 @@ fn has_labels(job: &Job, node: &Node) -> bool {
     required.all(|(key, value)| node.labels.get(key) == Some(value))
 }
 
-fn wishes_missed(job: &Job, node: &Node, near: bool) -> usize {
+fn labels_missed(job: &Job, node: &Node) -> usize {
     let labels = job.preferred_labels.iter();
     let missed = labels.filter(|(key, value)| node.labels.get(*key) != Some(value));
-    missed.count() + usize::from(!job.affinity.is_empty() && !near)
+    missed.count()
 }
 
 fn none_ready(book: &Book<'_>) -> Unplaced {

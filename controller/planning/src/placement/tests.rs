@@ -83,7 +83,7 @@ fn any_nodes() -> impl Strategy<Value = Vec<Node>> {
         1 => Just(NodeState::Lost),
     ];
     let zone = prop::sample::select(vec!["eu", "us"]);
-    let one = (1_u32..40, state, zone, 0.0_f64..100.0);
+    let one = (1_u32..40, state, zone, (0_u32..100).prop_map(f64::from));
     prop::collection::vec(one, 1..10).prop_map(|all| {
         let all = all.into_iter().enumerate();
         all.map(|(at, (concurrency, state, zone, rate))| Node {
@@ -283,7 +283,7 @@ proptest! {
             .filter(|node| node.state == NodeState::Ready)
             .map(|node| {
                 let capacity = node.capacity.unwrap();
-                (capacity.concurrency - node.arrivals_per_second * 0.1).max(0.0) as u32
+                (capacity.concurrency - node.arrivals_per_second * 0.1 + 1e-6) as u32
             })
             .sum();
         prop_assume!(room > 0);
