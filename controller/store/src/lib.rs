@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`Keys`]: a bucket of small values with revisions; [`Bus`]: messages, stored and live; [`Objects`]: large things
 //!   by name. [`Backend`] opens all three.
-//! - [`embedded`]: all of them in this process: redb, a directory. `nats`: all of them in NATS JetStream.
+//! - [`embedded`]: all of them in this process: redb, a directory. [`nats`]: all of them in NATS JetStream.
 //! - [`leadership`]: who leads, upon any [`Keys`] with a lifetime.
 //!
 //! One conformance suite runs on both (`tests/conformance.rs`), so code above the traits need not know which it has.
@@ -35,6 +35,7 @@ mod error;
 mod keys;
 pub mod leadership;
 mod names;
+pub mod nats;
 mod objects;
 mod resume;
 

@@ -25,6 +25,15 @@ impl Known {
         changes
     }
 
+    /// The deletion with the number `revision`, if the key has not been told at a later one.
+    pub(crate) fn deleted(&mut self, key: String, revision: u64) -> Option<Change> {
+        let told = *self.0.get(&key)?;
+        (told < revision).then(|| {
+            self.0.remove(&key);
+            Change::Deleted(key)
+        })
+    }
+
     /// The change, if it is news.
     pub(crate) fn news(&mut self, change: Change) -> Option<Change> {
         let news = match &change {

@@ -163,7 +163,10 @@ impl Engine {
     }
 
     fn ended(&self) -> Error {
-        Error::storage(&self.path, "not done: the store has ended, or could not be written")
+        Error::storage(
+            &self.path,
+            "not done: the store has ended, or could not be written",
+        )
     }
 }
 
