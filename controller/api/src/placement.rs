@@ -76,8 +76,8 @@ pub struct Report {
     pub generation: u64,
     /// The version of its model, which is also its round.
     pub version: u64,
-    /// The attempt at the round, from 0.
-    pub attempt: u32,
+    /// The leader's attempt at the round for which it counts, as a directive has told; none yet, or none of this round.
+    pub attempt: Option<u32>,
     /// The updates that it has accepted in the round.
     pub accepted: u32,
     /// Of those, the ones that will be in its partial.
@@ -90,7 +90,7 @@ pub struct Report {
 }
 
 /// What a leader tells its followers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Directive {
     /// The placement by which it leads.
@@ -101,6 +101,8 @@ pub struct Directive {
     pub attempt: u32,
     /// The round takes no more updates.
     pub closed: bool,
+    /// The follower's partial has come.
+    pub taken: bool,
 }
 
 impl Placement {

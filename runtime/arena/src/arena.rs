@@ -342,6 +342,27 @@ impl Arena {
         // The pages may be rewritten while they are copied: then the generation has moved on, the check
         // below says so, and the bytes are not used.
         self.copy_out(slot, offset, out);
+        self.is_still(slot, generation)
+    }
+
+    /// As [`Arena::read`], with offsets from the slot's beginning: its page of scalars comes before the vector.
+    ///
+    /// # Panics
+    /// If the range lies outside the slot.
+    #[must_use]
+    pub fn read_content(
+        &self,
+        slot: SlotIndex,
+        generation: Generation,
+        offset: u64,
+        out: &mut [u8],
+    ) -> bool {
+        self.copy_content(slot, offset, out);
+        self.is_still(slot, generation)
+    }
+
+    /// Whether bytes that were read before are what the slot of that generation holds.
+    fn is_still(&self, slot: SlotIndex, generation: Generation) -> bool {
         std::sync::atomic::fence(Ordering::Acquire);
         let word = self.header(slot).state.load();
         word.generation == generation && !matches!(word.state, State::Free | State::Filling)
@@ -349,13 +370,18 @@ impl Arena {
 
     /// Copies bytes of a slot's vector out, whatever its state.
     fn copy_out(&self, slot: SlotIndex, offset: u64, out: &mut [u8]) {
+        self.copy_content(slot, offset.saturating_add(SCALARS_BYTES), out);
+    }
+
+    /// Copies bytes of a slot out, whatever its state: its page of scalars, then its vector.
+    fn copy_content(&self, slot: SlotIndex, offset: u64, out: &mut [u8]) {
         let end = offset.checked_add(out.len() as u64);
         assert!(
-            end.is_some_and(|end| end <= self.vector_bytes(slot)),
-            "range beyond the vector"
+            end.is_some_and(|end| end <= SCALARS_BYTES + self.vector_bytes(slot)),
+            "range beyond the slot"
         );
-        let source = self.vector_pointer(slot).wrapping_add(offset as usize);
-        // SAFETY: the range lies inside the slot's vector, which is mapped as long as `self` lives;
+        let source = self.slot_pointer(slot).wrapping_add(offset as usize);
+        // SAFETY: the range lies inside the slot, which is mapped as long as `self` lives;
         // `out` is this process's own memory. Another process may write to the pages meanwhile: any
         // bytes are valid u8, and the callers say what such bytes are worth.
         unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
@@ -371,8 +397,12 @@ impl Arena {
         self.segment.pointer(self.geometry().data_offset() + offset)
     }
 
+    fn slot_pointer(&self, slot: SlotIndex) -> *mut u8 {
+        self.data_pointer(self.geometry().slot_offset(slot))
+    }
+
     fn vector_pointer(&self, slot: SlotIndex) -> *mut u8 {
-        self.data_pointer(self.geometry().slot_offset(slot) + SCALARS_BYTES)
+        self.slot_pointer(slot).wrapping_add(SCALARS_BYTES as usize)
     }
 
     /// Puts clients into a published accumulator that is changed in place. May be done twice.

@@ -25,6 +25,19 @@ impl Contributors {
         }
     }
 
+    /// The set of consecutive clients.
+    #[must_use]
+    pub fn range(clients: std::ops::Range<u32>) -> Self {
+        if clients.is_empty() {
+            return Self::default();
+        }
+        let (first, last) = (clients.start / 64, (clients.end - 1) / 64);
+        let mut words = vec![u64::MAX; (last - first + 1) as usize];
+        words[0] &= u64::MAX << (clients.start % 64);
+        words[(last - first) as usize] &= u64::MAX >> (63 - (clients.end - 1) % 64);
+        Self { first, words }
+    }
+
     /// A set from its words; client `64 * first` has the lowest bit of the first of them.
     #[must_use]
     pub fn from_words(first: u32, words: Vec<u64>) -> Self {

@@ -5,12 +5,14 @@
 //! chunked bodies, goes through hyper and axum ([`routes`]); there a body is copied a second time. A client on
 //! this host may write its update into a slot itself ([`lease`]); nothing is copied then.
 
-mod body;
+pub(crate) mod body;
 mod connection;
 mod fill;
 mod head;
+mod home;
 mod ingest;
 mod lease;
+mod members;
 mod model;
 mod one_request;
 mod pieces;
@@ -20,14 +22,17 @@ mod routes;
 mod told;
 
 use crate::events::Events;
+use crate::job::Job;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::peers::{self, Peers};
 use axum::Router;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{debug, warn};
+use tributary_api::Name;
 
 pub(crate) use refusal::OUTCOMES;
 
@@ -39,6 +44,31 @@ pub(crate) struct Gateway {
     pub events: Events,
     /// Seeds the digests that tell a repeated body from another one, so that they cannot be aimed at.
     pub digest_seed: u64,
+    /// The gateways of other nodes.
+    pub peers: Peers,
+}
+
+impl Gateway {
+    /// Fetches a newer model from a member that has one.
+    fn catch_up(&self, job: &Arc<Job>, node: &Name) {
+        let placement = job.placement();
+        let Some((placement, url)) = placement.and_then(|placement| {
+            let url = placement.member(node.as_str())?.url.clone();
+            Some((placement, url))
+        }) else {
+            return;
+        };
+        let (job, peer) = (
+            job.clone(),
+            self.peers.at(&url, &job.name, &job.node, &placement.secret),
+        );
+        tokio::spawn(async move {
+            if let Err(error) = peers::fetch(&job, &peer).await {
+                // Its next report brings us here again.
+                debug!(job = %job.name, %error, "a member's newer model was not fetched");
+            }
+        });
+    }
 }
 
 /// Routes of the data plane and of other parts of the process.

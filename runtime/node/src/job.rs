@@ -13,9 +13,11 @@ mod intake;
 mod lease;
 mod memory;
 mod outcome;
+mod shared;
 mod status;
 
 pub(crate) use intake::{Accepted, Refusal, Update};
+pub(crate) use shared::{Home, MemberRefusal, WholePartial};
 
 use crate::clock::monotonic_ns;
 use crate::events::Events;
@@ -35,6 +37,7 @@ use tributary_api::control::FunctionRevision;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::{IngestSpec, JobSpec};
 use tributary_api::model::{Encodings, ModelLayout};
+use tributary_api::placement::Placement;
 use tributary_api::status::RoundStatus;
 use tributary_arena::{Arena, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind};
@@ -49,6 +52,8 @@ pub(crate) struct ModelSlot {
 
 /// What a job is made of.
 pub(crate) struct Parts {
+    /// The node's name.
+    pub node: Name,
     pub name: Name,
     pub number: u32,
     pub revision: u64,
@@ -64,9 +69,13 @@ pub(crate) struct Parts {
     pub metrics: Arc<Metrics>,
     /// Wakes the agent: a deadline may have come nearer.
     pub wake: Arc<Notify>,
+    /// The job's nodes, if it may have several.
+    pub placement: Option<Placement>,
 }
 
 pub(crate) struct Job {
+    /// The node's name.
+    pub node: Name,
     pub name: Name,
     /// Its number in destinations.
     pub number: u32,
@@ -90,6 +99,8 @@ pub(crate) struct Job {
     /// One for each slot that local clients may hold at a time.
     lease_turns: Arc<Semaphore>,
     version: watch::Sender<u64>,
+    /// Counts what other nodes may want to hear of.
+    changes: watch::Sender<u64>,
     state: Mutex<Inner>,
 }
 
@@ -99,6 +110,8 @@ struct Inner {
     round: Round,
     /// The round before: a client that lost our answer may ask again.
     round_before: Option<Round>,
+    /// This node's part in the job, if other nodes may have one.
+    part: Option<shared::Part>,
     tally: Tally,
     model: ModelSlot,
     /// The version before, kept for clients that are still fetching it.
@@ -148,7 +161,11 @@ impl Job {
         let epoch = Epoch::first(version);
         let failed = epoch.is_none().then(|| outcome::too_many_rounds(version));
         let epoch = epoch.unwrap_or(Epoch::from_raw(u32::MAX));
-        let round = Round::new(epoch, parts.plan.tree, parts.spec.closing());
+        let mut round = Round::new(epoch, parts.plan.tree, parts.spec.closing());
+        let part = parts
+            .placement
+            .map(|placement| shared::Part::new(placement, &parts.node));
+        round.set_follows(part.as_ref().is_some_and(shared::Part::follows));
         let completed = parts
             .spec
             .rounds
@@ -159,6 +176,7 @@ impl Job {
                 revision: parts.revision,
                 round,
                 round_before: None,
+                part,
                 tally: Tally::new(),
                 model: slot,
                 model_before: None,
@@ -171,6 +189,7 @@ impl Job {
                 leases: BTreeMap::new(),
                 history: VecDeque::new(),
             }),
+            node: parts.node,
             name: parts.name,
             number: parts.number,
             function: parts.function,
@@ -187,6 +206,7 @@ impl Job {
             admission: tokio::sync::Mutex::new(()),
             lease_turns: Arc::new(Semaphore::new(parts.plan.leases() as usize)),
             version: watch::Sender::new(version),
+            changes: watch::Sender::new(0),
         };
         job.metrics
             .model_version
@@ -261,6 +281,7 @@ impl Job {
         self.slot_freed.notify_one();
         // A receiver that waits for a version sees the sender's change and looks again.
         self.version.send_modify(|_| {});
+        self.changed();
     }
 
     /// True once [`Self::stop`] was called.

@@ -7,9 +7,30 @@ use tributary_api::Name;
 
 /// The register that gateway and agent share.
 #[derive(Default)]
-pub(crate) struct Jobs(RwLock<BTreeMap<Name, Arc<Job>>>);
+pub(crate) struct Jobs {
+    here: RwLock<BTreeMap<Name, Arc<Job>>>,
+    /// Gateways where jobs are that do not run here.
+    elsewhere: RwLock<BTreeMap<Name, String>>,
+}
 
 impl Jobs {
+    /// The URL of a gateway where the job runs that does not run here.
+    pub(crate) fn elsewhere(&self, name: &str) -> Option<String> {
+        let elsewhere = self
+            .elsewhere
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        elsewhere.get(name).cloned()
+    }
+
+    /// Says where jobs are that do not run here.
+    pub(crate) fn direct(&self, elsewhere: BTreeMap<Name, String>) {
+        *self
+            .elsewhere
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = elsewhere;
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Job>> {
         self.read(|jobs| jobs.get(name).cloned())
     }
@@ -33,10 +54,10 @@ impl Jobs {
     // A map of handles is whole after every operation: a poisoned lock guards nothing broken.
 
     fn read<T>(&self, look: impl FnOnce(&BTreeMap<Name, Arc<Job>>) -> T) -> T {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.here.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut BTreeMap<Name, Arc<Job>>) -> T) -> T {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.here.write().unwrap_or_else(PoisonError::into_inner))
     }
 }

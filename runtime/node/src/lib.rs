@@ -22,6 +22,7 @@ mod jobs;
 pub mod metrics;
 pub mod node;
 mod outbox;
+mod peers;
 mod plan;
 mod protocol;
 mod round;

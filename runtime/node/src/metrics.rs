@@ -6,12 +6,13 @@ mod sidecar;
 use crate::jobs::Jobs;
 use crate::protocol::Activation;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::model::Encoding;
+use tributary_api::status::NodeLoad;
 use tributary_router::Router;
 
 /// Every value of the label `state` of an arena's slots.
@@ -29,6 +30,8 @@ pub struct Metrics {
     pub(crate) bytes_copied: IntCounterVec,
     /// Accepted updates that local clients wrote into their slots.
     pub(crate) local_updates: IntCounterVec,
+    /// Bytes of partials that went from node to node.
+    pub(crate) partial_bytes: IntCounterVec,
     /// Bytes that functions read where they lay.
     pub(crate) bytes_in_place: IntCounterVec,
     /// Time of one function call and its commit.
@@ -48,6 +51,10 @@ pub struct Metrics {
     /// A leaf's first descriptor in a round to the call on it.
     pub(crate) activation: HistogramVec,
     pub(crate) checkpoint_failures: IntCounterVec,
+    /// Updates that were accepted, and seconds that workers spent in steps, of jobs that are gone as well: for the
+    /// node's status.
+    pub(crate) accepted: IntCounter,
+    pub(crate) busy: Counter,
 }
 
 /// Registers a family; the names and labels here are constants, so a clash is a programming error
@@ -123,6 +130,14 @@ impl Metrics {
                     "tributary_local_updates_total",
                     "Accepted updates that clients on this host wrote into their slots themselves.",
                     &["job"]
+                )
+            ),
+            partial_bytes: family!(
+                r,
+                counter(
+                    "tributary_partial_bytes_total",
+                    "Bytes of partials that were sent to another node, or received from one.",
+                    &["job", "direction"]
                 )
             ),
             bytes_in_place: family!(
@@ -231,7 +246,29 @@ impl Metrics {
                     &["job"]
                 )
             ),
+            accepted: family!(
+                r,
+                IntCounter::new(
+                    "tributary_node_updates_total",
+                    "Updates that the node has accepted, of all jobs that it ever ran."
+                )
+            ),
+            busy: family!(
+                r,
+                Counter::new(
+                    "tributary_node_busy_seconds_total",
+                    "Seconds that workers have spent in steps, of all jobs that the node ever ran."
+                )
+            ),
             registry,
+        }
+    }
+
+    /// What the node has done since it started.
+    pub(crate) fn load(&self) -> NodeLoad {
+        NodeLoad {
+            updates: self.accepted.get(),
+            busy_milliseconds: (self.busy.get() * 1e3) as u64,
         }
     }
 
@@ -284,6 +321,9 @@ impl Metrics {
             &self.checkpoint_failures,
         ] {
             let _ = family.remove_label_values(&[job]);
+        }
+        for direction in ["sent", "received"] {
+            let _ = self.partial_bytes.remove_label_values(&[job, direction]);
         }
         for outcome in ["completed", "failed"] {
             let _ = self.rounds.remove_label_values(&[job, outcome]);

@@ -8,7 +8,8 @@ use crate::job::{Job, Parts};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::plan::{Machine, Plan, plan};
+use crate::peers::{self, Peers};
+use crate::plan::{Machine, Nodes, Plan, plan};
 use async_trait::async_trait;
 use axum::Router as Routes;
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use tributary_api::control::{
 use tributary_api::event::EventKind;
 use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::placement::Placement;
-use tributary_api::status::{JobStatus, NodeLoad, NodeStatus, RoundStatus, Sidecar};
+use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
 use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 use tributary_router::{Choice, Router, RouterKind};
 use tributary_wasm::{Description, Engine, Limits, ModuleCache};
@@ -75,6 +76,7 @@ pub struct Node {
     wake: Arc<Notify>,
     commands: mpsc::UnboundedSender<Command>,
     next_job: AtomicU32,
+    peers: Peers,
 }
 
 impl Node {
@@ -131,6 +133,7 @@ impl Node {
             wake,
             commands,
             next_job: AtomicU32::new(1),
+            peers: Peers::new(),
         })
     }
 
@@ -152,6 +155,7 @@ impl Node {
             metrics: self.metrics.clone(),
             events: self.events.clone(),
             digest_seed: rand_seed(),
+            peers: self.peers.clone(),
         };
         let routes = gateway::routes(gateway.clone(), others);
         tokio::spawn(gateway::serve(listener, gateway, routes, stop))
@@ -193,8 +197,18 @@ impl Node {
             )
             .await?;
         let machine = self.machine()?;
-        let plan = plan(&job.spec, job.layout.elements(), &description, machine)
-            .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
+        let nodes = job
+            .placement
+            .as_ref()
+            .map_or(Nodes::One, |_| Nodes::Several);
+        let plan = plan(
+            &job.spec,
+            job.layout.elements(),
+            &description,
+            machine,
+            nodes,
+        )
+        .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
         Ok((plan, encodings(&description)))
     }
 
@@ -318,7 +332,10 @@ impl NodeControl for Node {
         let number = self.next_job.fetch_add(1, Ordering::Relaxed);
         let arena = Arena::create(&self.segment(&desired.name, number), plan.geometry)
             .map_err(|error| NodeError::Unavailable(format!("job {}: {error}", desired.name)))?;
+        let node = self.identity.name().parse::<Name>();
         let parts = Parts {
+            node: node.map_err(|error| refused(error.to_string()))?,
+            placement: desired.placement,
             name: desired.name.clone(),
             number,
             revision: desired.revision,
@@ -335,7 +352,9 @@ impl NodeControl for Node {
         };
         let job = Job::new(parts, desired.version, data)
             .map_err(|error| NodeError::Unavailable(format!("job {}: {error}", desired.name)))?;
-        self.jobs.insert(Arc::new(job));
+        let job = Arc::new(job);
+        self.jobs.insert(job.clone());
+        tokio::spawn(peers::run(job, self.peers.clone()));
         // The agent ends only with the node.
         let _ = self.commands.send(Command::Started(number));
         Ok(())
@@ -351,12 +370,16 @@ impl NodeControl for Node {
     }
 
     async fn place_job(&self, name: &Name, placement: Placement) -> Result<(), NodeError> {
-        let _ = placement;
-        Err(NodeError::UnknownJob(name.clone()))
+        let job = self.jobs.get(name.as_str());
+        let job = job.ok_or_else(|| NodeError::UnknownJob(name.clone()))?;
+        let generation = placement.generation;
+        job.place(placement).map_err(|error| {
+            NodeError::Refused(format!("job {name}: placement {generation}: {error}"))
+        })
     }
 
     async fn direct(&self, elsewhere: BTreeMap<Name, String>) -> Result<(), NodeError> {
-        let _ = elsewhere;
+        self.jobs.direct(elsewhere);
         Ok(())
     }
 
@@ -406,7 +429,7 @@ impl NodeControl for Node {
                 .into_owned(),
             cores: cores(),
             shm_free_bytes: shared_memory_bytes_free().unwrap_or(0),
-            load: NodeLoad::default(),
+            load: self.metrics.load(),
         }
     }
 }

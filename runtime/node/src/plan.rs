@@ -59,6 +59,8 @@ pub(crate) struct Plan {
     pub models_kept: u32,
     /// Free slots that the gateway leaves for the finished model.
     pub reserve: u32,
+    /// Free slots that partials of other nodes leave to the workers here.
+    pub partial_reserve: u32,
     pub partial_bytes: u64,
 }
 
@@ -75,6 +77,36 @@ pub(crate) struct Machine {
     pub bytes_of: &'static str,
 }
 
+/// Whether other nodes have a part in the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    /// They have none.
+    One,
+    /// They may: partials come from them, or go to one of them.
+    Several,
+}
+
+impl Nodes {
+    /// Slots that their partials take: one that waits for its merge, one that arrives, and what they are merged into.
+    const PARTIALS: u32 = 3;
+
+    fn partials(self) -> u32 {
+        match self {
+            Self::One => 0,
+            Self::Several => Self::PARTIALS,
+        }
+    }
+
+    /// Numbers of clients that a slot can name. A round closes on several nodes one after the other: some
+    /// clients may slip in beyond the number that was to close it.
+    fn clients(self, max: u32) -> u32 {
+        match self {
+            Self::One => max,
+            Self::Several => max.saturating_add((max / 4).max(1024)),
+        }
+    }
+}
+
 /// One way to lay out an arena.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
@@ -85,6 +117,8 @@ struct Layout {
     /// Fewer updates at a time are not worth this layout.
     inputs_least: u32,
     partials: u32,
+    /// Numbers of clients that a slot can name.
+    clients: u32,
 }
 
 impl Layout {
@@ -112,6 +146,7 @@ pub(crate) fn plan(
     elements: u64,
     function: &Description,
     machine: Machine,
+    nodes: Nodes,
 ) -> Result<Plan, PlanError> {
     let max = u64::from(u32::MAX);
     if elements > max {
@@ -123,7 +158,7 @@ pub(crate) fn plan(
         partial_bytes: elements * u64::from(function.partial_bytes_per_element),
     };
     let (tree, threads) = shape(spec, elements, machine)?;
-    let layouts = layouts(spec, tree);
+    let layouts = layouts(spec, tree, nodes);
     let fitting = layouts
         .iter()
         .find_map(|layout| fit(spec, *layout, tree, threads, vectors, function, machine));
@@ -148,16 +183,17 @@ fn shape(spec: &JobSpec, elements: u64, machine: Machine) -> Result<(Tree, u32),
 }
 
 /// The layouts that can be thought of, the best first.
-fn layouts(spec: &JobSpec, tree: Tree) -> Vec<Layout> {
+fn layouts(spec: &JobSpec, tree: Tree, nodes: Nodes) -> Vec<Layout> {
     let shadow = Layout {
         commit: Commit::Shadow,
         models_kept: 2,
         reserve: 1,
         inputs_least: 1,
-        partials: tree.open_accumulators(spec.clients.max) + tree.lanes,
+        partials: tree.open_accumulators(spec.clients.max) + tree.lanes + nodes.partials(),
+        clients: nodes.clients(spec.clients.max),
     };
     // Only a leaf that never merges and has one worker can be changed in place.
-    if spec.tree.fan_in.is_some() {
+    if spec.tree.fan_in.is_some() || nodes == Nodes::Several {
         return vec![shadow];
     }
     let in_place = Layout {
@@ -193,7 +229,7 @@ fn fit(
         Some(given) => given.checked_sub(layout.partials + fixed)?,
         None => inputs_wanted(spec, layout, tree, vectors, function),
     };
-    let geometry = |inputs: u32| geometry(spec, layout, inputs, threads, vectors, machine);
+    let geometry = |inputs: u32| geometry(layout, inputs, threads, vectors, machine);
     let spare = machine
         .bytes_free
         .checked_sub(geometry(0).segment_bytes())?;
@@ -210,6 +246,7 @@ fn fit(
         geometry: geometry(inputs),
         models_kept: layout.models_kept,
         reserve: layout.reserve,
+        partial_reserve: tree.lanes + 1,
         partial_bytes: vectors.partial_bytes,
     })
 }
@@ -239,7 +276,6 @@ fn inputs_wanted(
 }
 
 fn geometry(
-    spec: &JobSpec,
     layout: Layout,
     inputs: u32,
     threads: u32,
@@ -256,7 +292,7 @@ fn geometry(
             count: layout.partials,
             vector_bytes: vectors.partial_bytes,
         },
-        clients: spec.clients.max,
+        clients: layout.clients,
         rings: machine.workers,
         ring_records: RING_RECORDS,
         journal: match layout.commit {
@@ -298,7 +334,7 @@ fn refusal(
         None => last.updates_least(),
     };
     let inputs = updates - last.models_kept - last.reserve;
-    let geometry = geometry(spec, last, inputs, threads, vectors, machine);
+    let geometry = geometry(last, inputs, threads, vectors, machine);
     PlanError::Memory {
         updates,
         update_bytes: geometry.updates.stride(),

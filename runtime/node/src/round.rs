@@ -45,7 +45,8 @@ impl Epoch {
         self.0 >> 8
     }
 
-    fn attempt(self) -> u32 {
+    /// The attempt at the round, from 0.
+    pub(crate) fn attempt(self) -> u32 {
         self.0 & 0xff
     }
 
@@ -140,6 +141,19 @@ impl Told {
     }
 }
 
+/// What other nodes add to a round that this node leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Others {
+    /// Updates that they have accepted.
+    pub accepted: u32,
+    /// Of those, the ones that will be, or are, inside their partials.
+    pub contributors: u32,
+    /// Partials of theirs are missing.
+    pub missing: bool,
+    /// When the first of them took its first update.
+    pub first_update: Option<Instant>,
+}
+
 /// One round.
 #[derive(Debug)]
 pub(crate) struct Round {
@@ -154,6 +168,10 @@ pub(crate) struct Round {
     middles: Vec<Middle>,
     refused: u32,
     closed: bool,
+    /// What other nodes add, where this one leads.
+    others: Others,
+    /// This node follows another one: that one says when the round closes, and makes the model.
+    follows: bool,
     /// Leaves that may have news for themselves or their middles since the last [`Self::closes`]. Only
     /// they are looked at, so that what an update costs does not grow with the round.
     changed: BTreeSet<u32>,
@@ -173,6 +191,8 @@ impl Round {
             middles: Vec::new(),
             refused: 0,
             closed: false,
+            others: Others::default(),
+            follows: false,
             changed: BTreeSet::new(),
             told_top: Told::default(),
         }
@@ -191,13 +211,35 @@ impl Round {
         self.names.len() as u32
     }
 
-    /// Clients inside the result.
+    /// Clients of this node inside the result.
     pub(crate) fn contributors(&self) -> u32 {
         self.accepted() - self.refused
     }
 
+    /// Updates accepted so far, on all nodes.
+    pub(crate) fn accepted_everywhere(&self) -> u32 {
+        self.accepted() + self.others.accepted
+    }
+
+    /// Clients inside the result, of all nodes.
+    pub(crate) fn contributors_everywhere(&self) -> u32 {
+        self.contributors() + self.others.contributors
+    }
+
+    /// The first update on any node.
     pub(crate) fn first_update(&self) -> Option<Instant> {
-        self.first_update
+        let firsts = [self.first_update, self.others.first_update];
+        firsts.into_iter().flatten().min()
+    }
+
+    /// Takes over what other nodes add.
+    pub(crate) fn set_others(&mut self, others: Others) {
+        self.others = others;
+    }
+
+    /// Whether another node says when the round closes.
+    pub(crate) fn set_follows(&mut self, follows: bool) {
+        self.follows = follows;
     }
 
     pub(crate) fn leaves(&self) -> u32 {
@@ -305,21 +347,23 @@ impl Round {
 
     /// Whether the round must close now, and by which rule.
     pub(crate) fn due(&self, now: Instant) -> Option<Reason> {
-        if self.closed || self.accepted() == 0 {
+        let accepted = self.accepted_everywhere();
+        if self.closed || accepted == 0 {
             return None;
         }
-        if self.accepted() >= self.closing.full {
+        // What is enough on one node is enough for all.
+        if accepted >= self.closing.full {
             return Some(Reason::Full);
         }
-        let (_, quorum) = self.closing.deadline?;
+        let (_, quorum) = self.closing.deadline.filter(|_| !self.follows)?;
         let passed = self.deadline().is_some_and(|deadline| now >= deadline);
-        (passed && self.contributors() >= quorum).then_some(Reason::Deadline)
+        (passed && self.contributors_everywhere() >= quorum).then_some(Reason::Deadline)
     }
 
     /// When the deadline passes, once a first update is in.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let (after, _) = self.closing.deadline?;
-        self.first_update
+        let (after, _) = self.closing.deadline.filter(|_| !self.follows)?;
+        self.first_update()
             .map(|first| first + Duration::from_millis(after.millis()))
     }
 
@@ -331,9 +375,6 @@ impl Round {
 
     /// The closes that must be told now: new ones, and those whose number has changed.
     pub(crate) fn closes(&mut self) -> Vec<Close> {
-        if self.changed.is_empty() {
-            return Vec::new();
-        }
         let changed = std::mem::take(&mut self.changed);
         let mut middles: Vec<u32> = changed.iter().map(|leaf| self.tree.middle(*leaf)).collect();
         middles.dedup();
@@ -356,11 +397,19 @@ impl Round {
                     .map(|n| close(Level::Middle, index, n)),
             );
         }
-        let contributors = self.contributors();
-        if self.closed && self.told_top.is_news(contributors) {
-            closes.push(close(Level::Top, 0, contributors));
+        if let Some(expected) = self.expected_of_top()
+            && self.told_top.is_news(expected)
+        {
+            closes.push(close(Level::Top, 0, expected));
         }
         closes
+    }
+
+    /// What the top must hold in the end, once all partials of other nodes are here. On a node that follows nobody
+    /// tells the top: what it holds is handed over.
+    fn expected_of_top(&self) -> Option<u32> {
+        let complete = self.closed && !self.follows && !self.others.missing;
+        complete.then(|| self.contributors_everywhere())
     }
 
     /// Every close that holds now, for aggregators that have to be told again.
@@ -370,8 +419,8 @@ impl Round {
         let middles = (0..self.middles.len() as u32)
             .filter_map(|index| Some(close(Level::Middle, index, self.expected_of_middle(index)?)));
         let top = self
-            .closed
-            .then(|| close(Level::Top, 0, self.contributors()));
+            .expected_of_top()
+            .map(|expected| close(Level::Top, 0, expected));
         let closes = leaves.chain(middles).chain(top);
         closes.filter(|close| close.expected > 0).collect()
     }

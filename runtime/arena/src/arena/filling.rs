@@ -41,6 +41,14 @@ impl Filling {
         unsafe { std::slice::from_raw_parts_mut(self.arena.vector_pointer(self.slot), len) }
     }
 
+    /// The whole slot, to be written: the page of scalars, then the vector. For what another node's slot held.
+    pub fn content_mut(&mut self) -> &mut [u8] {
+        let geometry = self.arena.geometry();
+        let len = geometry.of(geometry.room(self.slot)).stride() as usize;
+        // SAFETY: as in `vector_mut`; the page of scalars lies right before the vector and is the slot's too.
+        unsafe { std::slice::from_raw_parts_mut(self.arena.slot_pointer(self.slot), len) }
+    }
+
     /// Offset of the slot's vector in the segment: where another process that attaches it by name finds it.
     #[must_use]
     pub fn offset(&self) -> u64 {

@@ -206,18 +206,22 @@ fn answer(
     outcome: Result<(StatusCode, Option<impl Serialize>), Refusal>,
     keep: bool,
 ) -> io::Result<Vec<u8>> {
-    let (status, content_type, text, retry_after) = match outcome {
+    let (status, content_type, text, more) = match outcome {
         Ok((status, document)) => {
             let text = document.map(|document| serde_json::to_vec(&document));
-            (status, "application/json", text.transpose()?, None)
+            (status, "application/json", text.transpose()?, String::new())
         }
         Err(refusal) => {
             let document = refusal.problem();
             let status =
                 StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let text = serde_json::to_vec(&document)?;
-            let retry_after = refusal.retry_after();
-            (status, problem::CONTENT_TYPE, Some(text), retry_after)
+            (
+                status,
+                problem::CONTENT_TYPE,
+                Some(text),
+                headers_of(&refusal),
+            )
         }
     };
     let reason = status.canonical_reason().unwrap_or_default();
@@ -226,9 +230,7 @@ fn answer(
         let length = text.len();
         head += &format!("content-type: {content_type}\r\ncontent-length: {length}\r\n");
     }
-    if let Some(seconds) = retry_after {
-        head += &format!("retry-after: {seconds}\r\n");
-    }
+    head += &more;
     head += if keep {
         "\r\n"
     } else {
@@ -237,6 +239,15 @@ fn answer(
     let mut answer = head.into_bytes();
     answer.extend(text.unwrap_or_default());
     Ok(answer)
+}
+
+/// Headers that only refusals have.
+fn headers_of(refusal: &Refusal) -> String {
+    let retry_after = refusal
+        .retry_after()
+        .map(|seconds| format!("retry-after: {seconds}\r\n"));
+    let location = refusal.location().map(|url| format!("location: {url}\r\n"));
+    retry_after.into_iter().chain(location).collect()
 }
 
 async fn drain(body: &mut SocketBody<'_>, unread: u64) -> io::Result<()> {

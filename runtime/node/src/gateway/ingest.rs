@@ -35,7 +35,14 @@ pub(crate) struct Address {
 impl Address {
     pub(super) fn job(&self, gateway: &Gateway) -> Result<Arc<Job>, Refusal> {
         let job = gateway.jobs.get(&self.job);
-        job.ok_or_else(|| Refusal::UnknownJob(self.job.clone()))
+        job.ok_or_else(|| match gateway.jobs.elsewhere(&self.job) {
+            Some(url) => Refusal::Elsewhere {
+                url: format!("{url}/v1/jobs/{}/updates/{}", self.job, self.client),
+                job: self.job.clone(),
+            }
+            .with_query(&self.query),
+            None => Refusal::UnknownJob(self.job.clone()),
+        })
     }
 
     pub(super) fn client(&self) -> Result<ClientName, Refusal> {
@@ -81,6 +88,10 @@ async fn put_into<S: Source>(
             "a slot is committed without a body, over HTTP/1.1, on the connection that asked for it",
         ));
     }
+    gateway
+        .check_home(job, &client)
+        .await
+        .map_err(|refusal| refusal.with_query(&address.query))?;
     if let Some(round) = told.round {
         check_sender(job, &client, round)?;
     }

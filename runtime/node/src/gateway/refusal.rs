@@ -7,7 +7,7 @@ use tributary_api::model::{Encoding, Encodings, HeaderError, LayoutMismatch};
 use tributary_api::problem::Problem;
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 23] = [
+pub(crate) const OUTCOMES: [&str; 25] = [
     "accepted",
     "repeated",
     "malformed-update",
@@ -31,6 +31,8 @@ pub(crate) const OUTCOMES: [&str; 23] = [
     "shared-memory-full",
     "not-local",
     "unknown-slot",
+    "elsewhere",
+    "home-unknown",
 ];
 
 /// Why an update is turned away.
@@ -98,6 +100,13 @@ pub(crate) enum Refusal {
     OtherWeight { asked: f64, given: f64 },
     #[error(transparent)]
     SharedMemory(#[from] tributary_arena::Error),
+    #[error("job {job} takes this at {url}")]
+    Elsewhere { job: String, url: String },
+    #[error(
+        "clients of job {job} are moving between nodes, and the one that may have an update of this client cannot be \
+         asked: {error}; send the update again in a second"
+    )]
+    HomeUnknown { job: Name, error: String },
     #[error("round {given} of job {job} is not open: {}", told(.refusal))]
     Job {
         job: Name,
@@ -118,6 +127,7 @@ fn told(refusal: &job::Refusal) -> String {
         job::Refusal::OtherBytes => String::new(),
         job::Refusal::Function(why) | job::Refusal::Failed(why) => why.clone(),
         job::Refusal::Stopped => "the job is being deleted".into(),
+        job::Refusal::Moved => "the client's home has moved; send the update again".into(),
     }
 }
 
@@ -145,7 +155,34 @@ impl Refusal {
             self,
             Self::NoSlot { .. } | Self::NoLease { .. } | Self::SharedMemory(_)
         );
-        (closing || full).then_some(1)
+        let moving = matches!(
+            self,
+            Self::HomeUnknown { .. }
+                | Self::Job {
+                    refusal: job::Refusal::Moved,
+                    ..
+                }
+        );
+        (closing || full || moving).then_some(1)
+    }
+
+    /// The same refusal, with the query of the request at the place where it belongs.
+    pub(super) fn with_query(self, query: &str) -> Self {
+        match self {
+            Self::Elsewhere { job, url } if !query.is_empty() => Self::Elsewhere {
+                job,
+                url: format!("{url}?{query}"),
+            },
+            other => other,
+        }
+    }
+
+    /// Where the request belongs, for the `Location` header.
+    pub(crate) fn location(&self) -> Option<&str> {
+        match self {
+            Self::Elsewhere { url, .. } => Some(url),
+            _ => None,
+        }
     }
 
     /// The document that the client gets; its slug is the metrics' outcome.
@@ -174,6 +211,8 @@ impl Refusal {
             Self::UnknownSlot(_) => (404, "unknown-slot", "Unknown slot"),
             Self::NoSlot { .. } | Self::NoLease { .. } => (429, "no-slot", "No free slot"),
             Self::SharedMemory(_) => (507, "shared-memory-full", "Shared memory is full"),
+            Self::Elsewhere { .. } => (307, "elsewhere", "At another node"),
+            Self::HomeUnknown { .. } => (503, "home-unknown", "Homes are moving"),
             Self::Job { refusal, .. } => return self.job_problem(refusal),
         };
         Problem::new(status, slug, title, self.to_string())
@@ -193,6 +232,7 @@ impl Refusal {
             ),
             R::Function(_) => (422, "function-failed", "The function failed on this update"),
             R::Stopped => (404, "unknown-job", "Unknown job"),
+            R::Moved => (503, "home-unknown", "Homes are moving"),
         };
         let detail = match (self, refusal) {
             (Self::Job { job, given, .. }, R::OtherBytes) => format!(

@@ -3,7 +3,7 @@
 use super::body::HyperBody;
 use super::ingest::{self, Address};
 use super::refusal::Refusal;
-use super::{Gateway, lease, model};
+use super::{Gateway, lease, members, model};
 use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -30,6 +30,7 @@ pub(super) fn routes(gateway: Gateway) -> Router {
         .route("/v1/jobs/{job}/model", get(model::get))
         .route("/v1/jobs/{job}/rounds", get(rounds))
         .route("/v1/jobs/{job}/rounds/{round}", get(round))
+        .merge(members::routes())
         .route("/v1/events", get(events))
         .route("/metrics", get(metrics))
         .route("/live", get(async || "live\n"))
@@ -133,6 +134,9 @@ fn refused(refusal: &Refusal) -> Response {
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, seconds.into());
+    }
+    if let Some(Ok(location)) = refusal.location().map(HeaderValue::from_str) {
+        response.headers_mut().insert(header::LOCATION, location);
     }
     response
 }

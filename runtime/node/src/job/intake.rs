@@ -30,6 +30,8 @@ pub(crate) enum Refusal {
     Failed(String),
     /// The job has been stopped.
     Stopped,
+    /// The client's updates belong to another node now.
+    Moved,
 }
 
 /// An update that was accepted, now or before.
@@ -121,7 +123,16 @@ impl Job {
             return answer;
         }
         state.check_round(update.round)?;
+        if state.has_moved(&update.client) {
+            return Err(Refusal::Moved);
+        }
+        if state.is_full(self.plan.geometry.clients) {
+            return Err(Refusal::Closing {
+                round: update.round,
+            });
+        }
         let now = Instant::now();
+        let first = state.round.first_update().is_none();
         let epoch = state.round.epoch;
         let Some(placement) = state.round.accept(update.client, update.digest, now) else {
             return Err(Refusal::Closing {
@@ -164,8 +175,9 @@ impl Job {
             .update_bytes
             .with_label_values(&labels)
             .inc_by(update.bytes);
+        self.metrics.accepted.inc();
         state.last_activity = now;
-        let accepted = state.round.accepted();
+        let accepted = state.round.accepted_everywhere();
         self.tell(
             EventKind::UpdateAccepted,
             || json!({ "round": epoch.round(), "accepted": accepted }),
@@ -175,7 +187,8 @@ impl Job {
         let closes = self.new_closes(&mut state);
         drop(state);
         self.outbox.send(std::iter::once(descriptor).chain(closes));
-        if accepted == 1 {
+        self.changed();
+        if first {
             self.wake.notify_one();
         }
         Ok(Accepted {
@@ -213,8 +226,9 @@ impl Job {
             Reason::Deadline => "deadline",
         };
         self.tell(EventKind::RoundClosed, || {
-            json!({ "round": state.round.number(), "accepted": state.round.accepted(), "reason": reason })
+            json!({ "round": state.round.number(), "accepted": state.round.accepted_everywhere(), "reason": reason })
         });
+        self.changed();
     }
 
     pub(super) fn send_closes(&self, state: &mut Inner) {
@@ -288,7 +302,7 @@ impl Inner {
     }
 
     /// The book of the open round or of the one before.
-    fn book(&self, round: u64) -> Option<&Round> {
+    pub(super) fn book(&self, round: u64) -> Option<&Round> {
         let books = std::iter::once(&self.round).chain(&self.round_before);
         books.into_iter().find(|book| book.number() == round)
     }

@@ -36,7 +36,16 @@ pub(super) fn place_model(
         generation: filling.generation(),
     };
     filling.vector_mut()[..model.len()].copy_from_slice(model);
-    let claim = Claim {
+    if filling.publish(State::Model, &model_claim(job)) {
+        Ok(placed)
+    } else {
+        Err(ModelError::NoSlot)
+    }
+}
+
+/// What is written beside a model that was not made by the round that is open here.
+pub(super) fn model_claim(job: u32) -> Claim {
+    Claim {
         kind: Kind::Model,
         aggregator: Destination::new(job, Level::Top, 0),
         // No epoch: it is no round's result.
@@ -46,11 +55,6 @@ pub(super) fn place_model(
         sequence: 0,
         content: Content::default(),
         contributors: Contributors::default(),
-    };
-    if filling.publish(State::Model, &claim) {
-        Ok(placed)
-    } else {
-        Err(ModelError::NoSlot)
     }
 }
 

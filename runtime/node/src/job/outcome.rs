@@ -1,5 +1,6 @@
 //! What becomes of a round: steps that workers report, its failure, its model, the next round.
 
+use super::shared::Opened;
 use super::{Inner, Job, ModelSlot, Tally, descriptor, memory};
 use crate::protocol::{Completion, Work};
 use crate::round::{Epoch, Placement, Round};
@@ -85,11 +86,13 @@ impl Job {
                 .step
                 .with_label_values(&[name, level.name()])
                 .observe(seconds);
+            self.metrics.busy.inc_by(seconds);
         }
         if let Some(activation) = completion.activation {
             self.metrics.observe_activation(activation);
         }
         self.slot_freed.notify_one();
+        self.changed();
         if Epoch::from_raw(completion.round) != state.round.epoch {
             // A slow worker has committed this after the round's end: nobody else would free it before
             // the next round's.
@@ -123,8 +126,8 @@ impl Job {
         self.outbox.send(self.skips(&state));
         self.send_closes(&mut state);
         self.slot_freed.notify_one();
-        let nothing_left = state.round.is_closed() && state.round.contributors() == 0;
-        if nothing_left {
+        self.changed();
+        if state.has_nothing_left() {
             let why = state.last_error.clone().unwrap_or_default();
             self.fail(&mut state, &why);
         }
@@ -146,7 +149,7 @@ impl Job {
         }
     }
 
-    fn fail(&self, state: &mut Inner, error: &str) {
+    pub(super) fn fail(&self, state: &mut Inner, error: &str) {
         let mut status = self.describe_round(state);
         status.phase = RoundPhase::Failed;
         status.error = Some(error.to_owned());
@@ -265,10 +268,16 @@ impl Job {
     fn open_round(&self, state: &mut Inner, epoch: Epoch) -> Option<Round> {
         let next = Round::new(epoch, self.plan.tree, state.spec.closing());
         let before = std::mem::replace(&mut state.round, next);
-        let kept = (before.epoch.round() < epoch.round()).then_some(before);
+        let again = before.epoch.round() == epoch.round();
+        state.reopen_part(if again { Opened::Again } else { Opened::Next });
+        let kept = (!again).then_some(before);
         let forgotten = std::mem::replace(&mut state.round_before, kept);
         state.tally = Tally::new();
         state.finished = false;
+        if state.hands_over_early(&self.node) {
+            self.close_here(state);
+        }
+        self.changed();
         if state.completed {
             self.tell(
                 EventKind::JobCompleted,

@@ -32,7 +32,7 @@ impl Job {
             version: state.model.version,
             rounds: state.spec.rounds,
             expected: state.spec.expected(),
-            accepted: state.round.accepted(),
+            accepted: state.round.accepted_everywhere(),
             parameters: self.layout.elements(),
             model_bytes: self.layout.data_bytes(),
             last_error: state.failed.clone().or_else(|| state.last_error.clone()),
@@ -45,7 +45,7 @@ impl Job {
                 plan: self.plan.status(),
             }),
             workers: self.workers.load(Ordering::Relaxed),
-            placement: None,
+            placement: state.placement_status(),
         }
     }
 
@@ -89,12 +89,12 @@ impl Job {
                 RoundPhase::Open
             },
             expected: state.spec.expected(),
-            accepted: round.accepted(),
-            contributors: round.contributors(),
+            accepted: round.accepted_everywhere(),
+            contributors: round.contributors_everywhere(),
             rejected: tally.rejected,
             late: 0,
-            lost: 0,
-            shares: Vec::new(),
+            lost: state.lost(),
+            shares: self.shares(state),
             opened_at: Some(tally.opened_at),
             closed_at: tally.closed.map(|(at, _)| at),
             completed_at: None,
@@ -105,7 +105,7 @@ impl Job {
             aggregators: AggregatorCounts {
                 leaf: round.leaves(),
                 middle: round.middles(),
-                top: u32::from(round.accepted() > 0),
+                top: u32::from(round.accepted_everywhere() > 0),
             },
             error: failed.and_then(|status| status.error.clone()),
         }

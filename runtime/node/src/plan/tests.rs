@@ -42,7 +42,7 @@ fn planned(
     free: u64,
 ) -> Result<Plan, PlanError> {
     let spec = spec(&json!({"expected": 1000}), more);
-    plan(&spec, elements, &fedavg(bytes), machine(free))
+    plan(&spec, elements, &fedavg(bytes), machine(free), Nodes::One)
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_given_number_of_slots_is_kept_to() {
             ("tree", json!({"fanIn": 2})),
         ],
     );
-    let error = plan(&error, 1000, &fedavg(8), machine(1 << 40)).unwrap_err();
+    let error = plan(&error, 1000, &fedavg(8), machine(1 << 40), Nodes::One).unwrap_err();
     assert!(error.to_string().contains("at least 11"), "{error}");
 }
 
@@ -172,7 +172,7 @@ proptest! {
         more.extend(slots.map(|slots| ("arena", json!({"slots": slots}))));
         let spec = spec(&json!({"expected": clients}), &more);
         let machine = Machine { workers, cores, bytes_free: free, bytes_of: "/dev/shm" };
-        let Ok(plan) = plan(&spec, elements, &fedavg(bytes), machine) else { return Ok(()); };
+        let Ok(plan) = plan(&spec, elements, &fedavg(bytes), machine, Nodes::One) else { return Ok(()); };
         prop_assert!(plan.geometry.segment_bytes() <= free);
         prop_assert_eq!(plan.geometry.check(), Ok(()));
         prop_assert!(plan.geometry.updates.count > plan.models_kept + plan.reserve);

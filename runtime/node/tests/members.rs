@@ -1,0 +1,17 @@
+//! A job on several nodes: leader and followers in one process, each with its own gateway, agent and workers; no
+//! controller. The test places the job, takes nodes away, and is the clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what is wrong by panicking"
+)]
+
+#[path = "members/changes.rs"]
+mod changes;
+#[path = "members/losses.rs"]
+mod losses;
+#[path = "members/rounds.rs"]
+mod rounds;
+#[path = "members/world.rs"]
+mod world;

@@ -1,0 +1,164 @@
+//! Rounds in which nothing goes wrong.
+
+use crate::world::{JOB, SHAPES, World};
+use tributary_api::status::RoundPhase;
+use tributary_tests::job::updates;
+use tributary_tests::reference;
+
+const EXACT: &str = r#", "function": { "name": "fedavg", "config": { "accumulate": "exact" } }"#;
+
+#[test]
+fn three_nodes_make_one_model_of_everybodys_updates() {
+    let world = World::of(3, r#"{ "expected": 24 }"#, EXACT);
+    for round in 1..=4_u64 {
+        let updates = updates(SHAPES, 24, round);
+        for (number, update) in updates.iter().enumerate() {
+            // Wherever a client asks first, it ends at its home.
+            world.push(number % 3, &format!("client-{number}"), round, update);
+        }
+        let expected = reference::exact(&updates).bits();
+        for host in 0..3 {
+            assert!(
+                world.model(host, round + 1).bits() == expected,
+                "node {host}, round {round}"
+            );
+        }
+        let status = world.round(0, round);
+        assert_eq!(
+            (status.phase, status.accepted, status.contributors),
+            (RoundPhase::Completed, 24, 24)
+        );
+        assert_eq!((status.lost, status.shares.len()), (0, 3));
+        assert_eq!(
+            status
+                .shares
+                .iter()
+                .map(|share| share.contributors)
+                .sum::<u32>(),
+            24
+        );
+        let crossed: Vec<u64> = status
+            .shares
+            .iter()
+            .map(|share| share.bytes)
+            .filter(|bytes| *bytes > 0)
+            .collect();
+        assert_eq!(crossed.len(), 2, "one partial from each follower");
+    }
+    assert_eq!(
+        world.host(0).kept.versions(),
+        [2, 3, 4, 5],
+        "the leader keeps the models"
+    );
+    assert!(world.host(1).kept.versions().is_empty());
+}
+
+#[test]
+fn a_tree_on_each_node_hands_over_one_partial() {
+    let world = World::of(
+        2,
+        r#"{ "expected": 30 }"#,
+        &format!(r#"{EXACT}, "tree": {{ "fanIn": 2 }}"#),
+    );
+    for round in 1..=2 {
+        let updates = updates(SHAPES, 30, round);
+        for (number, update) in updates.iter().enumerate() {
+            world.push(number % 2, &format!("client-{number}"), round, update);
+        }
+        let expected = reference::exact(&updates).bits();
+        assert!((0..2).all(|host| world.model(host, round + 1).bits() == expected));
+    }
+}
+
+#[test]
+fn a_node_without_clients_in_the_round_hands_over_nothing() {
+    for busy in 0..3 {
+        let world = World::of(3, r#"{ "expected": 4 }"#, EXACT);
+        let updates = updates(SHAPES, 4, 1);
+        for (client, update) in world.clients_of(busy, 4).iter().zip(&updates) {
+            world.push(busy, client, 1, update);
+        }
+        let expected = reference::exact(&updates).bits();
+        assert!(
+            (0..3).all(|host| world.model(host, 2).bits() == expected),
+            "all clients at node {busy}"
+        );
+    }
+}
+
+#[test]
+fn a_deadline_counts_from_the_first_update_on_any_node() {
+    let world = World::of(
+        2,
+        r#"{ "deadline": "300ms", "quorum": 3, "expected": 100 }"#,
+        EXACT,
+    );
+    let updates = updates(SHAPES, 3, 1);
+    for (client, update) in world.clients_of(1, 3).iter().zip(&updates) {
+        world.push(1, client, 1, update);
+    }
+    assert!(world.model(0, 2).bits() == reference::exact(&updates).bits());
+    assert_eq!(world.round(0, 1).contributors, 3);
+}
+
+#[test]
+fn clients_are_sent_home_with_their_query_and_keep_their_answer() {
+    let world = World::of(2, r#"{ "expected": 3 }"#, "");
+    let client = &world.clients_of(1, 1)[0];
+    let (update, weight) = &updates(SHAPES, 1, 1)[0];
+    let path = format!("/v1/jobs/{JOB}/updates/{client}?round=1&weight={weight}");
+    let sent = world.door(0).put(&path, &update.file());
+    assert_eq!(sent.refused(307, "elsewhere").status, 307);
+    let url = format!("http://{}{path}", world.host(1).address);
+    assert_eq!(sent.header("location"), Some(url.as_str()));
+    let _ = world.door(1).put(&path, &update.file()).expect(202);
+    let _ = world.door(1).put(&path, &update.file()).expect(200);
+}
+
+#[test]
+fn strangers_are_no_members() {
+    let world = World::of(2, r#"{ "expected": 3 }"#, "");
+    let follower = &world.host(1).name;
+    for (method, what) in [
+        ("POST", "report"),
+        ("GET", "directive"),
+        ("PUT", "partial?version=1&attempt=0&contributors=1"),
+        ("POST", "claims/somebody?round=1"),
+    ] {
+        let path = format!("/v1/jobs/{JOB}/members/{follower}/{what}");
+        let body = if what == "report" {
+            report(follower.as_str())
+        } else {
+            Vec::new()
+        };
+        for token in [None, Some("Bearer told to members onlx"), Some("Bearer ")] {
+            let mut headers = vec![("content-type", "application/json")];
+            headers.extend(token.map(|token| ("authorization", token)));
+            let answer = world.door(0).send(method, &path, &headers, &body);
+            let problem = answer.refused(403, "not-a-member");
+            assert!(!problem.detail.contains("told to"), "{}", problem.detail);
+        }
+    }
+    // A member that tells nonsense.
+    let headers = [("authorization", "Bearer told to members only")];
+    let partial = |query: &str| {
+        let path = format!("/v1/jobs/{JOB}/members/{follower}/partial?{query}");
+        world.door(0).send("PUT", &path, &headers, b"short")
+    };
+    let _ = partial("version=1&attempt=0&contributors=1").refused(400, "malformed-partial");
+    let _ = partial("version=2&attempt=0&contributors=1").refused(409, "other-part");
+    let _ = partial("version=1&attempt=0").refused(400, "bad-query");
+    let stranger =
+        format!("/v1/jobs/{JOB}/members/stranger/partial?version=1&attempt=0&contributors=1");
+    let _ = world
+        .door(0)
+        .send("PUT", &stranger, &headers, b"")
+        .refused(409, "other-part");
+}
+
+fn report(node: &str) -> Vec<u8> {
+    let report = serde_json::json!({
+        "node": node, "generation": 1, "version": 1, "attempt": 0, "accepted": 1, "contributors": 1, "closed": true,
+    });
+    report.to_string().into_bytes()
+}

@@ -1,0 +1,348 @@
+//! Nodes and clients.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tributary_api::control::{
+    CheckpointError, Checkpoints, FunctionRevision, JobDesired, ModelParts, NodeControl,
+};
+use tributary_api::model::ModelLayout;
+use tributary_api::placement::{BUCKETS, Duty, Homes, Member, Placement};
+use tributary_api::status::RoundStatus;
+use tributary_api::{ClientName, Digest, Name};
+use tributary_node::events::Events;
+use tributary_node::identity::Identity;
+use tributary_node::metrics::Metrics;
+use tributary_node::{Node, Options};
+use tributary_router::Choice;
+use tributary_tests::http::{Answer, Client};
+use tributary_tests::tensors::{LARGE, Model};
+use tributary_tests::wait::eventually;
+use tributary_tests::{place, tensors::Shapes};
+
+pub(crate) const JOB: &str = "job";
+pub(crate) const SHAPES: Shapes = LARGE;
+const SECRET: &str = "told to members only";
+
+/// A node with its door.
+pub(crate) struct Host {
+    pub(crate) node: Node,
+    pub(crate) name: Name,
+    pub(crate) address: SocketAddr,
+    pub(crate) kept: Arc<Kept>,
+    stop: watch::Sender<bool>,
+    _directory: TempDir,
+}
+
+/// Models that a node has kept, by version.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<BTreeMap<u64, Vec<u8>>>);
+
+#[async_trait]
+impl Checkpoints for Kept {
+    async fn save(
+        &self,
+        _: &Name,
+        version: u64,
+        parts: ModelParts<'_>,
+    ) -> Result<(), CheckpointError> {
+        let file: Vec<u8> = parts
+            .flat_map(|part| part.expect("a part").to_vec())
+            .collect();
+        self.0.lock().unwrap().insert(version, file);
+        Ok(())
+    }
+
+    async fn load(&self, _: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError> {
+        Ok(self
+            .0
+            .lock()
+            .unwrap()
+            .get(&version)
+            .cloned()
+            .map(Bytes::from))
+    }
+}
+
+impl Kept {
+    pub(crate) fn versions(&self) -> Vec<u64> {
+        self.0.lock().unwrap().keys().copied().collect()
+    }
+}
+
+/// Several nodes.
+pub(crate) struct World {
+    pub(crate) runtime: Runtime,
+    pub(crate) hosts: Vec<Option<Host>>,
+    spec: serde_json::Value,
+    generation: u64,
+    earlier: Vec<Homes>,
+    homes: Homes,
+}
+
+impl World {
+    /// So many nodes, that run the job under a placement with the first as leader and homes spread evenly.
+    pub(crate) fn of(nodes: usize, round: &str, more: &str) -> Self {
+        let mut world = Self::without_job(nodes, round, more);
+        world.homes = world.spread(&(0..nodes).collect::<Vec<_>>());
+        let members: Vec<usize> = (0..nodes).collect();
+        let placement = world.placement(0, &members);
+        members
+            .iter()
+            .for_each(|host| world.start_job(*host, 1, &placement));
+        world
+    }
+
+    pub(crate) fn without_job(nodes: usize, round: &str, more: &str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let hosts: Vec<_> = (0..nodes).map(|_| Some(runtime.block_on(host()))).collect();
+        let text = format!(
+            r#"{{ "function": {{ "name": "fedavg" }}, "model": {{ "path": "m" }}, "round": {round}, "keepAlive": "20s" {more} }}"#
+        );
+        let first = hosts[0].as_ref().unwrap().name.clone();
+        Self {
+            runtime,
+            hosts,
+            spec: serde_json::from_str(&text).unwrap(),
+            generation: 0,
+            earlier: Vec::new(),
+            homes: Homes::one(first),
+        }
+    }
+
+    pub(crate) fn host(&self, host: usize) -> &Host {
+        self.hosts[host].as_ref().expect("a node that runs")
+    }
+
+    /// Homes spread evenly over some nodes.
+    pub(crate) fn spread(&self, hosts: &[usize]) -> Homes {
+        let nodes: Vec<Name> = hosts
+            .iter()
+            .map(|host| self.host(*host).name.clone())
+            .collect();
+        let buckets = (0..BUCKETS)
+            .map(|bucket| (bucket % nodes.len()) as u16)
+            .collect();
+        Homes { nodes, buckets }
+    }
+
+    /// Changes homes; the ones before count as earlier ones of the round.
+    pub(crate) fn move_homes(&mut self, homes: Homes) {
+        self.earlier.push(std::mem::replace(&mut self.homes, homes));
+    }
+
+    /// The next placement.
+    pub(crate) fn placement(&mut self, leader: usize, members: &[usize]) -> Placement {
+        self.placement_with(leader, members, &[])
+    }
+
+    /// The next placement, with some members draining.
+    pub(crate) fn placement_with(
+        &mut self,
+        leader: usize,
+        members: &[usize],
+        draining: &[usize],
+    ) -> Placement {
+        self.generation += 1;
+        self.placement_now_with(leader, members, draining)
+    }
+
+    /// The placement once more.
+    pub(crate) fn placement_now(&self, leader: usize, members: &[usize]) -> Placement {
+        self.placement_now_with(leader, members, &[])
+    }
+
+    fn placement_now_with(
+        &self,
+        leader: usize,
+        members: &[usize],
+        draining: &[usize],
+    ) -> Placement {
+        let member = |host: &usize| {
+            let Host { name, address, .. } = self.host(*host);
+            let duty = if draining.contains(host) {
+                Duty::Draining
+            } else {
+                Duty::Serving
+            };
+            Member {
+                node: name.clone(),
+                url: format!("http://{address}"),
+                duty,
+            }
+        };
+        Placement {
+            generation: self.generation,
+            leader: self.host(leader).name.clone(),
+            members: members.iter().map(member).collect(),
+            homes: self.homes.clone(),
+            earlier: self.earlier.clone(),
+            since: 1,
+            secret: SECRET.into(),
+        }
+    }
+
+    pub(crate) fn start_job(&self, host: usize, version: u64, placement: &Placement) {
+        let model = Bytes::from(Model::filled(SHAPES, 0.0).file());
+        let wasm = Bytes::from(std::fs::read(place::function("fedavg")).unwrap());
+        let digest = Digest::new(Sha256::digest(&wasm).into());
+        let function = FunctionRevision {
+            name: "fedavg".parse().unwrap(),
+            revision: 1,
+            digest,
+            spec: serde_json::from_value(serde_json::json!({ "module": { "path": "m" } })).unwrap(),
+        };
+        let (layout, _) = ModelLayout::from_file(&model).unwrap();
+        let desired = JobDesired {
+            name: JOB.parse().unwrap(),
+            revision: 1,
+            spec: serde_json::from_value(self.spec.clone()).unwrap(),
+            function: function.clone(),
+            layout: Arc::new(layout),
+            version,
+            placement: Some(placement.clone()),
+        };
+        self.runtime.block_on(async {
+            let node = &self.host(host).node;
+            node.deploy(&function, wasm).await.unwrap();
+            node.start_job(desired, model).await.unwrap();
+        });
+    }
+
+    /// Tells some nodes of a placement.
+    pub(crate) fn place(&self, hosts: &[usize], placement: &Placement) {
+        let job: Name = JOB.parse().unwrap();
+        for host in hosts {
+            let placed = self.host(*host).node.place_job(&job, placement.clone());
+            self.runtime.block_on(placed).unwrap();
+        }
+    }
+
+    /// Takes a node away with all it has.
+    pub(crate) fn lose(&mut self, host: usize) {
+        let host = self.hosts[host].take().expect("a node that runs");
+        let _ = host.stop.send(true);
+        self.runtime.block_on(host.node.shutdown());
+    }
+
+    // === as a client ===
+
+    pub(crate) fn door(&self, host: usize) -> Client {
+        Client::new(self.host(host).address)
+    }
+
+    /// Clients of names that no other call gives, whose home is that node: so many.
+    pub(crate) fn clients_of(&self, host: usize, count: usize) -> Vec<String> {
+        let name = &self.host(host).name;
+        let names = (0..).map(|number| format!("client-{number}"));
+        let at_home =
+            |client: &String| self.homes.of(&client.parse::<ClientName>().unwrap()) == Some(name);
+        names.filter(at_home).take(count).collect()
+    }
+
+    /// Sends an update to a node, and follows to where it belongs; it is new there.
+    #[track_caller]
+    pub(crate) fn push(&self, at: usize, client: &str, round: u64, update: &(Model, f64)) {
+        let _ = self.send(at, client, round, update).expect(202);
+    }
+
+    /// Sends an update to a node, and follows to where it belongs; gives the last answer.
+    #[track_caller]
+    pub(crate) fn send(
+        &self,
+        at: usize,
+        client: &str,
+        round: u64,
+        update: &(Model, f64),
+    ) -> Answer {
+        let path = format!(
+            "/v1/jobs/{JOB}/updates/{client}?round={round}&weight={}",
+            update.1
+        );
+        let mut door = self.door(at);
+        eventually("the update is taken", || {
+            let answer = door.try_send("PUT", &path, &[], &update.0.file()).ok()?;
+            match answer.status {
+                307 => {
+                    door = Client::new(address_of(answer.header("location").unwrap()));
+                    None
+                }
+                429 | 503 => None,
+                _ => Some(answer),
+            }
+        })
+    }
+
+    /// The model of that version, as a node hands it out.
+    pub(crate) fn model(&self, at: usize, version: u64) -> Model {
+        let path = format!("/v1/jobs/{JOB}/model?after={}&wait=60s", version - 1);
+        let answer = self.door(at).get(&path).expect(200);
+        assert_eq!(
+            answer.header("tributary-version"),
+            Some(version.to_string().as_str())
+        );
+        Model::from_file(&answer.body)
+    }
+
+    pub(crate) fn round(&self, at: usize, round: u64) -> RoundStatus {
+        self.door(at)
+            .get(&format!("/v1/jobs/{JOB}/rounds/{round}"))
+            .json()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].is_some() {
+                self.lose(host);
+            }
+        }
+    }
+}
+
+/// The address in a URL.
+pub(crate) fn address_of(url: &str) -> SocketAddr {
+    let rest = url.strip_prefix("http://").unwrap();
+    rest.split('/').next().unwrap().parse().unwrap()
+}
+
+async fn host() -> Host {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = Identity::take(&directory.path().join("state")).unwrap();
+    let name: Name = identity.name().parse().unwrap();
+    let kept = Arc::new(Kept::default());
+    let options = Options {
+        sidecar: Choice::Userspace,
+        workers: 2,
+        worker_program: place::binary(),
+    };
+    let events = Events::new(name.as_str());
+    let node = Node::start(
+        identity,
+        options,
+        kept.clone(),
+        Arc::new(Metrics::new()),
+        events,
+    )
+    .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    node.serve(listener, axum::Router::new(), stopped);
+    Host {
+        node,
+        name,
+        address,
+        kept,
+        stop,
+        _directory: directory,
+    }
+}
