@@ -1,6 +1,6 @@
 //! `tributary node`: a node of several.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
@@ -51,7 +51,7 @@ async fn serve(options: NodeOptions) -> anyhow::Result<()> {
     let office = options.nats.waited(office).await?;
     let (stop, stopped) = watch::channel(false);
     let server = node.serve(listener, node_routes(office), stopped);
-    let labels = options.labels.iter().cloned().collect();
+    let labels: BTreeMap<_, _> = options.labels.iter().cloned().collect();
     let started = || Station::new(node.clone(), state.clone(), Some(url.clone()), labels.clone());
     let station = options.nats.waited(started).await?;
     let bus = options.nats.waited(|| backend.bus()).await?;

@@ -1,7 +1,5 @@
 //! `tributary up`: controller and node in one process.
 
-use std::sync::Arc;
-
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::watch};
 use tributary_controller::{Controller, State, routes};

@@ -6,7 +6,6 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::{
     select,
-    sync::watch,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tributary_api::{Name, event::EventKind};
@@ -58,11 +57,6 @@ impl Controller {
             Lead::Following { leader } => leader.clone(),
         };
         Err(Error::NotLeading { leader })
-    }
-
-    /// Who leads, now and as it changes.
-    pub(crate) fn lead(&self) -> watch::Receiver<Lead> {
-        self.lead.subscribe()
     }
 
     /// Runs for leader and does what a controller does, until `stop` is over; then lets the next one lead.

@@ -146,7 +146,9 @@ fn a_lost_follower_is_given_up_at_once() {
     let mut world = World::new(spread(), &["a", "b", "c"]);
     let before = world.settle();
     assert_eq!(before.leader.as_str(), "a");
-    ["a", "b", "c"].map(|node| world.runs(node, 4, 2));
+    for node in ["a", "b", "c"] {
+        world.runs(node, 4, 2);
+    }
     world.state("c", NodeState::Lost);
     let placed = world.decide().unwrap();
     assert_eq!(placed.cause, Cause::Lost);
