@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::network::{NatsOptions, ServedOptions};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tributary_api::{ClientName, Name, manifest::Kind, quantity::Interval};
 use tributary_router::Choice;
 
@@ -11,7 +11,7 @@ use tributary_router::Choice;
 const LISTEN: &str = "127.0.0.1:7878";
 
 /// The address of a node that is no controller.
-const NODE_LISTEN: &str = "127.0.0.1:7879";
+const NODE_LISTEN: &str = "127.0.0.1:8470";
 
 /// Where a client looks for a server.
 const SERVER: &str = "http://127.0.0.1:7878";
@@ -188,7 +188,12 @@ pub(crate) struct NodeOptions {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, env = "TRIBUTARY_LABELS", value_delimiter = ',')]
     pub(crate) labels: Vec<(String, String)>,
     /// The time between two beats, by which controllers see that the node lives.
-    #[arg(long, default_value = "1s", value_name = "TIME", env = "TRIBUTARY_BEAT")]
+    #[arg(
+        long,
+        default_value = "1s",
+        value_name = "TIME",
+        env = "TRIBUTARY_BEAT"
+    )]
     pub(crate) beat: Interval,
     #[command(flatten)]
     pub(crate) machine: MachineOptions,

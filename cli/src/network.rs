@@ -28,25 +28,56 @@ const RETRY: Duration = Duration::from_secs(2);
 #[command(next_help_heading = "NATS")]
 pub(crate) struct NatsOptions {
     /// Servers, separated by commas: nats://HOST:PORT or tls://HOST:PORT, with USER:PASSWORD@ if need be.
-    #[arg(long, required = true, value_name = "URL", value_delimiter = ',', env = "TRIBUTARY_NATS")]
+    #[arg(
+        long,
+        required = true,
+        value_name = "URL",
+        value_delimiter = ',',
+        env = "TRIBUTARY_NATS"
+    )]
     pub(crate) nats: Vec<String>,
     /// The beginning of all names in NATS, so that several clusters can share its servers.
-    #[arg(long, default_value = "tributary", value_name = "NAME", env = "TRIBUTARY_NATS_PREFIX")]
+    #[arg(
+        long,
+        default_value = "tributary",
+        value_name = "NAME",
+        env = "TRIBUTARY_NATS_PREFIX"
+    )]
     pub(crate) nats_prefix: String,
     /// Copies of everything that is stored: 3 in a cluster of NATS servers.
-    #[arg(long, default_value_t = 1, value_name = "N", env = "TRIBUTARY_NATS_REPLICAS")]
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "N",
+        env = "TRIBUTARY_NATS_REPLICAS"
+    )]
     pub(crate) nats_replicas: usize,
     /// A file with the certificates of authorities, in PEM.
     #[arg(long, value_name = "FILE", env = "TRIBUTARY_NATS_TLS_CA")]
     pub(crate) nats_tls_ca: Option<PathBuf>,
     /// A file with the certificate to show to servers, in PEM.
-    #[arg(long, value_name = "FILE", requires = "nats_tls_key", env = "TRIBUTARY_NATS_TLS_CERT")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "nats_tls_key",
+        env = "TRIBUTARY_NATS_TLS_CERT"
+    )]
     pub(crate) nats_tls_cert: Option<PathBuf>,
     /// A file with the certificate's key, in PEM.
-    #[arg(long, value_name = "FILE", requires = "nats_tls_cert", env = "TRIBUTARY_NATS_TLS_KEY")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "nats_tls_cert",
+        env = "TRIBUTARY_NATS_TLS_KEY"
+    )]
     pub(crate) nats_tls_key: Option<PathBuf>,
     /// A file with a user's credentials, as `nsc` writes them.
-    #[arg(long, value_name = "FILE", conflicts_with = "nats_nkey", env = "TRIBUTARY_NATS_CREDS")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "nats_nkey",
+        env = "TRIBUTARY_NATS_CREDS"
+    )]
     pub(crate) nats_creds: Option<PathBuf>,
     /// A file with the seed of a user's nkey.
     #[arg(long, value_name = "FILE", env = "TRIBUTARY_NATS_NKEY")]
@@ -63,10 +94,20 @@ pub(crate) struct ServedOptions {
     #[arg(long, value_name = "NAME", env = "TRIBUTARY_NAME")]
     pub(crate) name: Option<Name>,
     /// The time after a node's last beat after which it counts as lost; the same for all controllers and nodes.
-    #[arg(long, default_value = "3s", value_name = "TIME", env = "TRIBUTARY_BEAT_BELIEVED")]
+    #[arg(
+        long,
+        default_value = "3s",
+        value_name = "TIME",
+        env = "TRIBUTARY_BEAT_BELIEVED"
+    )]
     pub(crate) beat_believed: Interval,
     /// The time after which a leader that is not heard is succeeded; the same for all controllers and nodes.
-    #[arg(long, default_value = "3s", value_name = "TIME", env = "TRIBUTARY_LEASE")]
+    #[arg(
+        long,
+        default_value = "3s",
+        value_name = "TIME",
+        env = "TRIBUTARY_LEASE"
+    )]
     pub(crate) lease: Interval,
 }
 
@@ -159,7 +200,8 @@ pub(crate) async fn listen(
     served: &ServedOptions,
 ) -> anyhow::Result<(TcpListener, String)> {
     let listener = TcpListener::bind(address).await;
-    let listener = listener.with_context(|| format!("cannot listen on {address}; give --listen"))?;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {address}; give --listen"))?;
     // The port may have been left to the system (`--listen 127.0.0.1:0`).
     let address = listener.local_addr()?;
     let url = advertised(served.advertise.as_deref(), address)?;
@@ -205,11 +247,27 @@ mod tests {
         let cases = [
             (None, "10.0.0.2:7879", Ok("http://10.0.0.2:7879")),
             (None, "[::1]:7879", Ok("http://[::1]:7879")),
-            (Some("http://n1:7879/"), "0.0.0.0:7879", Ok("http://n1:7879")),
-            (None, "0.0.0.0:7879", Err("give --advertise http://HOST:7879")),
+            (
+                Some("http://n1:7879/"),
+                "0.0.0.0:7879",
+                Ok("http://n1:7879"),
+            ),
+            (
+                None,
+                "0.0.0.0:7879",
+                Err("give --advertise http://HOST:7879"),
+            ),
             (None, "[::]:7879", Err("give --advertise")),
-            (Some("n1:7879"), "10.0.0.2:7879", Err("write http://HOST:PORT")),
-            (Some("https://n1"), "10.0.0.2:7879", Err("write http://HOST:PORT")),
+            (
+                Some("n1:7879"),
+                "10.0.0.2:7879",
+                Err("write http://HOST:PORT"),
+            ),
+            (
+                Some("https://n1"),
+                "10.0.0.2:7879",
+                Err("write http://HOST:PORT"),
+            ),
         ];
         for (given, listens, expected) in cases {
             let url = advertised(given, address(listens)).map_err(|error| error.to_string());

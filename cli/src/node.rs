@@ -52,7 +52,14 @@ async fn serve(options: NodeOptions) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let server = node.serve(listener, node_routes(office), stopped);
     let labels: BTreeMap<_, _> = options.labels.iter().cloned().collect();
-    let started = || Station::new(node.clone(), state.clone(), Some(url.clone()), labels.clone());
+    let started = || {
+        Station::new(
+            node.clone(),
+            state.clone(),
+            Some(url.clone()),
+            labels.clone(),
+        )
+    };
     let station = options.nats.waited(started).await?;
     let bus = options.nats.waited(|| backend.bus()).await?;
     let publisher = Publisher::new(bus, format!("/nodes/{name}"));

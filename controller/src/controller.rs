@@ -183,7 +183,8 @@ impl Controller {
         // The models go last: should this process die before, the next one removes them at its start.
         self.state.models.remove(&name).await?;
         lock(&self.work).forget(&name);
-        self.voice.tell(EventKind::JobDeleted, About::Job(&name), json!({}));
+        self.voice
+            .tell(EventKind::JobDeleted, About::Job(&name), json!({}));
         Ok(())
     }
 
@@ -299,7 +300,10 @@ impl Controller {
         let modules = functions.map(|record| record.revision.digest);
         let jobs = known.desired.jobs.values();
         let models = jobs.filter_map(|record| record.spec.model.digest);
-        self.state.blobs.unused(&modules.chain(models).collect()).await
+        self.state
+            .blobs
+            .unused(&modules.chain(models).collect())
+            .await
     }
 
     /// Gives an order to a node that it is to carry out at once.

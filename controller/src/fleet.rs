@@ -319,10 +319,11 @@ impl Fleet {
     fn silent(&self, since: Instant, believed: Duration) -> Vec<Name> {
         let nodes = lock(&self.nodes);
         // Nodes take up their connections later than this process, one after the other.
-        let quiet = |entry: &Entry| {
-            entry.heard.elapsed() > believed && since.elapsed() > believed * 2
-        };
-        let silent = nodes.iter().filter(|(_, entry)| !entry.lost && quiet(entry));
+        let quiet =
+            |entry: &Entry| entry.heard.elapsed() > believed && since.elapsed() > believed * 2;
+        let silent = nodes
+            .iter()
+            .filter(|(_, entry)| !entry.lost && quiet(entry));
         silent.map(|(name, _)| name.clone()).collect()
     }
 
@@ -356,7 +357,14 @@ fn tells_more(before: &NodeReport, now: &NodeReport) -> bool {
         let jobs = report.jobs.iter().map(|job| {
             let generation = job.placement.as_ref().map(|placement| placement.generation);
             let idle = job.accepted == 0;
-            (job.name.clone(), job.revision, job.phase, job.version, generation, idle)
+            (
+                job.name.clone(),
+                job.revision,
+                job.phase,
+                job.version,
+                generation,
+                idle,
+            )
         });
         jobs.collect::<Vec<_>>()
     };

@@ -93,7 +93,9 @@ pub(crate) fn place(
             None => Some(scene.first(&wanted, secret())),
             Some(before) => scene.next(before, &wanted, &mut secret),
         };
-        placing.changed.extend(next.map(|next| (name.clone(), next)));
+        placing
+            .changed
+            .extend(next.map(|next| (name.clone(), next)));
     }
     placing
 }
@@ -215,8 +217,14 @@ impl Scene<'_> {
 
     /// The round that is open, as far as reports know: the newest version of any member.
     fn open_round(&self, now: &Placement) -> u64 {
-        let statuses = now.members.iter().filter_map(|member| self.status(&member.node));
-        statuses.map(|status| status.version).max().unwrap_or(now.since)
+        let statuses = now
+            .members
+            .iter()
+            .filter_map(|member| self.status(&member.node));
+        statuses
+            .map(|status| status.version)
+            .max()
+            .unwrap_or(now.since)
     }
 
     fn status(&self, node: &Name) -> Option<&JobStatus> {
@@ -240,7 +248,10 @@ impl Scene<'_> {
             return false;
         };
         let placement = &before.placement;
-        let follows = status.placement.as_ref().map(|placement| placement.generation);
+        let follows = status
+            .placement
+            .as_ref()
+            .map(|placement| placement.generation);
         // It takes no update since it follows this placement, and it has none.
         let empty = follows >= Some(placement.generation) && status.accepted == 0;
         open <= placement.since && !empty
@@ -310,7 +321,10 @@ impl Scene<'_> {
         let nodes: Vec<_> = wanted.shares.keys().map(Name::as_str).collect();
         let mut reason = format!("{cause}; {policy} takes {}", nodes.join(", "));
         if wanted.overload > 0 {
-            let beyond = format!("; {} updates are beyond the nodes' capacity", wanted.overload);
+            let beyond = format!(
+                "; {} updates are beyond the nodes' capacity",
+                wanted.overload
+            );
             reason += &beyond;
         }
         reason

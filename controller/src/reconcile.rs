@@ -131,7 +131,11 @@ fn replace(node: &str, name: &Name, job: &JobStatus, placed: &Placed) -> Option<
         return None;
     }
     // It was given up in the meantime, and what it has was declared lost.
-    let joined = placed.joined.get(node).copied().filter(|_| follows.is_some());
+    let joined = placed
+        .joined
+        .get(node)
+        .copied()
+        .filter(|_| follows.is_some());
     Some(if follows < joined {
         Step::Restart(name.clone())
     } else {

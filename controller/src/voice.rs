@@ -72,7 +72,11 @@ impl Publisher {
     }
 
     fn tell(&self, kind: EventKind, about: About<'_>, data: Value) {
-        let id = format!("{}-{}", self.life, self.next.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "{}-{}",
+            self.life,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        );
         let mut event = Event::new("", id, kind, None, data);
         event.source.clone_from(&self.source);
         event.subject = Some(match about {
@@ -107,7 +111,10 @@ impl Publisher {
 fn subject(event: &Event) -> String {
     let kind = event.kind.as_str();
     let kind = kind.strip_prefix("dev.tributary.").unwrap_or(kind);
-    let about = event.subject.as_deref().and_then(|subject| subject.split('/').nth(1));
+    let about = event
+        .subject
+        .as_deref()
+        .and_then(|subject| subject.split('/').nth(1));
     let node = || event.source.rsplit('/').next().unwrap_or_default();
     format!("events.{kind}.{}", about.unwrap_or_else(node))
 }

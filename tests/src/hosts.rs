@@ -33,12 +33,21 @@ impl Network {
         let network = Self {
             id: format!("{:04x}{number:x}", pid & 0xffff),
             // 10.64.0.0/10: no address of the machine's own, most likely.
-            subnet: [64 + (pid >> 8 & 0x3f) as u8, (pid as u8).wrapping_add(number as u8)],
+            subnet: [
+                64 + (pid >> 8 & 0x3f) as u8,
+                (pid as u8).wrapping_add(number as u8),
+            ],
             hosts,
         };
         let bridge = network.bridge();
         ip(&["link", "add", &bridge, "type", "bridge"]);
-        ip(&["address", "add", &format!("{}/24", network.gateway()), "dev", &bridge]);
+        ip(&[
+            "address",
+            "add",
+            &format!("{}/24", network.gateway()),
+            "dev",
+            &bridge,
+        ]);
         ip(&["link", "set", &bridge, "up"]);
         (0..hosts).for_each(|host| network.add(host, rate));
         network
@@ -47,15 +56,29 @@ impl Network {
     fn add(&self, host: usize, rate: &str) {
         let (namespace, link) = (self.namespace(host), self.link(host));
         ip(&["netns", "add", &namespace]);
-        ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
+        ip(&[
+            "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &namespace,
+        ]);
         ip(&["link", "set", &link, "master", &self.bridge(), "up"]);
         let address = format!("{}/24", self.address(host));
         ip(&["-n", &namespace, "address", "add", &address, "dev", "eth0"]);
         ip(&["-n", &namespace, "link", "set", "lo", "up"]);
         ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
-        let limit = ["root", "tbf", "rate", rate, "burst", BURST, "latency", LATENCY];
-        run("tc", &[&["qdisc", "add", "dev", &link], &limit[..]].concat());
-        run("tc", &[&["-n", &namespace, "qdisc", "add", "dev", "eth0"], &limit[..]].concat());
+        let limit = [
+            "root", "tbf", "rate", rate, "burst", BURST, "latency", LATENCY,
+        ];
+        run(
+            "tc",
+            &[&["qdisc", "add", "dev", &link], &limit[..]].concat(),
+        );
+        run(
+            "tc",
+            &[
+                &["-n", &namespace, "qdisc", "add", "dev", "eth0"],
+                &limit[..],
+            ]
+            .concat(),
+        );
     }
 
     /// The bridge's own address: what runs outside the hosts is reached there.
@@ -76,7 +99,9 @@ impl Network {
     #[must_use]
     pub fn command(&self, host: usize, program: &std::path::Path) -> Command {
         let mut command = Command::new(tool("ip"));
-        command.args(["netns", "exec", &self.namespace(host)]).arg(program);
+        command
+            .args(["netns", "exec", &self.namespace(host)])
+            .arg(program);
         command
     }
 
@@ -122,9 +147,13 @@ impl Drop for Network {
     fn drop(&mut self) {
         // Whoever started processes there has ended them. Links go with their namespaces.
         for host in 0..self.hosts {
-            let _ = Command::new(tool("ip")).args(["netns", "del", &self.namespace(host)]).status();
+            let _ = Command::new(tool("ip"))
+                .args(["netns", "del", &self.namespace(host)])
+                .status();
         }
-        let _ = Command::new(tool("ip")).args(["link", "del", &self.bridge()]).status();
+        let _ = Command::new(tool("ip"))
+            .args(["link", "del", &self.bridge()])
+            .status();
     }
 }
 
@@ -133,7 +162,14 @@ fn ip(arguments: &[&str]) {
 }
 
 fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(tool(program)).args(arguments).output().expect("it starts");
+    let output = Command::new(tool(program))
+        .args(arguments)
+        .output()
+        .expect("it starts");
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {}: {errors}", arguments.join(" "));
+    assert!(
+        output.status.success(),
+        "{program} {}: {errors}",
+        arguments.join(" ")
+    );
 }

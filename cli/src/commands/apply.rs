@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    io::{Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 

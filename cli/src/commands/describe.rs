@@ -152,7 +152,10 @@ fn job(description: &JobDescription) -> String {
         lines.add("Last error", error);
     }
     if let Some(placement) = placement {
-        lines.add("Placement", format!("{}: {}", placement.generation, placement.reason));
+        lines.add(
+            "Placement",
+            format!("{}: {}", placement.generation, placement.reason),
+        );
         lines.0 += "\nNodes:\n";
         lines.0 += &members(placement);
     }
@@ -165,7 +168,9 @@ fn job(description: &JobDescription) -> String {
 
 /// Each node's part.
 fn members(placement: &PlacementDescription) -> String {
-    let mut table = Table::new(&["NODE", "PART", "DUTY", "UPDATES", "HOME OF", "FOLLOWS", "URL"]);
+    let mut table = Table::new(&[
+        "NODE", "PART", "DUTY", "UPDATES", "HOME OF", "FOLLOWS", "URL",
+    ]);
     for member in &placement.members {
         let leads = placement.leader.as_ref() == Some(&member.node);
         let duty = match member.duty {
@@ -277,7 +282,11 @@ fn node(entry: &NodeEntry) -> String {
     lines.add("Workers", node.workers);
     lines.add("Jobs", node.jobs);
     if let Some(capacity) = &entry.capacity {
-        let whence = if capacity.measured { "measured" } else { "assumed" };
+        let whence = if capacity.measured {
+            "measured"
+        } else {
+            "assumed"
+        };
         let (at_once, each) = (
             capacity.concurrency_milli as f64 / 1e3,
             capacity.update_microseconds as f64 / 1e3,

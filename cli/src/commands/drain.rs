@@ -2,7 +2,11 @@
 
 use tributary_api::Name;
 
-use crate::{client::{Client, Payload}, failure::Failure, output::write};
+use crate::{
+    client::{Client, Payload},
+    failure::Failure,
+    output::write,
+};
 
 pub(crate) fn run(client: &Client, node: &Name, drained: bool) -> Result<(), Failure> {
     let path = format!("/v1/nodes/{node}/drain");

@@ -151,7 +151,10 @@ fn machines(nodes: &Vec<NodeEntry>) -> String {
 
 /// `disk=fast,zone=eu`.
 pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
-    let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     if labels.is_empty() {
         "-".into()
     } else {

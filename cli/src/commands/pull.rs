@@ -9,7 +9,12 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
 
-use crate::{args::Pull, client::{Client, Payload}, failure::Failure, output::Output};
+use crate::{
+    args::Pull,
+    client::{Client, Payload},
+    failure::Failure,
+    output::Output,
+};
 
 pub(crate) fn run(client: &Client, output: &Output, pull: &Pull) -> Result<(), Failure> {
     if pull.file.is_none() && io::stdout().is_terminal() {

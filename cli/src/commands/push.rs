@@ -8,7 +8,12 @@ use std::{
 use anyhow::Context as _;
 use tributary_api::status::UpdateReceipt;
 
-use crate::{args::Push, client::{Client, Payload}, failure::Failure, output::Output};
+use crate::{
+    args::Push,
+    client::{Client, Payload},
+    failure::Failure,
+    output::Output,
+};
 
 pub(crate) fn run(client: &Client, output: &Output, push: &Push) -> Result<(), Failure> {
     let path = path(push);

@@ -204,7 +204,8 @@ impl Controller {
         let alive = nodes.iter().filter(|(_, seen)| !seen.lost);
         let best = alive.max_by_key(|(name, seen)| fitness(name, seen));
         let none = || Error::NoNode("0 nodes are there; start one with `tributary node`".into());
-        best.map(|(_, seen)| Arc::clone(&seen.link)).ok_or_else(none)
+        best.map(|(_, seen)| Arc::clone(&seen.link))
+            .ok_or_else(none)
     }
 
     fn announce(&self, plan: &Plan) {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tributary_api::{Name, control::NodeError};
 
-use super::{Controller, Known, lock, work::{Aim, Failure}};
+use super::{
+    Controller, Known, lock,
+    work::{Aim, Failure},
+};
 use crate::{
     fleet::Seen,
     link::{Command, JobOrder, Refusal},
@@ -100,12 +103,21 @@ impl Controller {
         };
         for command in commands {
             let answer = self.fleet.give(&*seen.link, term, command).await;
-            answer.map_err(StepError::Refusal)?.outcome.map_err(StepError::Node)?;
+            answer
+                .map_err(StepError::Refusal)?
+                .outcome
+                .map_err(StepError::Node)?;
         }
         Ok(())
     }
 
-    fn note_outcome(&self, node: &Name, known: &Known, step: &Step, outcome: Result<(), StepError>) {
+    fn note_outcome(
+        &self,
+        node: &Name,
+        known: &Known,
+        step: &Step,
+        outcome: Result<(), StepError>,
+    ) {
         let (message, permanent) = match outcome {
             Ok(()) => return lock(&self.work).record(node, step.job(), None),
             Err(StepError::Node(NodeError::Refused(message))) => (message, true),
@@ -139,13 +151,20 @@ fn job_order(known: &Known, name: &Name) -> Result<JobOrder, StepError> {
     let record = record.ok_or_else(|| refused(format!("there is no job {name}")))?;
     let function = &record.spec.function.name;
     let function = known.desired.functions.get(function);
-    let function = function
-        .ok_or_else(|| refused(format!("there is no function {}", record.spec.function.name)))?;
+    let function = function.ok_or_else(|| {
+        refused(format!(
+            "there is no function {}",
+            record.spec.function.name
+        ))
+    })?;
     Ok(JobOrder {
         name: name.clone(),
         revision: record.revision,
         spec: record.spec.for_node(),
         function: function.revision.clone(),
-        placement: known.placed.get(name).map(|placed| placed.placement.clone()),
+        placement: known
+            .placed
+            .get(name)
+            .map(|placed| placed.placement.clone()),
     })
 }

@@ -210,13 +210,18 @@ impl Controller {
 
     async fn follow_desired(&self) {
         let keys = Arc::clone(self.state.store.keys());
-        self.watch(&*keys, store::HEADS, |_| {}, || async {
-            let loaded = self.state.store.load(&self.known().desired).await?;
-            if self.term().is_none() {
-                self.change_known(|known| known.desired = loaded);
-            }
-            Ok(())
-        })
+        self.watch(
+            &*keys,
+            store::HEADS,
+            |_| {},
+            || async {
+                let loaded = self.state.store.load(&self.known().desired).await?;
+                if self.term().is_none() {
+                    self.change_known(|known| known.desired = loaded);
+                }
+                Ok(())
+            },
+        )
         .await;
     }
 
@@ -322,5 +327,8 @@ fn read_placed(key: &str, value: &[u8]) -> Option<(Name, Placed)> {
 
 /// Whether somebody else has written.
 pub(super) fn is_conflict(error: &StoreError) -> bool {
-    matches!(error, StoreError::Conflict { .. } | StoreError::Exists { .. })
+    matches!(
+        error,
+        StoreError::Conflict { .. } | StoreError::Exists { .. }
+    )
 }

@@ -101,7 +101,9 @@ impl Controller {
     pub async fn nodes(&self) -> Vec<NodeEntry> {
         let (known, nodes) = self.look().await;
         let entries = nodes.iter();
-        entries.map(|(name, seen)| self.entry(&known, name, seen)).collect()
+        entries
+            .map(|(name, seen)| self.entry(&known, name, seen))
+            .collect()
     }
 
     pub(super) fn find_job(&self, name: &str) -> Option<(Name, JobRecord)> {
@@ -118,7 +120,8 @@ impl Controller {
         let states = nodes.iter().map(|(name, seen)| state(&known, name, seen));
         let connected = self.state.backend.connected();
         let leads = self.term().is_some();
-        self.metrics.observe(states, leads, connected, known.nowhere.len());
+        self.metrics
+            .observe(states, leads, connected, known.nowhere.len());
     }
 
     /// Everything as it is now.
@@ -140,9 +143,8 @@ impl Controller {
             state: state(known, name, seen),
             url: report.url.clone(),
             labels: report.labels.clone(),
-            heard_milliseconds_ago: many.then(|| {
-                u64::try_from(seen.heard.elapsed().as_millis()).unwrap_or(u64::MAX)
-            }),
+            heard_milliseconds_ago: many
+                .then(|| u64::try_from(seen.heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
             capacity: many.then(|| NodeCapacity {
                 measured: seen.gauge.capacity().is_some(),
                 concurrency_milli: milli(capacity.concurrency),

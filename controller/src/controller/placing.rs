@@ -19,7 +19,10 @@ impl Controller {
     pub(super) async fn place(&self, term: u64) -> bool {
         let known = self.known();
         let sites = sites(&known, &self.fleet.seen());
-        let members = known.placed.values().flat_map(|placed| &placed.placement.members);
+        let members = known
+            .placed
+            .values()
+            .flat_map(|placed| &placed.placement.members);
         let members: BTreeSet<&Name> = members.map(|member| &member.node).collect();
         // Who has not been heard of yet may be there all the same.
         if !self.fleet.knows(&members) {
@@ -79,7 +82,12 @@ impl Controller {
         let Some(revision) = self.known().seen.get(job).copied() else {
             return true;
         };
-        match self.state.placements.delete_if(job.as_str(), revision).await {
+        match self
+            .state
+            .placements
+            .delete_if(job.as_str(), revision)
+            .await
+        {
             Ok(()) => {
                 self.change_known(|known| {
                     known.seen.remove(job);

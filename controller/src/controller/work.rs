@@ -99,7 +99,8 @@ impl Work {
 
     /// Forgets a job that is deleted.
     pub(super) fn forget(&mut self, job: &Name) {
-        self.failures.retain(|(_, failed), _| failed.as_ref() != Some(job));
+        self.failures
+            .retain(|(_, failed), _| failed.as_ref() != Some(job));
     }
 
     /// What went wrong with a job: first of all what did so on `node`.

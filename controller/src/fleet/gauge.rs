@@ -75,7 +75,8 @@ impl Gauge {
     }
 
     fn observe_jobs(&mut self, jobs: BTreeMap<Name, (u64, u32)>, seconds: f64, step: f64) {
-        self.arrivals_of_jobs.retain(|job, _| jobs.contains_key(job));
+        self.arrivals_of_jobs
+            .retain(|job, _| jobs.contains_key(job));
         for (job, (version, accepted)) in &jobs {
             let before = self.jobs.get(job).filter(|(before, _)| before == version);
             let new = accepted.saturating_sub(before.map_or(0, |(_, accepted)| *accepted));
@@ -92,7 +93,8 @@ impl Gauge {
 
     /// The same, or what is assumed until then.
     pub(crate) fn capacity_or_default(&self, cores: u32) -> Capacity {
-        self.capacity().unwrap_or_else(|| Defaults::default().of(cores))
+        self.capacity()
+            .unwrap_or_else(|| Defaults::default().of(cores))
     }
 
     /// Updates that arrive per second.
@@ -104,13 +106,20 @@ impl Gauge {
     pub(crate) fn arrivals_of_jobs(&self) -> BTreeMap<String, f64> {
         let sum: f64 = self.arrivals_of_jobs.values().sum();
         // A leader counts its followers' updates as well.
-        let part = if sum > self.arrivals { self.arrivals / sum } else { 1.0 };
+        let part = if sum > self.arrivals {
+            self.arrivals / sum
+        } else {
+            1.0
+        };
         let rates = self.arrivals_of_jobs.iter();
-        rates.map(|(job, rate)| (job.to_string(), rate * part)).collect()
+        rates
+            .map(|(job, rate)| (job.to_string(), rate * part))
+            .collect()
     }
 }
 
 fn counts(report: &NodeReport) -> BTreeMap<Name, (u64, u32)> {
     let jobs = report.jobs.iter();
-    jobs.map(|job| (job.name.clone(), (job.version, job.accepted))).collect()
+    jobs.map(|job| (job.name.clone(), (job.version, job.accepted)))
+        .collect()
 }

@@ -47,6 +47,7 @@ impl Link for RemoteNode {
             .request(&subject(&self.name), request.into(), patience)
             .await
             .map_err(|error| failed(&error))?;
-        serde_json::from_slice::<Result<Answer, Refusal>>(&answer).map_err(|error| failed(&error))?
+        serde_json::from_slice::<Result<Answer, Refusal>>(&answer)
+            .map_err(|error| failed(&error))?
     }
 }

@@ -86,7 +86,10 @@ async fn answer(station: Arc<Station>, request: Request) {
         tracing::warn!(command, "{refusal}");
     }
     let sent = match serde_json::to_vec(&answer) {
-        Ok(json) => request.respond(json.into()).await.map_err(|error| error.to_string()),
+        Ok(json) => request
+            .respond(json.into())
+            .await
+            .map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     if let Err(error) = sent {

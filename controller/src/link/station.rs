@@ -113,9 +113,7 @@ impl Station {
             Command::Check(job) => self.check(&job).await.map(done),
             Command::Start(job) => self.start(job).await.map(done),
             Command::Update(job) => self.update(&job).await.map(done),
-            Command::Place(job, placement) => {
-                self.node.place_job(&job, placement).await.map(done)
-            }
+            Command::Place(job, placement) => self.node.place_job(&job, placement).await.map(done),
             Command::Stop(job) => self.node.stop_job(&job).await.map(done),
             Command::Direct(elsewhere) => {
                 self.node.direct(elsewhere.clone()).await?;

@@ -42,7 +42,10 @@ impl World {
     fn runs(&mut self, node: &str, version: u64, accepted: u32) {
         let mut job = status("j", 1);
         (job.version, job.accepted) = (version, accepted);
-        let generation = self.placed.get("j").map(|placed| placed.placement.generation);
+        let generation = self
+            .placed
+            .get("j")
+            .map(|placed| placed.placement.generation);
         job.placement = generation.map(|generation| PlacementStatus {
             generation,
             leader: name(node),
@@ -73,7 +76,9 @@ impl World {
 
 fn members(placement: &Placement) -> Vec<(&str, Duty)> {
     let members = placement.members.iter();
-    members.map(|member| (member.node.as_str(), member.duty)).collect()
+    members
+        .map(|member| (member.node.as_str(), member.duty))
+        .collect()
 }
 
 fn spread() -> Value {
@@ -90,7 +95,11 @@ fn a_job_that_fits_has_one_node_and_stays_there() {
     assert_eq!(members(&placement), [("a", SERVING)]);
     assert_eq!((placement.generation, placement.leader.as_str()), (1, "a"));
     world.add("d");
-    assert_eq!(world.settle(), placement, "a node that is not needed stays idle");
+    assert_eq!(
+        world.settle(),
+        placement,
+        "a node that is not needed stays idle"
+    );
 }
 
 #[test]
@@ -101,7 +110,10 @@ fn homes_follow_the_shares() {
     for node in &placement.homes.nodes {
         let at = placement.homes.nodes.iter().position(|other| other == node);
         let own = placement.homes.buckets.iter();
-        assert_eq!(own.filter(|home| Some(usize::from(**home)) == at).count(), 256);
+        assert_eq!(
+            own.filter(|home| Some(usize::from(**home)) == at).count(),
+            256
+        );
     }
 }
 
@@ -115,7 +127,10 @@ fn a_node_that_joins_takes_part_at_once() {
     let placed = world.decide().unwrap();
     assert_eq!(placed.cause, Cause::Joined);
     let after = placed.placement;
-    assert_eq!(members(&after), [("a", SERVING), ("b", SERVING), ("c", SERVING)]);
+    assert_eq!(
+        members(&after),
+        [("a", SERVING), ("b", SERVING), ("c", SERVING)]
+    );
     assert_eq!(after.generation, before.generation + 1);
     assert_eq!(after.leader, before.leader);
     assert_eq!((after.since, &after.earlier), (5, &vec![before.homes]));
@@ -182,10 +197,17 @@ fn a_drained_follower_hands_over_and_leaves_with_the_round() {
     world.state("b", NodeState::Draining);
     let placed = world.decide().unwrap();
     assert_eq!(placed.cause, Cause::Drained);
-    assert_eq!(members(&placed.placement), [("a", SERVING), ("b", DRAINING)]);
+    assert_eq!(
+        members(&placed.placement),
+        [("a", SERVING), ("b", DRAINING)]
+    );
     assert_eq!(placed.placement.homes.nodes, [name("a")]);
     world.runs("b", 4, 2);
-    assert_eq!(world.decide(), None, "its updates are still of the open round");
+    assert_eq!(
+        world.decide(),
+        None,
+        "its updates are still of the open round"
+    );
     world.runs("a", 5, 0);
     let placement = world.decide().unwrap().placement;
     assert_eq!(members(&placement), [("a", SERVING)]);
@@ -199,7 +221,11 @@ fn a_drained_node_without_updates_leaves_as_soon_as_it_knows() {
     world.runs("b", 4, 0);
     world.state("b", NodeState::Draining);
     world.decide().unwrap();
-    assert_eq!(world.decide(), None, "it does not know yet, and may take an update");
+    assert_eq!(
+        world.decide(),
+        None,
+        "it does not know yet, and may take an update"
+    );
     world.runs("b", 4, 0);
     assert_eq!(members(&world.settle()), [("a", SERVING)]);
 }
@@ -242,7 +268,10 @@ fn what_has_nowhere_to_go_stays_and_says_why() {
     world.runs("a", 4, 5);
     world.state("a", NodeState::Draining);
     let placing = place(&world.desired, &world.sites, &world.placed, String::new);
-    assert!(placing.nowhere["j"].contains("0 of 1 nodes are ready"), "{placing:?}");
+    assert!(
+        placing.nowhere["j"].contains("0 of 1 nodes are ready"),
+        "{placing:?}"
+    );
     assert_eq!(world.settle(), before);
     world.state("a", NodeState::Lost);
     assert_eq!(world.settle(), before, "it may come back with all it has");
@@ -254,7 +283,10 @@ fn a_selector_that_nothing_matches_is_said() {
     let mut world = World::new(spec, &["a"]);
     assert_eq!(world.decide(), None);
     let placing = place(&world.desired, &world.sites, &world.placed, String::new);
-    assert!(placing.nowhere["j"].contains("label zone=eu"), "{placing:?}");
+    assert!(
+        placing.nowhere["j"].contains("label zone=eu"),
+        "{placing:?}"
+    );
 }
 
 #[test]
@@ -270,7 +302,11 @@ fn a_job_that_begins_anew_is_not_understood_by_those_who_run_it_as_it_was() {
     let before = world.settle();
     let old = world.desired.jobs[&name("j")].clone();
     world.desired.remember(&name("j"), old);
-    let changed = record(2, 1, json!({"tree": {"fanIn": 3}, "placement": {"policy": "spread"}}));
+    let changed = record(
+        2,
+        1,
+        json!({"tree": {"fanIn": 3}, "placement": {"policy": "spread"}}),
+    );
     world.desired.jobs.insert(name("j"), changed);
     let mut secrets = (1..).map(|number| format!("another {number}"));
     let mut secret = || secrets.next().unwrap();
@@ -289,7 +325,11 @@ fn a_change_under_the_running_job_is_no_reason_to_place_it_anew() {
     world.settle();
     let old = world.desired.jobs[&name("j")].clone();
     world.desired.remember(&name("j"), old);
-    let changed = record(2, 1, json!({"keepAlive": "1s", "placement": {"policy": "spread"}}));
+    let changed = record(
+        2,
+        1,
+        json!({"keepAlive": "1s", "placement": {"policy": "spread"}}),
+    );
     world.desired.jobs.insert(name("j"), changed);
     assert_eq!(world.decide(), None);
 }

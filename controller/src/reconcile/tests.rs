@@ -66,7 +66,9 @@ fn each_difference_has_its_step() {
     for (wanted, running, expected) in cases {
         let mut desired = Desired::default();
         desired.remember(&j(), old.clone());
-        desired.jobs.extend(wanted.map(|record| (j(), record.clone())));
+        desired
+            .jobs
+            .extend(wanted.map(|record| (j(), record.clone())));
         let jobs = running.map(|revision| status("j", revision));
         let report = report("n1", jobs.into_iter().collect());
         let steps = steps(&desired, &Goal::alone(&desired), &report);

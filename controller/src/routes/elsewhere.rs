@@ -47,18 +47,14 @@ pub fn node_routes(office: Leadership) -> Router {
         "/v1/nodes",
         "/v1/nodes/{node}/drain",
     ];
-    let routes = paths
-        .into_iter()
-        .fold(Router::new(), |routes, path| routes.route(path, any(to_controller)));
+    let routes = paths.into_iter().fold(Router::new(), |routes, path| {
+        routes.route(path, any(to_controller))
+    });
     routes.with_state(office)
 }
 
 /// Sends writes to the controller that leads. Blobs need nobody's lead.
-pub(super) async fn to_leader(
-    State(controller): Api,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn to_leader(State(controller): Api, request: Request, next: Next) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads || request.uri().path().starts_with("/v1/blobs/") {
         return next.run(request).await;
@@ -97,8 +93,7 @@ async fn node_of(controller: &Controller, job: String, uri: &Uri) -> Response {
     match controller.placement(&job).await {
         Ok(placement) => {
             let detail = format!("no node runs job {job}: {}", placement.reason);
-            let mut response =
-                problem_response(&Problem::new(503, "no-node", "No node", detail));
+            let mut response = problem_response(&Problem::new(503, "no-node", "No node", detail));
             let soon = HeaderValue::from_static("1");
             response.headers_mut().insert(header::RETRY_AFTER, soon);
             response
@@ -111,7 +106,11 @@ async fn node_of(controller: &Controller, job: String, uri: &Uri) -> Response {
 fn see(server: &str, uri: &Uri) -> Response {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let location = format!("{}{path}", server.trim_end_matches('/'));
-    (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response()
+    (
+        StatusCode::TEMPORARY_REDIRECT,
+        [(header::LOCATION, location)],
+    )
+        .into_response()
 }
 
 /// Ready to answer: as long as what the store holds is known, whoever leads.

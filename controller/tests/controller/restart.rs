@@ -65,7 +65,9 @@ async fn the_last_five_versions_are_kept() {
             .unwrap();
     }
     assert_eq!(
-        fs::read_dir(world.path().join("objects/models/j")).unwrap().count(),
+        fs::read_dir(world.path().join("objects/models/j"))
+            .unwrap()
+            .count(),
         5
     );
     assert_eq!(world.checkpoints.load(&name, 15).await.unwrap(), None);
@@ -88,7 +90,9 @@ async fn a_damaged_model_is_passed_over() {
         .save(&name, 3, Box::new(std::iter::once(Ok(weights(3).into()))))
         .await
         .unwrap();
-    let newest = world.path().join(format!("objects/models/j/{:020}.safetensors", 3));
+    let newest = world
+        .path()
+        .join(format!("objects/models/j/{:020}.safetensors", 3));
     let torn = &weights(3)[..60];
     fs::write(newest, torn).unwrap();
     let world = world.restarted().await;

@@ -52,16 +52,19 @@ async fn jobs_run_where_they_are_placed(store: Store) {
         assert_eq!(placement.members[0].url, "http://n1");
         assert_eq!(placement.homes.nodes.len(), 2);
     }
-    let response = leader
-        .send(get("/v1/jobs/j/rounds/3?x=y"))
-        .await;
+    let response = leader.send(get("/v1/jobs/j/rounds/3?x=y")).await;
     assert_eq!(response.status(), 307);
-    assert_eq!(response.headers()["location"], "http://n1/v1/jobs/j/rounds/3?x=y");
+    assert_eq!(
+        response.headers()["location"],
+        "http://n1/v1/jobs/j/rounds/3?x=y"
+    );
     assert_eq!(leader.send(get("/v1/jobs/k/model")).await.status(), 404);
 }
 
 fn get(path: &str) -> axum::http::Request<axum::body::Body> {
-    axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap()
+    axum::http::Request::get(path)
+        .body(axum::body::Body::empty())
+        .unwrap()
 }
 
 async fn a_node_that_joins_takes_part_at_once(store: Store) {
@@ -83,12 +86,18 @@ async fn a_lost_node_is_given_up_and_begins_anew(store: Store) {
     let node = cluster.cut("n3");
     leader.members("j", &["n1", "n2"]).await;
     assert_eq!(leader.state("n3").await, Some(NodeState::Lost));
-    assert!(node.placement("j").is_some(), "it runs on, and does not know");
+    assert!(
+        node.placement("j").is_some(),
+        "it runs on, and does not know"
+    );
     node.take_log();
     cluster.mend("n3", node).await;
     leader.members("j", &["n1", "n2", "n3"]).await;
     let log = cluster.node("n3").take_log();
-    assert!(log.contains(&"stop j".to_owned()), "what it has does not count: {log:?}");
+    assert!(
+        log.contains(&"stop j".to_owned()),
+        "what it has does not count: {log:?}"
+    );
     assert!(log.contains(&"start j@1 v1 with f@1".to_owned()), "{log:?}");
 }
 
@@ -132,7 +141,13 @@ async fn a_drained_node_hands_over_and_leaves(store: Store) {
     leader.members("j", &["n1", "n2", "n3"]).await;
     let placement = cluster.node("n2").placement("j").unwrap();
     assert_eq!(placement.member("n2").unwrap().duty, Duty::Draining);
-    assert!(!placement.homes.nodes.iter().any(|node| node.as_str() == "n2"));
+    assert!(
+        !placement
+            .homes
+            .nodes
+            .iter()
+            .any(|node| node.as_str() == "n2")
+    );
     assert_eq!(leader.state("n2").await, Some(NodeState::Draining));
 
     cluster.node("n1").advance("j", 3);
@@ -155,9 +170,14 @@ async fn a_job_that_fits_nowhere_says_why(store: Store) {
     let leader = cluster.leader("c1", 1).await;
     let [f, j] = leader.example().await;
     let selector = json!({"selector": {"zone": "eu"}});
-    let results = leader.apply(&[f, with(j, "/spec/placement", selector)]).await;
+    let results = leader
+        .apply(&[f, with(j, "/spec/placement", selector)])
+        .await;
     let note = &results[1].notes[0];
-    assert!(note.contains("0 of 1 ready nodes match label zone=eu"), "{note}");
+    assert!(
+        note.contains("0 of 1 ready nodes match label zone=eu"),
+        "{note}"
+    );
     let status = leader.controller.job("j").await.unwrap();
     assert_eq!(status.phase, JobPhase::Failed);
     assert!(status.last_error.unwrap().contains("zone=eu"));
@@ -175,18 +195,25 @@ async fn a_deleted_job_leaves_nothing(store: Store) {
     leader.apply(&leader.example().await).await;
     leader.members("j", &["n1", "n2", "n3"]).await;
     let placement = leader.controller.placement("j").await.unwrap();
-    assert!(placement.reason.starts_with("the job is new"), "{placement:?}");
+    assert!(
+        placement.reason.starts_with("the job is new"),
+        "{placement:?}"
+    );
 }
 
 async fn what_changes_under_a_running_job_reaches_all_its_nodes(store: Store) {
     let (cluster, leader) = running(store).await;
     cluster.take_logs();
     let [f, j] = leader.example().await;
-    leader.apply(&[f.clone(), with(j.clone(), "/spec/round/deadline", "5s")]).await;
+    leader
+        .apply(&[f.clone(), with(j.clone(), "/spec/round/deadline", "5s")])
+        .await;
     let logs = cluster.take_logs();
     assert_eq!(logs, ["n1: update j@2", "n2: update j@2", "n3: update j@2"]);
     // What cannot change under it begins anew everywhere, under another placement.
-    leader.apply(&[f, with(j, "/spec/tree", json!({"fanIn": 2}))]).await;
+    leader
+        .apply(&[f, with(j, "/spec/tree", json!({"fanIn": 2}))])
+        .await;
     let generation = leader.controller.placement("j").await.unwrap().generation;
     assert_eq!(generation, 2);
     leader.members("j", &["n1", "n2", "n3"]).await;

@@ -147,7 +147,9 @@ impl Cluster {
         let url = Some(format!("http://{name}"));
         let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let labels = labels.iter().map(label).collect();
-        let station = Station::new(node.clone(), state, url, labels).await.unwrap();
+        let station = Station::new(node.clone(), state, url, labels)
+            .await
+            .unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let stopped = async {
@@ -272,10 +274,7 @@ impl Leader {
 }
 
 /// Waits for something to become true.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    look: impl Fn() -> F,
-) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
     let found = async {
         loop {
             if let Some(found) = look().await {

@@ -27,7 +27,10 @@ async fn cluster(store: Store) -> Cluster {
 
 /// The other one leads now.
 async fn leads(leader: &Leader) {
-    until("another leader", || async { leader.is_refused().await.is_none().then_some(()) }).await;
+    until("another leader", || async {
+        leader.is_refused().await.is_none().then_some(())
+    })
+    .await;
 }
 
 async fn a_leader_that_is_killed_is_succeeded(store: Store) {
@@ -44,7 +47,10 @@ async fn a_leader_that_is_killed_is_succeeded(store: Store) {
     assert_eq!(cluster.take_logs(), Vec::<String>::new());
     let [f, j] = second.example().await;
     let results = second.apply(&[f, with(j, "/spec/rounds", 9)]).await;
-    assert_eq!(lines(&results), ["unchanged Function f@1", "configured Job j@2"]);
+    assert_eq!(
+        lines(&results),
+        ["unchanged Function f@1", "configured Job j@2"]
+    );
     assert_eq!(cluster.take_logs(), ["n1: update j@2", "n2: update j@2"]);
 }
 
@@ -78,7 +84,11 @@ async fn a_deposed_leader_changes_nothing(store: Store) {
 
     // It believes that the job is to run, and tells the nodes so.
     deposed.reconcile().await;
-    assert_eq!(cluster.take_logs(), Vec::<String>::new(), "orders of an old term");
+    assert_eq!(
+        cluster.take_logs(),
+        Vec::<String>::new(),
+        "orders of an old term"
+    );
     // A node that starts now has never heard of the new leader, and knows its term all the same.
     cluster.stop("n1").await;
     let node = cluster.add("n1").await;
@@ -108,7 +118,10 @@ async fn followers_answer_reads_and_send_writes_on(store: Store) {
     let location = until("a follower that knows its leader", || async {
         let request = Request::post("/v1/apply?dryRun=true").body(Body::from("[]"));
         let response = second.send(request.unwrap()).await;
-        assert!(matches!(response.status().as_u16(), 307 | 503), "{response:?}");
+        assert!(
+            matches!(response.status().as_u16(), 307 | 503),
+            "{response:?}"
+        );
         let location = response.headers().get("location")?;
         Some(location.to_str().unwrap().to_owned())
     })
@@ -146,6 +159,11 @@ async fn a_restart_of_everything_loses_nothing(store: Store) {
     assert_eq!(second.members("j", &["n1"]).await, "n1");
     let logs = cluster.take_logs();
     assert_eq!(logs, ["n1: deploy f@1", "n1: start j@1 v1 with f@1"]);
-    let results = second.apply(&[f, with(j, "/spec/tree", json!({"fanIn": 2}))]).await;
-    assert_eq!(lines(&results), ["unchanged Function f@1", "configured Job j@2"]);
+    let results = second
+        .apply(&[f, with(j, "/spec/tree", json!({"fanIn": 2}))])
+        .await;
+    assert_eq!(
+        lines(&results),
+        ["unchanged Function f@1", "configured Job j@2"]
+    );
 }

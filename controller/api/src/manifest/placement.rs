@@ -31,9 +31,7 @@ pub struct PlacementSpec {
 }
 
 /// How nodes are chosen among those that will do.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum PlacementPolicy {
     /// The fewest nodes that have the capacity, and of those the fullest.
