@@ -10,6 +10,7 @@ mod check;
 pub mod function;
 pub mod job;
 mod nearest;
+pub mod placement;
 mod schema;
 mod shape;
 pub mod source;
@@ -27,6 +28,7 @@ pub use job::{
 };
 
 pub use nearest::nearest;
+pub use placement::{NodesSpec, PlacementPolicy, PlacementSpec};
 pub use schema::schema;
 
 use crate::{Digest, Name, problem::FieldError};

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Accumulate, Determinism, FileReference, FunctionSpec, JobSpec, Manifest, RoundSpec};
+use super::{
+    Accumulate, Determinism, FileReference, FunctionSpec, JobSpec, Manifest, PlacementSpec,
+    RoundSpec,
+};
 use crate::{
     problem::FieldError,
     quantity::{ByteSize, Interval},
@@ -74,6 +77,7 @@ fn job(spec: &JobSpec, errors: &mut Errors) {
     errors.file("spec.model", &spec.model);
     round(&spec.round, spec.clients.max, errors);
     arithmetic(spec, errors);
+    placement(&spec.placement, errors);
     errors.interval("spec.keepAlive", spec.keep_alive, Interval::from_millis(0));
     errors.interval(
         "spec.ingest.idleTimeout",
@@ -102,6 +106,16 @@ fn arithmetic(spec: &JobSpec, errors: &mut Errors) {
         "spec.determinism",
         || "`exact` needs exact sums: set spec.accumulate: exact".into(),
     );
+}
+
+fn placement(spec: &PlacementSpec, errors: &mut Errors) {
+    for (place, job) in spec.anti_affinity.iter().enumerate() {
+        errors.refuse_if(
+            spec.affinity.contains(job),
+            &format!("spec.placement.antiAffinity[{place}]"),
+            || format!("{job} stands in `affinity` as well; leave one of the two out"),
+        );
+    }
 }
 
 fn round(round: &RoundSpec, clients_max: u32, errors: &mut Errors) {

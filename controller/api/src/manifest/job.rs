@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Accumulate, ApiVersion, Determinism, FileReference, Metadata};
+use super::{
+    Accumulate, ApiVersion, Determinism, FileReference, Metadata, placement::PlacementSpec,
+};
 use crate::{Name, quantity::Interval};
 
 /// A federated-learning job: a model, the function that aggregates its updates, and when a round closes.
@@ -67,6 +69,9 @@ pub struct JobSpec {
     /// What the bytes of a round's model may depend on, beside the updates themselves; without it `none`.
     #[serde(default, skip_serializing_if = "Determinism::is_none")]
     pub determinism: Determinism,
+    /// Which nodes take part; what is left out the controller chooses.
+    #[serde(default, skip_serializing_if = "PlacementSpec::is_default")]
+    pub placement: PlacementSpec,
 }
 
 /// A job's function.
