@@ -11,8 +11,6 @@
 //! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
 //!   lie, and right answers.
 //! - [`nats`]: real NATS servers. [`guest`]: functions that misbehave. [`fates`]: workers that die.
-//! - [`hosts`]: several hosts on one machine.
-//! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
 //! Every scenario is a function of a [`Sidecar`]; [`on_both_sidecars!`] makes a test of it for each.
@@ -30,7 +28,6 @@ pub mod fates;
 pub mod feed;
 pub mod forged;
 pub mod guest;
-pub mod hosts;
 pub mod http;
 pub mod job;
 pub mod local;

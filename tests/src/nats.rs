@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Below the ports that the system gives to outgoing connections, so that a server finds its port free again.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// Attempts to find free ports: tests of other processes look for theirs at the same time.
 const ATTEMPTS: usize = 20;
@@ -104,6 +105,12 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens, for those who find it at another address.
+    #[must_use]
+    pub fn url_at(&self, address: std::net::Ipv4Addr) -> String {
+        format!("nats://{address}:{}", self.port)
+    }
+
     /// The port that it listens on.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -140,7 +147,7 @@ impl NatsServer {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = folder.path().join("store");
         let text = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\n\
+            "server_name: {name}\nlisten: \"0.0.0.0:{port}\"\n\
              jetstream {{ store_dir: {store:?}, max_mem: 256MB, max_file: 4GB }}\n{more}\n"
         );
         fs::write(folder.path().join("nats.conf"), text).expect("a file in a temporary folder");
@@ -274,12 +281,12 @@ fn greets(port: u16) -> bool {
 
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let span = PORTS.end - PORTS.start;
     // Processes begin in different places.
-    let begin = (std::process::id() % u32::from(span)) as u16 * 7;
+    let begin = std::process::id().wrapping_mul(7);
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = PORTS.start + begin.wrapping_add(step) % span;
+        let place = begin.wrapping_add(step.into()) % PORTS.len() as u32;
+        let port = PORTS.start + place as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

@@ -17,6 +17,9 @@ const BATCH_MAX: usize = 512;
 /// How long the thread sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// A disk that refuses is asked again after this long.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// What follows from a change once it is on the disk.
 pub(super) type Effect = Box<dyn FnOnce(&mut State) + Send>;
 
@@ -189,15 +192,16 @@ struct Worker {
 impl Worker {
     fn run(&mut self, commands: &Receiver<Command>) {
         loop {
+            if let Err(error) = self.state.turn(&self.database, Instant::now()) {
+                tracing::warn!(path = self.path, %error, "messages wait");
+                std::thread::sleep(RETRY);
+            }
             let now = Instant::now();
             let wait = self.state.next_due().map_or(IDLE, |due| due - now.min(due));
             match commands.recv_timeout(wait) {
                 Ok(first) => self.batch(first, commands),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if let Err(error) = self.state.turn(&self.database, Instant::now()) {
-                tracing::warn!(path = self.path, %error, "messages wait");
             }
         }
     }

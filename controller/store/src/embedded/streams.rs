@@ -12,8 +12,8 @@ use super::tables;
 use crate::names::{self, Family};
 use crate::{Error, Message, Retention};
 
-/// The longest time between two looks for what is too old.
-const PRUNE_EVERY_MAX: Duration = Duration::from_secs(3600);
+/// The shortest and the longest time between two looks for what is too old.
+const PRUNE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// Both streams.
 pub(super) struct Streams {
@@ -98,7 +98,7 @@ impl Streams {
 
     pub(super) fn turn(&mut self, database: &Database, now: Instant) -> Result<(), redb::Error> {
         if now >= self.prune_at {
-            self.prune_at = now + (self.retention.age / 4).min(PRUNE_EVERY_MAX);
+            self.prune_at = now + (self.retention.age / 4).clamp(PRUNE_EVERY.0, PRUNE_EVERY.1);
             let oldest = milliseconds(SystemTime::now()).saturating_sub(span(self.retention.age));
             self.events.prune(database, oldest)?;
             self.updates.prune(database, oldest)?;

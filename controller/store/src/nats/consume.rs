@@ -70,10 +70,11 @@ impl Consumer {
     }
 
     async fn session(&self) -> Result<Session, Error> {
-        let mut state = self.connection.state();
-        let began = *state.borrow_and_update();
+        let state = self.connection.state();
         let what = &self.config.filter_subject;
         let begin = || async {
+            // Before the first message can be lost.
+            let began = *state.borrow();
             let consumer = self.stream.create_consumer(self.config.clone()).await;
             let consumer = consumer.map_err(|error| Failure::of_consumer(what, &error))?;
             let messages = consumer
@@ -83,9 +84,10 @@ impl Consumer {
                 .expires(EXPIRY)
                 .messages()
                 .await;
-            messages.map_err(|error| Failure::of(what, &error))
+            let messages = messages.map_err(|error| Failure::of(what, &error))?;
+            Ok((messages, began))
         };
-        let messages = self.connection.call(what, begin).await?;
+        let (messages, began) = self.connection.call(what, begin).await?;
         Ok(Session {
             messages,
             state,
@@ -100,7 +102,7 @@ impl Consumer {
                 continue;
             };
             match session.next().await {
-                Ok(message) => return self.delivery(message),
+                Ok(message) => return Ok(self.delivery(message)),
                 Err(error) => {
                     self.session = None;
                     return Err(error);
@@ -119,20 +121,16 @@ impl Consumer {
         }
     }
 
-    fn delivery(&self, message: jetstream::Message) -> Result<Delivery, Error> {
+    fn delivery(&self, message: jetstream::Message) -> Delivery {
+        let delivered = message.info().map_or(1, |info| info.delivered);
+        let attempt = u64::try_from(delivered).unwrap_or(1);
         let (message, acker) = message.split();
-        let attempt = jetstream::Message {
-            message: message.clone(),
-            context: self.connection.context.clone(),
-        }
-        .info()
-        .map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
         let handle = Handle {
             connection: self.connection.clone(),
             acker,
         };
         let message = read_message(&self.connection, message);
-        Ok(Delivery::new(message, attempt, Box::new(handle)))
+        Delivery::new(message, attempt, Box::new(handle))
     }
 }
 

@@ -31,9 +31,10 @@ impl Follower {
         filter: &str,
         after: u64,
     ) -> Result<Self, Error> {
-        let mut state = connection.state();
-        let began = *state.borrow_and_update();
+        let state = connection.state();
         let begin = || async {
+            // Before the first message can be lost.
+            let began = *state.borrow();
             let config = push::OrderedConfig {
                 deliver_subject: connection.client.new_inbox(),
                 filter_subject: filter.to_owned(),
@@ -45,9 +46,10 @@ impl Follower {
             let consumer = stream.create_consumer(config).await;
             let consumer = consumer.map_err(|error| Failure::of_consumer(filter, &error))?;
             let messages = consumer.messages().await;
-            messages.map_err(|error| Failure::of(filter, &error))
+            let messages = messages.map_err(|error| Failure::of(filter, &error))?;
+            Ok((messages, began))
         };
-        let messages = connection.call(filter, begin).await?;
+        let (messages, began) = connection.call(filter, begin).await?;
         Ok(Self {
             messages,
             state,

@@ -71,7 +71,7 @@ pub(crate) async fn filters_choose(bench: Bench) {
     }
     publish(&*bus, "events.a", &["end"]).await;
     publish(&*bus, "events.z.c", &["end"]).await;
-    let mut subjects = async |messages: &mut Stream<Result<Message, Error>>, count: usize| {
+    let subjects = async |messages: &mut Stream<Result<Message, Error>>, count: usize| {
         let mut subjects = Vec::new();
         for _ in 0..count {
             subjects.push(next(messages).await.subject);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tributary_store::{Campaign, Error, Leadership, Role};
+use tributary_store::{Campaign, Change, Error, Leadership, Role};
 
-use crate::bench::{Bench, bytes, soon};
+use crate::bench::{Bench, bytes, next, soon};
 
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(3);
 
 /// Waits until it leads; the term.
 async fn leads(campaign: &Campaign) -> u64 {
@@ -50,8 +50,16 @@ pub(crate) async fn one_leads(bench: Bench) {
     let second = there.campaign("second");
     follows(&second, "first").await;
     assert_eq!(there.leader().await.unwrap().as_deref(), Some("first"));
-    // Over several leases nothing changes.
-    tokio::time::sleep(LEASE * 2).await;
+    // It renews: the key's revision grows, the term does not.
+    let keys = bench.backend.keys("leaders", Some(LEASE)).await.unwrap();
+    let mut watch = keys.watch("").await.unwrap();
+    let mut revision = term;
+    while revision < term + 4 {
+        if let Change::Put(_, entry) = next(&mut watch).await {
+            assert!(entry.revision >= revision);
+            revision = entry.revision;
+        }
+    }
     assert_eq!(*first.role().borrow(), Role::Leader { term });
     assert!(!is_leader(&second.role()));
 }

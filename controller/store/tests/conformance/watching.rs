@@ -82,14 +82,14 @@ pub(crate) async fn a_slow_watcher_sees_the_newest(bench: Bench) {
     let mut watch = keys.watch("").await.unwrap();
     assert_eq!(next(&mut watch).await, Change::UpToDate);
     let mut last = 0;
-    for round in 0..3000 {
+    for round in 0..1500 {
         let value = Bytes::from(format!("{round}"));
         last = keys
             .put(&format!("key-{}", round % 5), value)
             .await
             .unwrap();
     }
-    let told = until(&mut watch, &put("key-4", "2999", last)).await;
+    let told = until(&mut watch, &put("key-4", "1499", last)).await;
     let mut revisions = BTreeMap::new();
     for change in told {
         if let Change::Put(key, entry) = change {

@@ -103,8 +103,8 @@ pub(crate) async fn work_has_one_name(bench: Bench) {
             "{filter}: {second:?}"
         );
     }
-    bus.consume("other", "updates.models.>").await.unwrap();
-    bus.consume("worker", "updates.jobs.*").await.unwrap();
+    let _models = bus.consume("other", "updates.models.>").await.unwrap();
+    let _more_work = bus.consume("worker", "updates.jobs.*").await.unwrap();
 }
 
 pub(crate) async fn work_waits_for_who_does_it(bench: Bench) {
