@@ -99,8 +99,16 @@ impl Controller {
                 // A lease that this very process had before it began anew.
                 Role::Follower { leader } => self.cease(leader.filter(|leader| leader != me)),
             }
-            if role.changed().await.is_err() {
-                break;
+            // What another leader has written may have been passed over while this one still believed to lead.
+            let caught_up = async {
+                if let Err(error) = self.look_up().await {
+                    tracing::debug!(%error, "what the store holds is not known yet");
+                }
+                std::future::pending::<()>().await;
+            };
+            select! {
+                () = caught_up => {}
+                changed = role.changed() => if changed.is_err() { break },
             }
         }
         // The campaign has ended, which it does with the process only.
