@@ -57,6 +57,10 @@ impl Controller {
 
     /// Writes a placement; from then on it counts.
     async fn keep(&self, term: u64, job: Name, placed: Placed) -> bool {
+        // An earlier one of the same pass may have shown that another controller leads.
+        if self.term() != Some(term) {
+            return false;
+        }
         match self.write(&job, &placed).await {
             Ok(revision) => {
                 let placement = &placed.placement;
