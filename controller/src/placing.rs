@@ -302,7 +302,8 @@ impl Scene<'_> {
         let lost = |member: &Member| alive(self.sites, &member.node).is_none();
         let drains = |member: &Member| {
             let node = self.sites.get(&member.node);
-            node.is_some_and(|site| site.node.state == planning::NodeState::Draining)
+            let begins = member.duty == Duty::Serving;
+            begins && node.is_some_and(|site| site.node.state == planning::NodeState::Draining)
         };
         let gone = |member: &&Member| !members.iter().any(|next| next.node == member.node);
         let former = &before.placement.members;
