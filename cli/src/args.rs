@@ -322,8 +322,10 @@ impl From<SidecarChoice> for Choice {
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("write KEY=VALUE, as in zone=eu".into()),
+        Some((key, value)) if !key.is_empty() && !text.contains(char::is_whitespace) => {
+            Ok((key.into(), value.into()))
+        }
+        _ => Err("write KEY=VALUE without spaces, as in zone=eu".into()),
     }
 }
 

@@ -137,14 +137,25 @@ impl NatsOptions {
         loop {
             match nats::connect(self.options(name)).await {
                 Ok(nats) => return Ok(Arc::new(nats)),
-                Err(error) if error.is_unavailable() => {
+                Err(error) if error.is_unavailable() && !is_refusal(&error) => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!("{error}; this process waits for it");
                     }
                 }
-                Err(error) => return Err(error).context("--nats"),
+                Err(error) => return Err(error).context(self.who()),
             }
             sleep(RETRY).await;
+        }
+    }
+
+    /// The option by which this process says who it is.
+    fn who(&self) -> &'static str {
+        if self.nats_creds.is_some() {
+            "--nats-creds"
+        } else if self.nats_nkey.is_some() {
+            "--nats-nkey"
+        } else {
+            "--nats"
         }
     }
 
@@ -169,6 +180,15 @@ impl NatsOptions {
             sleep(RETRY).await;
         }
     }
+}
+
+/// Whether a server was reached and does not let this process in: waiting does not help.
+fn is_refusal(error: &tributary_store::Error) -> bool {
+    // The words of the server's own answer.
+    let text = error.to_string().to_lowercase();
+    ["authorization violation", "authentication"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 /// The URL by which others reach a process that listens on `address`.

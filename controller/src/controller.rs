@@ -214,7 +214,7 @@ impl Controller {
     /// # Errors
     /// [`Error::UnknownNode`]; otherwise as the store fails.
     pub async fn drain(self: &Arc<Self>, node: &str, drained: bool) -> Result<(), Error> {
-        self.leading()?;
+        let term = self.leading()?;
         let _turn = self.turn.lock().await;
         let known = self.known();
         let unknown = || Error::UnknownNode(node.chars().take(Name::MAX).collect());
@@ -249,19 +249,21 @@ impl Controller {
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), Error> {
+        let term = self.leading()?;
         let known = self.known();
         // Models under the name of a new job are what a deleted one left.
         let jobs = commit.jobs.iter().map(|(name, _)| name);
         for name in jobs.filter(|name| !known.desired.jobs.contains_key(*name)) {
             self.state.models.remove(name).await?;
         }
-        let next = self.state.store.commit(&known.desired, &commit).await;
+        let next = self.state.store.commit(term, &known.desired, &commit).await;
         self.adopt(next).await
     }
 
     async fn forget(&self, kind: Kind, name: &Name) -> Result<(), Error> {
-        let known = self.known();
-        let next = self.state.store.delete(&known.desired, kind, name).await;
+        let (term, known) = (self.leading()?, self.known());
+        let store = &self.state.store;
+        let next = store.delete(term, &known.desired, kind, name).await;
         self.adopt(next).await
     }
 
@@ -279,13 +281,8 @@ impl Controller {
                 | StoreError::Exists { .. }
                 | StoreError::Unavailable { .. }),
             )) => {
-                let before = self.known().desired.term();
                 self.look_up().await?;
-                let conflict = !error.is_unavailable();
-                if conflict && self.known().desired.term() != before {
-                    let leader = None;
-                    return Err(Error::NotLeading { leader });
-                }
+                self.leading()?;
                 let what = "the change".into();
                 let why = format!("{error}; look whether it was made, and repeat it if not");
                 Err(Error::Store(StoreError::Unavailable { what, why }))

@@ -143,3 +143,73 @@ fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {
         reason: reason.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        State,
+        store::Desired,
+        testing::{name, record},
+    };
+    use serde_json::json;
+
+    const KEPT: &str = "models/j/00000000000000000004.safetensors";
+
+    /// A directory as the first version left it: job `j` at revision 2, and `gone`, which was deleted.
+    fn first_version(directory: &Path) {
+        let database = Database::create(directory.join("store.redb")).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut heads = transaction.open_table(HEADS).unwrap();
+            let mut revisions = transaction.open_table(REVISIONS).unwrap();
+            heads.insert(("Job", "j"), (2, true)).unwrap();
+            heads.insert(("Job", "gone"), (7, false)).unwrap();
+            for revision in 1..=2 {
+                let spec = json!({"round": {"expected": revision}});
+                let record = serde_json::to_vec(&record(revision, 1, spec)).unwrap();
+                revisions
+                    .insert(("Job", "j", revision), record.as_slice())
+                    .unwrap();
+            }
+        }
+        transaction.commit().unwrap();
+        let kept = directory.join(KEPT);
+        fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        fs::write(kept, "a model").unwrap();
+    }
+
+    async fn is_taken_over(directory: &Path) {
+        let state = State::open(directory).await.unwrap();
+        let desired = state.store.load(&Desired::default()).await.unwrap();
+        assert_eq!(desired.jobs.len(), 1);
+        assert_eq!(desired.jobs["j"].spec.round.expected, Some(2));
+        let old = desired.job_at(&name("j"), 1).unwrap();
+        assert_eq!(old.spec.round.expected, Some(1));
+        // A revision's number never means two things.
+        assert_eq!(desired.next_revision(Kind::Job, &name("gone")), 8);
+        assert_eq!(state.models.versions(&name("j")).await.unwrap(), [4]);
+        assert!(!directory.join("models").exists() && !directory.join("store-v1.redb").exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_of_the_first_version_is_taken_over_once() {
+        let directory = tempfile::tempdir().unwrap();
+        first_version(directory.path());
+        is_taken_over(directory.path()).await;
+        is_taken_over(directory.path()).await;
+    }
+
+    #[tokio::test]
+    async fn a_process_that_died_over_it_is_gone_on_from() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        first_version(path);
+        // It had put the database aside, and moved some of the files.
+        drop(find(path).unwrap().unwrap());
+        let moved = path.join("objects").join(KEPT);
+        fs::create_dir_all(moved.parent().unwrap()).unwrap();
+        fs::rename(path.join(KEPT), moved).unwrap();
+        is_taken_over(path).await;
+    }
+}

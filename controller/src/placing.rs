@@ -48,19 +48,24 @@ pub(crate) struct Placing {
     pub(crate) nowhere: BTreeMap<Name, String>,
 }
 
+/// Nodes that cannot have a job, by job: they could not start it. A round would wait for them.
+pub(crate) type Unfit = BTreeMap<Name, BTreeSet<Name>>;
+
 /// Places all jobs; `placed` is what was decided before. `secret` makes what members show each other.
 pub(crate) fn place(
     desired: &Desired,
     sites: &BTreeMap<Name, Site>,
     placed: &BTreeMap<Name, Placed>,
+    unfit: &Unfit,
     mut secret: impl FnMut() -> String,
 ) -> Placing {
-    let nodes: Vec<_> = sites.values().map(|site| site.node.clone()).collect();
-    let jobs: Vec<_> = desired
+    let mut nodes: Vec<_> = sites.values().map(|site| site.node.clone()).collect();
+    let mut jobs: Vec<_> = desired
         .jobs
         .iter()
         .map(|(name, record)| job(name, record, sites))
         .collect();
+    leave_out(unfit, &mut nodes, &mut jobs);
     let known = placed
         .iter()
         .filter(|(name, _)| desired.jobs.contains_key(*name));
@@ -297,7 +302,8 @@ impl Scene<'_> {
         let lost = |member: &Member| alive(self.sites, &member.node).is_none();
         let drains = |member: &Member| {
             let node = self.sites.get(&member.node);
-            node.is_some_and(|site| site.node.state == planning::NodeState::Draining)
+            let begins = member.duty == Duty::Serving;
+            begins && node.is_some_and(|site| site.node.state == planning::NodeState::Draining)
         };
         let gone = |member: &&Member| !members.iter().any(|next| next.node == member.node);
         let former = &before.placement.members;
@@ -357,6 +363,31 @@ fn earlier(now: &Placement, homes: &Homes, open: u64) -> (u64, Vec<Homes>) {
 fn alive<'a>(sites: &'a BTreeMap<Name, Site>, node: &Name) -> Option<&'a Site> {
     let site = sites.get(node)?;
     (site.node.state != planning::NodeState::Lost).then_some(site)
+}
+
+/// Keeps jobs from nodes that cannot have them, as long as there are others: by a label that all nodes but these have.
+fn leave_out(unfit: &Unfit, nodes: &mut [planning::Node], jobs: &mut [planning::Job]) {
+    for job in jobs {
+        let Some(unfit) = unfit.get(job.name.as_str()) else {
+            continue;
+        };
+        let fits = |node: &planning::Node| !unfit.contains(node.name.as_str());
+        let may = |node: &planning::Node| {
+            let mut required = job.required_labels.iter();
+            let labels = required.all(|(key, value)| node.labels.get(key) == Some(value));
+            node.state == planning::NodeState::Ready && labels && fits(node)
+        };
+        // What is left is better than nothing, and its status says what is wrong.
+        if !nodes.iter().any(may) {
+            continue;
+        }
+        // No label that a user can give has a space in it.
+        let label = (format!("fit for {}", job.name), String::new());
+        for node in nodes.iter_mut().filter(|node| fits(node)) {
+            node.labels.extend([label.clone()]);
+        }
+        job.required_labels.extend([label]);
+    }
 }
 
 fn job(name: &Name, record: &JobRecord, sites: &BTreeMap<Name, Site>) -> planning::Job {

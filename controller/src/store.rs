@@ -126,6 +126,16 @@ impl Desired {
         &self.heads.drained
     }
 
+    /// The heads, for the leader of this term to change. What another leader wrote is not to be changed, however it
+    /// became known.
+    fn heads_of(&self, term: u64) -> Result<Heads, Error> {
+        if self.heads.term == term {
+            Ok(self.heads.clone())
+        } else {
+            Err(Error::NotLeading { leader: None })
+        }
+    }
+
     /// The term of the last leader that has written.
     pub(crate) fn term(&self) -> u64 {
         self.heads.term
@@ -224,8 +234,13 @@ impl Store {
     }
 
     /// Makes new revisions live, all or none.
-    pub(crate) async fn commit(&self, base: &Desired, commit: &Commit) -> Result<Desired, Error> {
-        let mut heads = base.heads.clone();
+    pub(crate) async fn commit(
+        &self,
+        term: u64,
+        base: &Desired,
+        commit: &Commit,
+    ) -> Result<Desired, Error> {
+        let mut heads = base.heads_of(term)?;
         for record in &commit.functions {
             let FunctionRevision { name, revision, .. } = &record.revision;
             self.write(Kind::Function, name, *revision, heads.term, record)
@@ -243,11 +258,12 @@ impl Store {
     /// Forgets a thing and its revisions, but not how many there were.
     pub(crate) async fn delete(
         &self,
+        term: u64,
         base: &Desired,
         kind: Kind,
         name: &Name,
     ) -> Result<Desired, Error> {
-        let mut heads = base.heads.clone();
+        let mut heads = base.heads_of(term)?;
         if let Some(head) = heads.of_mut(kind).get_mut(name) {
             head.live = false;
             head.terms.clear();
@@ -263,11 +279,12 @@ impl Store {
     /// Says whether a node is to be given work.
     pub(crate) async fn drain(
         &self,
+        term: u64,
         base: &Desired,
         node: &Name,
         drained: bool,
     ) -> Result<Desired, Error> {
-        let mut heads = base.heads.clone();
+        let mut heads = base.heads_of(term)?;
         let changed = if drained {
             heads.drained.insert(node.clone())
         } else {

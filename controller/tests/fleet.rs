@@ -38,5 +38,7 @@ mod cluster;
 mod fake_node;
 #[path = "fleet/leaders.rs"]
 mod leaders;
+#[path = "fleet/outage.rs"]
+mod outage;
 #[path = "controller/world.rs"]
 mod world;

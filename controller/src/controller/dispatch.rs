@@ -118,16 +118,18 @@ impl Controller {
         step: &Step,
         outcome: Result<(), StepError>,
     ) {
-        let (message, permanent) = match outcome {
+        let starts = matches!(step, Step::Start(_) | Step::Restart(_));
+        let (message, permanent, unfit) = match outcome {
             Ok(()) => return lock(&self.work).record(node, step.job(), None),
-            Err(StepError::Node(NodeError::Refused(message))) => (message, true),
-            Err(StepError::Node(error)) => (error.to_string(), false),
-            Err(StepError::Refusal(refusal)) => (refusal.to_string(), false),
+            Err(StepError::Node(NodeError::Refused(message))) => (message, true, starts),
+            Err(StepError::Node(error)) => (error.to_string(), false, starts),
+            Err(StepError::Refusal(refusal)) => (refusal.to_string(), false, false),
         };
         let aim = aim(known, step);
         let job = step.job().map_or("none", Name::as_str);
         tracing::warn!(%node, job, aim.revision, permanent, "{message}");
-        let failure = Failure::new(aim, message, permanent);
+        let mut failure = Failure::new(aim, message, permanent);
+        failure.unfit = unfit;
         lock(&self.work).record(node, step.job(), Some(failure));
     }
 }

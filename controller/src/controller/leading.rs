@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::{
     select,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tributary_api::{Name, event::EventKind};
 use tributary_store::{Campaign, Change, Error as StoreError, Keys, Leadership, Role};
@@ -16,6 +16,9 @@ use crate::{Error, fleet::Passage, link::Command, placing::Placed, store, voice:
 
 /// The time after which a step of taking over is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a new leader waits for nodes to say how they are.
+const INTRODUCTION: Duration = Duration::from_secs(1);
 
 /// How often blobs that nothing refers to are looked for; one has to be found twice.
 const SWEEP: Duration = Duration::from_secs(3600);
@@ -99,8 +102,16 @@ impl Controller {
                 // A lease that this very process had before it began anew.
                 Role::Follower { leader } => self.cease(leader.filter(|leader| leader != me)),
             }
-            if role.changed().await.is_err() {
-                break;
+            // What another leader has written may have been passed over while this one still believed to lead.
+            let caught_up = async {
+                if let Err(error) = self.look_up().await {
+                    tracing::debug!(%error, "what the store holds is not known yet");
+                }
+                std::future::pending::<()>().await;
+            };
+            select! {
+                () = caught_up => {}
+                changed = role.changed() => if changed.is_err() { break },
             }
         }
         // The campaign has ended, which it does with the process only.
@@ -118,12 +129,11 @@ impl Controller {
             sleep(PAUSE).await;
         }
         tracing::info!(term, "this controller leads");
-        self.introduce(term).await;
         std::future::pending().await
     }
 
     /// Lets every node know the term, so that it listens to no earlier leader any more, and says how it is.
-    async fn introduce(self: &Arc<Self>, term: u64) {
+    async fn introduce(&self, term: u64) {
         let nodes = self.fleet.seen().into_iter().filter(|(_, seen)| !seen.lost);
         let asked = nodes.map(|(node, seen)| async move {
             let answer = self.fleet.give(&*seen.link, term, Command::Report).await;
@@ -131,8 +141,8 @@ impl Controller {
                 tracing::debug!(%node, "{refusal}");
             }
         });
-        futures_util::future::join_all(asked).await;
-        self.fleet.wake();
+        // Who does not answer now is told with the first order that it gets.
+        let _ = timeout(INTRODUCTION, futures_util::future::join_all(asked)).await;
     }
 
     /// Begins to lead: nobody of an earlier term can write from here on.
@@ -151,6 +161,8 @@ impl Controller {
                 nowhere: BTreeMap::new(),
             };
         });
+        // Beats are a little old: what the leader before has just done is not done again.
+        self.introduce(term).await;
         self.lead.send_replace(Lead::Leading { term });
         self.fleet.wake();
         Ok(())
@@ -188,9 +200,12 @@ impl Controller {
         Ok((placed, seen))
     }
 
-    /// Reads what the store holds, without leading.
+    /// Reads what the store holds. If a higher term stands there, this controller does not lead any more.
     pub(super) async fn look_up(&self) -> Result<(), Error> {
         let desired = self.state.store.load(&self.known().desired).await?;
+        if self.term().is_some_and(|term| desired.term() > term) {
+            self.cease(None);
+        }
         let listed = self.state.placements.list("").await?;
         self.change_known(|known| {
             known.desired = desired;

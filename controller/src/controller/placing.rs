@@ -10,7 +10,7 @@ use super::{Controller, Known, leading::is_conflict};
 use crate::{
     Error,
     fleet::Seen,
-    placing::{Placed, Placing, Site, place},
+    placing::{Placed, Placing, Site, Unfit, place},
     voice::About,
 };
 
@@ -28,7 +28,9 @@ impl Controller {
         if !self.fleet.knows(&members) {
             return false;
         }
-        let Placing { changed, nowhere } = place(&known.desired, &sites, &known.placed, secret);
+        let unfit = self.unfit(&known);
+        let Placing { changed, nowhere } =
+            place(&known.desired, &sites, &known.placed, &unfit, secret);
         if known.nowhere != nowhere {
             self.change_known(|known| known.nowhere = nowhere);
         }
@@ -45,8 +47,20 @@ impl Controller {
         done
     }
 
+    /// The nodes that could not start a job: others are to have it.
+    fn unfit(&self, known: &Known) -> Unfit {
+        let work = super::lock(&self.work);
+        let jobs = known.desired.jobs.iter();
+        let unfit = jobs.map(|(name, record)| (name.clone(), work.unfit(name, record.revision)));
+        unfit.filter(|(_, nodes)| !nodes.is_empty()).collect()
+    }
+
     /// Writes a placement; from then on it counts.
     async fn keep(&self, term: u64, job: Name, placed: Placed) -> bool {
+        // An earlier one of the same pass may have shown that another controller leads.
+        if self.term() != Some(term) {
+            return false;
+        }
         match self.write(&job, &placed).await {
             Ok(revision) => {
                 let placement = &placed.placement;

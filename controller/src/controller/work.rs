@@ -1,11 +1,17 @@
 //! What is under way at nodes, and what failed there.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use tokio::task::AbortHandle;
 use tributary_api::Name;
 
 use super::RETRY;
+
+/// How long a node that could not start a job is left out of it; one that refused is until the job changes.
+const UNFIT: Duration = Duration::from_secs(60);
 
 /// What is under way, and what failed.
 #[derive(Debug, Default)]
@@ -23,6 +29,9 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// Trying again is of no use before the aim changes.
     pub(super) permanent: bool,
+    /// The node was to start the job, and could not.
+    pub(super) unfit: bool,
+    /// When it was; nothing once it may be tried again at once.
     at: Option<Instant>,
 }
 
@@ -40,6 +49,7 @@ impl Failure {
             aim,
             message,
             permanent,
+            unfit: false,
             at,
         }
     }
@@ -101,6 +111,22 @@ impl Work {
     pub(super) fn forget(&mut self, job: &Name) {
         self.failures
             .retain(|(_, failed), _| failed.as_ref() != Some(job));
+    }
+
+    /// The nodes that cannot have a job at this revision. They would be waited for.
+    pub(super) fn unfit(&self, job: &Name, revision: u64) -> BTreeSet<Name> {
+        let is_unfit = |failure: &Failure| {
+            let lately = failure.at.is_some_and(|at| at.elapsed() < UNFIT);
+            failure.unfit && failure.aim.revision == revision && (failure.permanent || lately)
+        };
+        let nodes = self
+            .failures
+            .iter()
+            .filter_map(|((node, failed), failure)| {
+                let found = failed.as_ref() == Some(job) && is_unfit(failure);
+                found.then(|| node.clone())
+            });
+        nodes.collect()
     }
 
     /// What went wrong with a job: first of all what did so on `node`.

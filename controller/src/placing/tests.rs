@@ -10,6 +10,7 @@ struct World {
     desired: Desired,
     sites: BTreeMap<Name, Site>,
     placed: BTreeMap<Name, Placed>,
+    unfit: Unfit,
 }
 
 impl World {
@@ -20,6 +21,7 @@ impl World {
             desired,
             sites: BTreeMap::new(),
             placed: BTreeMap::new(),
+            unfit: Unfit::new(),
         };
         nodes.iter().for_each(|node| world.add(node));
         world
@@ -55,9 +57,20 @@ impl World {
         site.report = Arc::new(report(node, vec![job]));
     }
 
+    fn placing(&self) -> Placing {
+        let secret = || "secret".into();
+        place(
+            &self.desired,
+            &self.sites,
+            &self.placed,
+            &self.unfit,
+            secret,
+        )
+    }
+
     /// Decides once; what has changed.
     fn decide(&mut self) -> Option<Placed> {
-        let placing = place(&self.desired, &self.sites, &self.placed, || "secret".into());
+        let placing = self.placing();
         let changed = placing.changed.get("j").cloned();
         self.placed.extend(placing.changed);
         changed
@@ -267,7 +280,7 @@ fn what_has_nowhere_to_go_stays_and_says_why() {
     let before = world.settle();
     world.runs("a", 4, 5);
     world.state("a", NodeState::Draining);
-    let placing = place(&world.desired, &world.sites, &world.placed, String::new);
+    let placing = world.placing();
     assert!(
         placing.nowhere["j"].contains("0 of 1 nodes are ready"),
         "{placing:?}"
@@ -282,7 +295,7 @@ fn a_selector_that_nothing_matches_is_said() {
     let spec = json!({"placement": {"selector": {"zone": "eu"}}});
     let mut world = World::new(spec, &["a"]);
     assert_eq!(world.decide(), None);
-    let placing = place(&world.desired, &world.sites, &world.placed, String::new);
+    let placing = world.placing();
     assert!(
         placing.nowhere["j"].contains("label zone=eu"),
         "{placing:?}"
@@ -310,7 +323,14 @@ fn a_job_that_begins_anew_is_not_understood_by_those_who_run_it_as_it_was() {
     world.desired.jobs.insert(name("j"), changed);
     let mut secrets = (1..).map(|number| format!("another {number}"));
     let mut secret = || secrets.next().unwrap();
-    let placing = place(&world.desired, &world.sites, &world.placed, &mut secret);
+    let unfit = Unfit::new();
+    let placing = place(
+        &world.desired,
+        &world.sites,
+        &world.placed,
+        &unfit,
+        &mut secret,
+    );
     let placed = &placing.changed["j"];
     assert_eq!(placed.cause, Cause::Restarted);
     assert_eq!(placed.placement.generation, before.generation + 1);
@@ -332,4 +352,17 @@ fn a_change_under_the_running_job_is_no_reason_to_place_it_anew() {
     );
     world.desired.jobs.insert(name("j"), changed);
     assert_eq!(world.decide(), None);
+}
+
+#[test]
+fn a_node_that_cannot_start_a_job_is_left_out_while_there_are_others() {
+    let mut world = World::new(spread(), &["a", "b", "c"]);
+    world.settle();
+    world.runs("a", 1, 0);
+    world.runs("b", 1, 0);
+    world.unfit = [(name("j"), [name("c")].into())].into();
+    assert_eq!(members(&world.settle()), [("a", SERVING), ("b", SERVING)]);
+    let all = [name("a"), name("b"), name("c")].into();
+    world.unfit = [(name("j"), all)].into();
+    assert_eq!(world.settle().members.len(), 3, "somebody has to have it");
 }

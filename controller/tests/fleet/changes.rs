@@ -18,6 +18,7 @@ on_both!(
     a_node_that_ends_is_noticed_at_once,
     a_drained_node_hands_over_and_leaves,
     a_job_that_fits_nowhere_says_why,
+    a_node_that_cannot_start_a_job_is_left_out,
     a_deleted_job_leaves_nothing,
     what_changes_under_a_running_job_reaches_all_its_nodes,
 );
@@ -183,6 +184,19 @@ async fn a_job_that_fits_nowhere_says_why(store: Store) {
     assert!(status.last_error.unwrap().contains("zone=eu"));
     cluster.add_labelled("n2", &[("zone", "eu")]).await;
     assert_eq!(leader.members("j", &["n2"]).await, "n2");
+}
+
+async fn a_node_that_cannot_start_a_job_is_left_out(store: Store) {
+    let mut cluster = Cluster::new(store);
+    for name in ["n1", "n2"] {
+        cluster.add(name).await;
+    }
+    cluster.node("n2").busy.store(true, Ordering::Relaxed);
+    let leader = cluster.leader("c1", 2).await;
+    leader.apply(&leader.example().await).await;
+    assert_eq!(leader.members("j", &["n1"]).await, "n1");
+    let status = leader.controller.job("j").await.unwrap();
+    assert_eq!(status.last_error.as_deref(), Some("/dev/shm is full"));
 }
 
 async fn a_deleted_job_leaves_nothing(store: Store) {

@@ -27,7 +27,8 @@ use crate::{
     world::{WASM, function, job, model, sha256, with},
 };
 
-const BEAT: Beat = Beat {
+/// Fast enough for tests.
+pub(crate) const BEAT: Beat = Beat {
     every: Duration::from_millis(100),
     believed: Duration::from_secs(1),
 };
@@ -82,18 +83,23 @@ pub(crate) struct NodeProcess {
 
 pub(crate) struct Cluster {
     pub(crate) store: Store,
+    beat: Beat,
     pub(crate) nodes: BTreeMap<&'static str, NodeProcess>,
 }
 
 impl Cluster {
     pub(crate) fn new(store: Store) -> Self {
+        Self::with_beat(store, BEAT)
+    }
+
+    pub(crate) fn with_beat(store: Store, beat: Beat) -> Self {
         let nodes = BTreeMap::new();
-        Self { store, nodes }
+        Self { store, beat, nodes }
     }
 
     pub(crate) async fn controller(&self, name: &'static str) -> Leader {
         let state = State::on(self.store.connect().await).await.unwrap();
-        let controller = Controller::join(state, name, BEAT).await.unwrap();
+        let controller = Controller::join(state, name, self.beat).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let running = Arc::clone(&controller);
         let task = tokio::spawn(async move {
@@ -151,11 +157,12 @@ impl Cluster {
             .await
             .unwrap();
         let (stop, stopped) = oneshot::channel();
+        let beat = self.beat;
         let task = tokio::spawn(async move {
             let stopped = async {
                 let _ = stopped.await;
             };
-            serve_node(&*backend, station, BEAT, stopped).await.unwrap();
+            serve_node(&*backend, station, beat, stopped).await.unwrap();
         });
         let stop = Some(stop);
         self.nodes.insert(name, NodeProcess { node, stop, task });

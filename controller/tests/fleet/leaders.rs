@@ -2,6 +2,7 @@
 
 use axum::{body::Body, http::Request};
 use serde_json::json;
+use tributary_api::fleet::NodeState;
 use tributary_controller::Error;
 
 use crate::{
@@ -101,8 +102,9 @@ async fn a_deposed_leader_changes_nothing(store: Store) {
         matches!(error, Error::NotLeading { .. } | Error::NoNode(_)),
         "{error}"
     );
-    let error = deposed.delete_function("f").await.unwrap_err();
+    let error = deposed.drain("n1", true).await.unwrap_err();
     assert!(matches!(error, Error::NotLeading { .. }), "{error}");
+    assert_eq!(second.state("n1").await, Some(NodeState::Ready));
     assert_eq!(second.controller.functions().len(), 1);
 }
 
