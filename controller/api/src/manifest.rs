@@ -10,6 +10,7 @@ mod check;
 pub mod function;
 pub mod job;
 mod nearest;
+mod round;
 mod schema;
 mod shape;
 pub mod source;
@@ -22,9 +23,10 @@ use std::path::PathBuf;
 pub use arithmetic::{Accumulate, Determinism};
 pub use function::{Algebra, FunctionManifest, FunctionSpec, Limits};
 pub use job::{
-    ArenaSpec, Clients, Closing, FunctionReference, IngestSpec, JobManifest, JobSpec, LocalPath,
-    NonFinite, RoundSpec, TreeSpec,
+    ArenaSpec, Clients, FunctionReference, IngestSpec, JobManifest, JobSpec, LocalPath, NonFinite,
+    TreeSpec,
 };
+pub use round::{Closing, RoundSpec, Staleness, StalenessWeight, Timer};
 
 pub use nearest::nearest;
 pub use schema::schema;
