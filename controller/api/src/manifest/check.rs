@@ -132,14 +132,15 @@ fn triggers(round: &RoundSpec, errors: &mut Errors) {
         ("count", round.count.is_some()),
         ("window", round.window.is_some()),
     ];
-    let first = given.iter().find(|(_, given)| *given);
+    let first = given.iter().find(|(_, given)| *given).map(|(name, _)| name);
     errors.refuse_if(first.is_none() && !round.each, "spec.round", || {
         "a round that nothing closes: give `expected`, `quorum`, `deadline`, `count`, `window` or `each`".into()
     });
-    if let (Some((other, _)), true) = (first, round.each) {
-        errors.refuse_if(true, "spec.round.each", || {
-            format!("each update closes its round, so `{other}` can never count; leave one of the two out")
-        });
+    if let Some(other) = first.filter(|_| round.each) {
+        let message = format!(
+            "each update closes its round, so `{other}` can never count; leave one of the two out"
+        );
+        errors.0.push(FieldError::new("spec.round.each", message));
         return;
     }
     errors.refuse_if(
@@ -151,11 +152,11 @@ fn triggers(round: &RoundSpec, errors: &mut Errors) {
                 .into()
         },
     );
-    let at_once = ["count", "window"]
-        .iter()
-        .find(|name| given.iter().any(|(given, is)| given == *name && *is));
-    if let (Some(name), true) = (at_once, round.quorum.is_some()) {
-        errors.refuse_if(true, "spec.round.quorum", || {
+    for (name, given) in [
+        ("count", round.count.is_some()),
+        ("window", round.count.is_none() && round.window.is_some()),
+    ] {
+        errors.refuse_if(given && round.quorum.is_some(), "spec.round.quorum", || {
             format!("`{name}` closes a round without a quorum; leave one of the two out")
         });
     }
