@@ -6,7 +6,7 @@ use serde::Serialize;
 use tributary_api::{
     Name,
     fleet::{NodeEntry, PlacementDescription},
-    manifest::{Closing, JobManifest},
+    manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer},
     placement::{BUCKETS, Duty},
     status::{FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus},
 };
@@ -124,6 +124,9 @@ fn job(description: &JobDescription) -> String {
         );
     }
     lines.add("  Closes", closes(spec.closing()));
+    if let Some(allowed) = spec.round.staleness {
+        lines.add("  Takes", stale(allowed));
+    }
     lines.add(
         "Clients",
         format!("at most {} in a round", spec.clients.max),
@@ -217,13 +220,30 @@ fn folded(plan: &PlanStatus) -> String {
 }
 
 fn closes(closing: Closing) -> String {
-    let Closing { full, deadline } = closing;
-    match deadline {
+    let Closing { full, timer } = closing;
+    match timer {
         None => format!("with {full} updates"),
-        Some((after, quorum)) => {
+        Some(Timer::Deadline(after, quorum)) => {
             format!("with {full} updates, or {after} after the first with at least {quorum}")
         }
+        Some(Timer::Window(after)) => {
+            format!("with {full} updates, or {after} after it opened with at least one")
+        }
     }
+}
+
+fn stale(allowed: Staleness) -> String {
+    let Staleness { max, weight, a, b } = allowed;
+    let a = a.unwrap_or(Staleness::A);
+    let weight = match weight {
+        StalenessWeight::Constant => "counted in full".into(),
+        StalenessWeight::Polynomial => format!("weighed by (1 + t)^-{a}"),
+        StalenessWeight::Hinge => {
+            let b = b.unwrap_or_default();
+            format!("weighed by 1 / ({a} (t - {b}) + 1) from t = {b} on")
+        }
+    };
+    format!("updates up to {max} versions old, {weight}")
 }
 
 fn function(function: &FunctionStatus) -> String {
