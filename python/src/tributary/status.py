@@ -41,6 +41,7 @@ class Accepted(Document):
         contributors: clients accepted into the round so far, this one included.
         repeated: the server had the same update already; nothing changed.
         local: it went through shared memory instead of the socket.
+        address: the server that took it.
     """
 
     job: str
@@ -49,6 +50,7 @@ class Accepted(Document):
     contributors: int
     repeated: bool = False
     local: bool = False
+    address: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
