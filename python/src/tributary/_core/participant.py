@@ -158,7 +158,7 @@ class Participant:
 
     def _keep(self, content: body.Tensors | Path, sending: Sending, accepted: Accepted) -> Accepted:
         """Keeps this client's own update. Those of other names are as many as there are names."""
-        if self._options.keep_until_pulled and accepted.client == self.name:
+        if self._options.keep_until_pulled and sending.subject == self._subject(self.name):
             self._kept = Kept(content, sending, accepted.round)
         return accepted
 
@@ -168,7 +168,7 @@ class Participant:
 
     async def _ensure(self, kept: Kept) -> None:
         """Sees to it, when it is time, that a node has the update."""
-        if not kept.due:
+        if self._kept is not kept or not kept.due:
             return
         if not await keeping.ensure(kept, self._session, self._attempt) and self._kept is kept:
             self._kept = None

@@ -132,4 +132,5 @@ def destination(location: str, here: Address, target: str) -> Address:
             raise errors.ProtocolError(f"{here} redirects {path} to {location!r}; is it a Tributary server?")
         return Address.parse(f"{url.scheme}://{url.netloc}")
     except ValueError as error:
-        raise errors.ProtocolError(f"{here} redirects to {location!r}, which is no address: {error}") from error
+        # The location is not repeated: it may have a password in it.
+        raise errors.ProtocolError(f"{here} redirects to what is no address of a server: {error}") from None
