@@ -9,6 +9,8 @@ use ureq::{Agent, http::Request};
 
 /// Far above any wait that a scenario asks for.
 const TIMEOUT: Duration = Duration::from_secs(90);
+/// A host whose link is cut never answers.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// An answer.
@@ -121,6 +123,7 @@ impl Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
             // A connection for each request: what a kept one does is tested by hand.
             .max_idle_connections(0)
             .proxy(None)

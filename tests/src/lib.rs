@@ -10,7 +10,7 @@
 //! - [`job`], [`manifest`]: jobs as a client and as an operator sees them. [`local`]: clients on the server's host.
 //! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
 //!   lie, and right answers.
-//! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
+//! - [`nats`]: real NATS servers. [`guest`]: functions that misbehave. [`fates`]: workers that die.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
 //! Every scenario is a function of a [`Sidecar`]; [`on_both_sidecars!`] makes a test of it for each.
@@ -32,6 +32,7 @@ pub mod http;
 pub mod job;
 pub mod local;
 pub mod manifest;
+pub mod nats;
 pub mod place;
 pub mod process;
 pub mod random;

@@ -118,3 +118,10 @@ pub fn segments(prefix: &str) -> Vec<String> {
     found.sort();
     found
 }
+
+/// Removes segments that killed processes have left.
+pub fn remove_segments(prefix: &str) {
+    for segment in segments(prefix) {
+        let _ = fs::remove_file(std::path::Path::new("/dev/shm").join(segment));
+    }
+}

@@ -7,6 +7,7 @@
 
 mod checks;
 mod clients;
+mod cluster;
 mod server;
 mod table;
 mod traces;
@@ -32,6 +33,11 @@ use table::{Row, Table};
 /// Longest silence of the clients before the demonstration gives up.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 
+/// The manifests that the demonstration applies, in the workspace.
+const FUNCTIONS: &str = "manifests/functions.yaml";
+const ON_ONE_NODE: &str = "manifests/digits.yaml";
+const ON_SEVERAL: &str = "manifests/digits-nodes.yaml";
+
 /// How often an interruption is looked for.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -45,6 +51,10 @@ pub(crate) struct Options {
     /// Where descriptors are routed: in the kernel, or in the agent
     #[arg(long, value_enum, default_value_t = Sidecar::Auto)]
     sidecar: Sidecar,
+
+    /// Run it on so many nodes, each on a host of its own: a network namespace, which takes root
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=16))]
+    nodes: Option<u8>,
 }
 
 /// What `tributary up --sidecar` takes.
@@ -69,7 +79,8 @@ struct Outcome {
 
 /// Runs the demonstration; false when a check failed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
-    let recipe = setup::run(workspace, Scope::Build)?;
+    let scope = options.nodes.map_or(Scope::Build, |_| Scope::Hosts);
+    let recipe = setup::run(workspace, scope)?;
     artefacts::build(workspace, &recipe)?;
     run_built(workspace, options)
 }
@@ -80,13 +91,25 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
     let data = Dataset::load(SEED)?;
     let shards = Arc::new(shards::deal(&data.train, CLIENTS, CONCENTRATION, SEED)?);
 
-    let mut server = Server::start(workspace, options.sidecar, &interrupted)?;
-    let node = server.node()?;
-    output::progress(
-        "server",
-        format_args!("{} ({})", server.url(), node.describe()),
-    );
-    for line in server.apply(workspace)? {
+    let (mut server, job) = match options.nodes {
+        None => (
+            Server::start(workspace, options.sidecar, &interrupted)?,
+            ON_ONE_NODE,
+        ),
+        Some(nodes) => {
+            let nodes = usize::from(nodes);
+            (
+                cluster::start(workspace, options.sidecar, nodes, &interrupted)?,
+                ON_SEVERAL,
+            )
+        }
+    };
+    for node in server.nodes()? {
+        let (name, what) = (&node.name, node.describe());
+        output::progress("node", format_args!("{name} ({what})"));
+    }
+    output::progress("server", server.url());
+    for line in server.apply(workspace, &[FUNCTIONS, job])? {
         output::progress("apply", line);
     }
     let sizes = shards.iter().map(Vec::len);
@@ -101,6 +124,9 @@ pub(crate) fn run_built(workspace: &Workspace, options: &Options) -> Result<bool
         ),
     );
 
+    if let Some(nodes) = options.nodes {
+        cluster::wait_for_members(&mut server, usize::from(nodes), &interrupted)?;
+    }
     let outcome = rounds(&mut server, &shards, &data, &interrupted)?;
     let mut checks = checks::learning(&data, &shards, &outcome)?;
     checks.metrics(&server);
@@ -122,8 +148,8 @@ fn rounds(
     data: &Dataset,
     interrupted: &AtomicBool,
 ) -> Result<Outcome> {
-    let events = clients::start(server.url(), shards);
-    let table = Table::new(ROUNDS, CLIENTS);
+    let events = clients::start(server.door(), shards);
+    let table = Table::new(ROUNDS, CLIENTS, server.network.is_some());
     let mut outcome = Outcome {
         models: Vec::new(),
         contributors_min: u64::MAX,

@@ -9,20 +9,25 @@ mod apt;
 mod needs;
 mod recipe;
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::python::Environment;
 use crate::workspace::Workspace;
 use crate::{command, output};
-use needs::{Need, Remedy};
+use needs::{Need, Remedy, Wheel};
 pub(crate) use recipe::{Recipe, Target};
 
 /// What the machine must be able to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
-    /// Build and run everything.
+    /// Build and run everything on one node.
     Build,
+    /// Also run several nodes, each on a host of its own.
+    Hosts,
     /// Also run every test.
     Test,
 }
@@ -85,7 +90,30 @@ fn install_one(workspace: &Workspace, need: &Need) -> Result<()> {
             );
             command::run(&mut tool.install_command(workspace))
         }
+        Remedy::Wheel(wheel) => install_wheel(workspace, wheel),
     }
+}
+
+/// Installs a package in an environment of its own, and puts its program among the tools.
+fn install_wheel(workspace: &Workspace, wheel: &Wheel) -> Result<()> {
+    let environment = Environment::named(workspace, wheel.package);
+    let wanted = wheel.requirement();
+    fs::create_dir_all(environment.folder())?;
+    let file = environment.folder().join("pinned.txt");
+    fs::write(&file, &wanted).with_context(|| file.display().to_string())?;
+    let install = [
+        "--require-hashes".as_ref(),
+        "--requirement".as_ref(),
+        file.as_os_str(),
+    ];
+    let what = ("setup", wheel.program);
+    environment.make(workspace, what, &[], install, &wanted)?;
+    let tools = workspace.tools().join("bin");
+    fs::create_dir_all(&tools)?;
+    let tool = tools.join(wheel.program);
+    let _ = fs::remove_file(&tool);
+    let program = environment.program(wheel.program);
+    symlink(&program, &tool).with_context(|| tool.display().to_string())
 }
 
 fn rustup(workspace: &Workspace, kind: &str, name: &str) -> Result<()> {

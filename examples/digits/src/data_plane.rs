@@ -2,7 +2,8 @@
 //!
 //! The whole protocol of a client is these two calls. An update may be sent again at will: the server takes
 //! identical bytes once. So everything that may be a passing trouble is answered with patience here: a lost
-//! connection, and 429, with which the server says that all its slots are taken for the moment.
+//! connection, 429, with which the server says that all its slots are taken for the moment, and 503 while clients
+//! move between nodes. Where a job has several nodes, 307 says at which one an update belongs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// Pause after a lost connection, and after a 429 that does not say how long to wait.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Redirections that one update follows.
+const HOPS: usize = 5;
 
 /// Longest pause that a server may ask for.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -144,22 +148,18 @@ impl DataPlane {
         weight: f64,
         update: &[u8],
     ) -> Result<Accepted, Error> {
-        let url = format!(
+        let mut url = format!(
             "{}/updates/{client}?round={round}&weight={weight}",
             self.job
         );
-        let send = || {
-            let request = self
-                .agent
-                .put(&url)
-                .config()
-                .timeout_global(Some(self.patience))
-                .build();
-            request
-                .content_type("application/octet-stream")
-                .send(update)
-        };
-        let mut response = self.patiently(&url, send)?;
+        let mut response = self.send(&url, update)?;
+        for _ in 0..HOPS {
+            let Some(home) = location(&response) else {
+                break;
+            };
+            url = home;
+            response = self.send(&url, update)?;
+        }
         match response.status() {
             StatusCode::OK | StatusCode::ACCEPTED => response
                 .body_mut()
@@ -167,6 +167,23 @@ impl DataPlane {
                 .map_err(|error| answer(&url, &error)),
             _ => Err(refused(&url, &mut response)),
         }
+    }
+
+    fn send(&self, url: &str, update: &[u8]) -> Result<Response<Body>, Error> {
+        let send = || {
+            let request = self
+                .agent
+                .put(url)
+                .config()
+                .timeout_global(Some(self.patience))
+                // Where an update belongs is found here: it is sent once more, body and all.
+                .max_redirects(0)
+                .build();
+            request
+                .content_type("application/octet-stream")
+                .send(update)
+        };
+        self.patiently(url, send)
     }
 
     fn fetch(&self, url: &str, timeout: Duration) -> Result<Option<Published>, Error> {
@@ -206,7 +223,7 @@ impl DataPlane {
         let started = Instant::now();
         loop {
             let (pause, error) = match call() {
-                Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS => {
+                Ok(response) if is_busy(response.status()) => {
                     let waited = started.elapsed();
                     (
                         retry_after(&response),
@@ -234,6 +251,21 @@ impl DataPlane {
             thread::sleep(pause);
         }
     }
+}
+
+/// Whether the same request may be taken a little later.
+fn is_busy(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
+/// Where an update belongs, if not where it was sent.
+fn location(response: &Response<Body>) -> Option<String> {
+    let there = response.status() == StatusCode::TEMPORARY_REDIRECT;
+    let location = response.headers().get("location").filter(|_| there)?;
+    location.to_str().ok().map(str::to_owned)
 }
 
 fn version(response: &Response<Body>) -> Option<u64> {

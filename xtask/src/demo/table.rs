@@ -23,8 +23,12 @@ pub(super) struct Table {
 
 const HEADER: &str = "round   accuracy   contributors   aggregation      copied   read in place";
 
+/// What several nodes have beside that.
+const SHARES: &str = "   by node, and bytes between nodes";
+
 impl Table {
-    pub(super) fn new(rounds: u64, clients: usize) -> Self {
+    /// A table; with `several` nodes it shows each one's part.
+    pub(super) fn new(rounds: u64, clients: usize, several: bool) -> Self {
         let bar = ProgressBar::new(rounds * clients as u64);
         let template = "{bar:40.cyan/dim} {pos}/{len} updates, {elapsed}";
         // The template is a constant; should indicatif's language ever change, its own look will do.
@@ -32,7 +36,8 @@ impl Table {
             bar.set_style(look.progress_chars("━╸─"));
         }
         println!();
-        println!("{}", style(HEADER).bold());
+        let more = if several { SHARES } else { "" };
+        println!("{}", style(format!("{HEADER}{more}")).bold());
         Self { bar }
     }
 
@@ -66,7 +71,21 @@ fn line(row: &Row) -> String {
         aggregation,
         bytes(status.bytes_copied),
         bytes(status.bytes_read_in_place),
-    )
+    ) + &shares(status)
+}
+
+fn shares(status: &RoundStatus) -> String {
+    if status.shares.is_empty() {
+        return String::new();
+    }
+    let mut shares: Vec<_> = status.shares.iter().collect();
+    shares.sort_by(|a, b| a.node.cmp(&b.node));
+    let clients: Vec<String> = shares
+        .iter()
+        .map(|share| share.contributors.to_string())
+        .collect();
+    let crossed = shares.iter().map(|share| share.bytes).sum();
+    format!("   {}, {}", clients.join(" + "), bytes(crossed))
 }
 
 fn milliseconds(seconds: f64) -> String {

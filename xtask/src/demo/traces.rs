@@ -23,8 +23,8 @@ pub(super) struct Traces {
 pub(super) struct Leftovers {
     before: Traces,
     after: Traces,
-    /// How it ended, if it did.
-    exit: Option<ExitStatus>,
+    /// What went wrong with the ends of its processes.
+    ends: Vec<String>,
 }
 
 impl Traces {
@@ -58,8 +58,8 @@ impl Traces {
 }
 
 impl Leftovers {
-    /// What is left of a group that had `before` and ended with `exit`.
-    pub(super) fn of(group: Pid, before: Traces, exit: Option<ExitStatus>) -> Result<Self> {
+    /// What is left of a group that had `before` and whose processes ended so.
+    pub(super) fn of(group: Pid, before: Traces, exits: &[Option<ExitStatus>]) -> Result<Self> {
         let left = |name: &&String| Path::new(SHARED_MEMORY).join(name).exists();
         let segments = before.segments.iter().filter(left).cloned().collect();
         let after = Traces {
@@ -69,7 +69,7 @@ impl Leftovers {
         Ok(Self {
             before,
             after,
-            exit,
+            ends: exits.iter().filter_map(wrong).collect(),
         })
     }
 
@@ -80,14 +80,7 @@ impl Leftovers {
 
     /// What is wrong; `None` when all is gone.
     pub(super) fn describe(&self) -> Option<String> {
-        let mut wrong = Vec::new();
-        match self.exit {
-            None => wrong.push("the server did not stop".to_owned()),
-            Some(status) if !status.success() => {
-                wrong.push(format!("the server ended with {status}"));
-            }
-            Some(_) => {}
-        }
+        let mut wrong = self.ends.clone();
         let Traces {
             processes,
             segments,
@@ -101,6 +94,15 @@ impl Leftovers {
             ));
         }
         (!wrong.is_empty()).then(|| wrong.join("; "))
+    }
+}
+
+/// What is wrong with a process's end.
+fn wrong(exit: &Option<ExitStatus>) -> Option<String> {
+    match exit {
+        None => Some("the server did not stop".to_owned()),
+        Some(status) if !status.success() => Some(format!("the server ended with {status}")),
+        Some(_) => None,
     }
 }
 
@@ -149,18 +151,18 @@ mod tests {
 
     #[test]
     fn leftovers_are_told() {
-        let exit = Some(ExitStatus::from_raw(0));
-        let clean = Leftovers {
-            exit,
-            ..Leftovers::default()
-        };
+        let clean = Leftovers::default();
         assert_eq!(clean.describe(), None);
+        assert_eq!(wrong(&Some(ExitStatus::from_raw(0))), None);
+        let killed = wrong(&Some(ExitStatus::from_raw(9))).unwrap();
+        assert!(killed.contains("signal: 9"), "{killed}");
         let after = Traces {
             processes: 1,
             segments: vec!["tributary-1".to_owned()],
         };
         assert_eq!(after.describe(), "1 process and 1 segment of shared memory");
         let dirty = Leftovers {
+            ends: wrong(&None).into_iter().collect(),
             after,
             ..Leftovers::default()
         };

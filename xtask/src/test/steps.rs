@@ -156,6 +156,8 @@ fn nextest(context: &Context) -> Result<()> {
     }
     // A machine that cannot load the sidecar must fail here, not skip.
     cargo.env("TRIBUTARY_REQUIRE_EBPF", "1");
+    // Nor may one without a NATS server.
+    cargo.env("TRIBUTARY_REQUIRE_NATS", "1");
     cargo.env("TRIBUTARY_BIN", context.workspace.binary());
     cargo.env(
         "TRIBUTARY_FAILPOINTS_BIN",

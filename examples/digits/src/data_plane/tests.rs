@@ -51,6 +51,24 @@ fn plane(url: &str) -> DataPlane {
 }
 
 #[test]
+fn an_update_goes_where_it_belongs() {
+    let accepted =
+        br#"{"job":"digits","client":"c","round":3,"slot_state":"ready","contributors":2}"#;
+    let (home, at_home) = serve(vec![reply("202 Accepted", "", accepted)]);
+    let there = format!("location: {home}/v1/jobs/digits/updates/c?round=3&weight=2\r\n");
+    let (url, elsewhere) = serve(vec![reply("307 Temporary Redirect", &there, b"")]);
+    let answer = plane(&url).push("c", 3, 2.0, b"update").unwrap();
+    assert_eq!(answer.contributors, 2);
+    let _ = elsewhere.join().unwrap();
+    let [request] = at_home.join().unwrap().try_into().unwrap();
+    assert!(
+        request.starts_with("PUT /v1/jobs/digits/updates/c?round=3&weight=2 "),
+        "{request}"
+    );
+    assert!(request.ends_with("update"), "{request}");
+}
+
+#[test]
 fn an_update_is_sent_again_after_a_429_and_after_a_lost_connection() {
     let accepted =
         br#"{"job":"digits","client":"c","round":3,"slot_state":"ready","contributors":2}"#;

@@ -6,12 +6,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 use serde::Deserialize;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tributary_api::problem::Problem;
 use tributary_api::quantity::Interval;
 
 /// Bytes that are copied out of the slot at a time.
@@ -33,21 +32,15 @@ pub(super) async fn get(
     State(gateway): State<Gateway>,
     Path(name): Path<String>,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     let Query(wanted) = match wanted {
         Ok(wanted) => wanted,
-        Err(error) => {
-            return super::routes::problem(&Problem::new(
-                400,
-                "bad-query",
-                "Bad query",
-                error.body_text(),
-            ));
-        }
+        Err(error) => return super::routes::bad_query(&error),
     };
     let Some(job) = gateway.jobs.get(&name) else {
-        return super::routes::unknown_job(&name);
+        return super::routes::not_here(&gateway, &name, &uri);
     };
     if let Some(after) = wanted.after {
         let wait = wanted

@@ -5,6 +5,7 @@ use super::ingest::{self, Address};
 use super::refusal::Refusal;
 use super::{Gateway, lease, members, model};
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -15,13 +16,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use serde::Deserialize;
 use std::convert::Infallible;
 use tokio_stream::wrappers::BroadcastStream;
+use tributary_api::ClientName;
 use tributary_api::problem::{self, Problem};
 
 pub(super) fn routes(gateway: Gateway) -> Router {
     Router::new()
         .route(
             "/v1/jobs/{job}/updates/{client}",
-            axum::routing::put(update),
+            axum::routing::put(update).get(held),
         )
         .route(
             "/v1/jobs/{job}/updates/{client}/slot",
@@ -141,20 +143,89 @@ fn refused(refusal: &Refusal) -> Response {
     response
 }
 
-async fn rounds(State(gateway): State<Gateway>, Path(name): Path<String>) -> Response {
-    gateway.jobs.get(&name).map_or_else(
-        || unknown_job(&name),
-        |job| Json(job.rounds()).into_response(),
-    )
+/// The query of `GET /v1/jobs/{job}/updates/{client}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    round: u64,
+}
+
+/// Whether an update of the client is in the round: it may have been lost with its node.
+async fn held(
+    State(gateway): State<Gateway>,
+    Path((name, client)): Path<(String, ClientName)>,
+    asked: Result<Query<Asked>, QueryRejection>,
+    uri: Uri,
+) -> Response {
+    let Some(job) = gateway.jobs.get(&name) else {
+        return not_here(&gateway, &name, &uri);
+    };
+    let Query(Asked { round }) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return bad_query(&error),
+    };
+    if let Some(receipt) = job.receipt(&client, round) {
+        return Json(receipt).into_response();
+    }
+    match gateway.check_home(&job, &client).await {
+        Err(refusal) => refused(&refusal.with_query(uri.query().unwrap_or_default())),
+        Ok(()) => {
+            let detail = format!("no update of client {client} is in round {round} of job {name}");
+            problem(&Problem::new(404, "not-held", "Not held", detail))
+        }
+    }
+}
+
+async fn rounds(State(gateway): State<Gateway>, Path(name): Path<String>, uri: Uri) -> Response {
+    match gateway.jobs.get(&name) {
+        None => not_here(&gateway, &name, &uri),
+        Some(job) => match job.leader_url() {
+            Some(leader) => elsewhere(&name, &leader, &uri),
+            None => Json(job.rounds()).into_response(),
+        },
+    }
+}
+
+/// A job that does not run here: the way to where it runs, if that is known.
+pub(super) fn not_here(gateway: &Gateway, name: &str, uri: &Uri) -> Response {
+    match gateway.jobs.elsewhere(name) {
+        Some(url) => elsewhere(name, &url, uri),
+        None => unknown_job(name),
+    }
+}
+
+/// The same request at another gateway.
+fn elsewhere(name: &str, url: &str, uri: &Uri) -> Response {
+    let target = uri
+        .path_and_query()
+        .map_or_else(|| uri.path(), |target| target.as_str());
+    refused(&Refusal::Elsewhere {
+        job: name.to_owned(),
+        url: format!("{url}{target}"),
+    })
+}
+
+pub(super) fn bad_query(rejection: &QueryRejection) -> Response {
+    problem(&Problem::new(
+        400,
+        "bad-query",
+        "Bad query",
+        rejection.body_text(),
+    ))
 }
 
 async fn round(
     State(gateway): State<Gateway>,
     Path((name, round)): Path<(String, String)>,
+    uri: Uri,
 ) -> Response {
     let Some(job) = gateway.jobs.get(&name) else {
-        return unknown_job(&name);
+        return not_here(&gateway, &name, &uri);
     };
+    // Who leads knows of all.
+    if let Some(leader) = job.leader_url() {
+        return elsewhere(&name, &leader, &uri);
+    }
     let status = round
         .parse()
         .ok()

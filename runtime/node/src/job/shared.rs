@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
 use tributary_api::placement::{Directive, Duty, Member, Placement, Report};
-use tributary_api::status::{PlacementStatus, Share};
+use tributary_api::status::{PlacementStatus, Share, UpdateReceipt};
 use tributary_api::{ClientName, Name};
 use tributary_arena::{
     Claim, Content, Contributors, Filling, Kind as SlotKind, Room, SCALARS_BYTES, SlotInfo, State,
@@ -358,6 +358,26 @@ impl Job {
             _ if placement.since != round => Home::Here,
             _ => Home::of(placement, &self.node, client),
         }
+    }
+
+    /// The leader's gateway, if another node leads.
+    pub(crate) fn leader_url(&self) -> Option<String> {
+        let state = self.lock();
+        let part = state.part.as_ref().filter(|part| part.follows())?;
+        part.placement.leader().map(|leader| leader.url.clone())
+    }
+
+    /// The receipt of the client's update in the round, if it is in it here.
+    pub(crate) fn receipt(&self, client: &ClientName, round: u64) -> Option<UpdateReceipt> {
+        let state = self.lock();
+        let book = state.book(round).filter(|book| book.has(client))?;
+        Some(UpdateReceipt {
+            job: self.name.clone(),
+            client: client.clone(),
+            round,
+            slot_state: "ready".into(),
+            contributors: book.accepted(),
+        })
     }
 
     /// A later home asks for the client: true if it has an update in the round here, else none will be taken.

@@ -1,0 +1,212 @@
+//! The connection: whether it is up, and calls that are tried again until their time is over.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, stream::Stream};
+use async_nats::{Client, Event};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::failure::{Failure, told};
+use super::options::Options;
+use crate::{Error, names};
+
+/// Attempts that a call's time is divided into.
+const ATTEMPTS: u32 = 3;
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest wait between two attempts to connect again.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// The oldest server that tells watchers when a key has expired.
+const SERVER: (i64, i64, i64) = (2, 11, 0);
+
+/// What of a server's largest message is left for headers.
+const HEADER_BYTES: usize = 4 << 10;
+
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) context: jetstream::Context,
+    pub(super) options: Options,
+    state: watch::Receiver<State>,
+    connected: watch::Receiver<bool>,
+}
+
+/// Whether the connection is up, and how often it has been.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) up: bool,
+    pub(super) times: u64,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Connection")
+            .field("servers", &self.options.shown())
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(options: Options) -> Result<Self, Error> {
+        options.check()?;
+        let addresses = options.addresses()?;
+        let (state, receiver) = watch::channel(State::default());
+        let (up, connected) = watch::channel(false);
+        let connect = options
+            .connect_options()?
+            .connection_timeout(options.call_timeout)
+            .request_timeout(Some(options.call_timeout))
+            .reconnect_delay_callback(delay)
+            .event_callback(move |event| {
+                heard(&event, &state, &up);
+                async {}
+            });
+        let what = format!("NATS at {}", options.shown());
+        let client = connect
+            .connect(addresses)
+            .await
+            .map_err(|error| Error::unavailable(&what, told(&error)))?;
+        let (major, minor, patch) = SERVER;
+        if !client.is_server_compatible(major, minor, patch) {
+            let why = format!("the server is older than {major}.{minor}; use a newer one");
+            return Err(Error::malformed(what, why));
+        }
+        let attempt = options.call_timeout / ATTEMPTS;
+        let context = ContextBuilder::new()
+            .timeout(attempt)
+            .ack_timeout(attempt)
+            .build(client.clone());
+        let connection = Self {
+            client,
+            context,
+            options,
+            state: receiver,
+            connected,
+        };
+        // The event arrives by a task of the client's; a call before it would think that the connection is lost.
+        connection.wait_up(Instant::now() + attempt).await;
+        Ok(connection)
+    }
+
+    pub(super) fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
+    }
+
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Whether the connection came up in time.
+    pub(super) async fn wait_up(&self, deadline: Instant) -> bool {
+        let mut state = self.state.clone();
+        let up = state.wait_for(|state| state.up);
+        matches!(timeout_at(deadline, up).await, Ok(Ok(_)))
+    }
+
+    /// Calls until it succeeds, fails for good, or [`Options::call_timeout`] is over.
+    pub(super) async fn call<T, F>(
+        &self,
+        what: &str,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let deadline = Instant::now() + self.options.call_timeout;
+        let mut why = "no answer in time".to_owned();
+        loop {
+            // What is sent while there is no connection would be kept, and happen after it was reported as failed.
+            if !self.wait_up(deadline).await {
+                why = format!("no connection to {}", self.options.shown());
+                return Err(Error::unavailable(what, why));
+            }
+            match timeout_at(deadline, attempt()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(Failure::Final(error))) => return Err(error),
+                Ok(Err(Failure::Again(reason))) => why = reason,
+                Err(_) => return Err(Error::unavailable(what, why)),
+            }
+            let next = Instant::now() + PAUSE;
+            if next >= deadline {
+                return Err(Error::unavailable(what, why));
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    /// Stores a message; its number, or `None` if its subject's newest message is not the one that it expects. Has to
+    /// have an id, because it may be sent repeatedly.
+    pub(super) async fn publish(
+        &self,
+        subject: &str,
+        message: &PublishMessage,
+    ) -> Result<Option<u64>, Error> {
+        let send = || async {
+            let sent = self
+                .context
+                .send_publish(subject.to_owned(), message.clone());
+            let stored = match sent.await {
+                Ok(stored) => stored.await,
+                Err(error) => Err(error),
+            };
+            match stored {
+                Ok(stored) => Ok(Some(stored.sequence)),
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+                Err(error) => Err(Failure::of(subject, &error)),
+            }
+        };
+        self.call(subject, send).await
+    }
+
+    /// A handle to a stream that is there.
+    pub(super) async fn stream(&self, name: &str) -> Result<Stream, Error> {
+        let what = format!("stream {name}");
+        let get = || async {
+            let stream = self.context.get_stream(name).await;
+            stream.map_err(|error| Failure::of(&what, &error))
+        };
+        self.call(&what, get).await
+    }
+
+    /// A payload that fits.
+    pub(super) fn fits(&self, what: &str, bytes: usize) -> Result<(), Error> {
+        names::payload(what, bytes, self.payload_bytes_max())
+    }
+
+    /// The most that the server takes.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        self.client.max_payload().saturating_sub(HEADER_BYTES)
+    }
+}
+
+fn delay(attempts: usize) -> Duration {
+    let doublings =
+        u32::try_from(attempts.saturating_sub(1)).map_or(8, |doublings| doublings.min(8));
+    (Duration::from_millis(20) * 2_u32.pow(doublings)).min(RECONNECT_DELAY_MAX)
+}
+
+fn heard(event: &Event, state: &watch::Sender<State>, up: &watch::Sender<bool>) {
+    match event {
+        Event::Connected => {
+            tracing::info!("connected to NATS");
+            state.send_modify(|state| {
+                state.up = true;
+                state.times += 1;
+            });
+            up.send_replace(true);
+        }
+        Event::Disconnected | Event::Closed => {
+            tracing::warn!("NATS is away");
+            state.send_modify(|state| state.up = false);
+            up.send_replace(false);
+        }
+        other => tracing::debug!(event = %other, "NATS"),
+    }
+}

@@ -1,0 +1,78 @@
+//! Reads of what a stream holds, from its leader.
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::connection::Connection;
+use super::failure::Failure;
+use crate::Error;
+
+/// Reads that are under way at a time.
+const READS_AHEAD: usize = 64;
+
+/// The newest message of each subject, and a number that all newer messages are above.
+pub(super) struct Snapshot {
+    pub(super) last: u64,
+    pub(super) messages: Vec<StreamMessage>,
+}
+
+/// The newest message of a subject.
+pub(super) async fn last(
+    connection: &Connection,
+    stream: &Stream,
+    subject: &str,
+) -> Result<Option<StreamMessage>, Error> {
+    let read = || async {
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                LastRawMessageErrorKind::JetStream(refusal) => {
+                    Err(Failure::refused(subject, &refusal))
+                }
+                _ => Err(Failure::of(subject, &error)),
+            },
+        }
+    };
+    connection.call(subject, read).await
+}
+
+/// The newest message of each subject that the filter selects.
+pub(super) async fn snapshot(
+    connection: &Connection,
+    stream: &Stream,
+    filter: &str,
+) -> Result<Snapshot, Error> {
+    let subjects = || async {
+        let failed = |error| Failure::of(filter, &error);
+        let info = stream.info_with_subjects(filter).await.map_err(failed)?;
+        let last = info.info.state.last_sequence;
+        let subjects: Vec<(String, usize)> = info
+            .try_collect()
+            .await
+            .map_err(|error| Failure::of(filter, &error))?;
+        Ok((last, subjects))
+    };
+    let (last, subjects) = connection.call(filter, subjects).await?;
+    let reads = subjects
+        .into_iter()
+        .map(|(subject, _)| async move { self::last(connection, stream, &subject).await });
+    let messages: Vec<Option<StreamMessage>> = stream::iter(reads)
+        .buffer_unordered(READS_AHEAD)
+        .try_collect()
+        .await?;
+    let messages = messages.into_iter().flatten().collect();
+    Ok(Snapshot { last, messages })
+}
+
+/// The number of the newest message.
+pub(super) async fn newest(connection: &Connection, stream: &Stream) -> Result<u64, Error> {
+    let what = "the stream's newest message";
+    let read = || async {
+        let info = stream.get_info().await;
+        info.map(|info| info.state.last_sequence)
+            .map_err(|error| Failure::of(what, &error))
+    };
+    connection.call(what, read).await
+}
