@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from drivers import AsyncDriver, BlockingDriver, Driver
 from process import FUNCTIONS, Process
+from scripted import Answer, Node
 from tributary import Client, Function, Job, Server
 
 _numbers = itertools.count()
@@ -82,3 +85,29 @@ def new_client(process: Process) -> Iterator[MakeClient]:
     yield make
     for client in clients:
         client.close()
+
+
+MakeDriver = Callable[..., Driver]
+MakeNode = Callable[[Answer], Node]
+
+
+@pytest.fixture(params=[BlockingDriver, AsyncDriver], ids=["blocking", "asyncio"])
+def new_driver(request: pytest.FixtureRequest) -> Iterator[MakeDriver]:
+    """Creates clients of both kinds, one kind in each run of a test, and closes them."""
+    drivers: list[Driver] = []
+
+    def make(*nodes: Node | str, name: str | None = "client", **options: Any) -> Driver:
+        addresses = [node if isinstance(node, str) else node.address for node in nodes]
+        drivers.append(request.param(addresses[0] if len(addresses) == 1 else addresses, name, **options))
+        return drivers[-1]
+
+    yield make
+    for driver in drivers:
+        driver.close()
+
+
+@pytest.fixture
+def new_node() -> Iterator[MakeNode]:
+    """Creates scripted nodes, and ends them."""
+    with contextlib.ExitStack() as nodes:
+        yield lambda answer: nodes.enter_context(Node(answer))

@@ -25,7 +25,8 @@ def test_every_slug_of_the_interface_has_a_class() -> None:
     rows = re.findall(r"^\| \d{3} \| (`.+?`) \|", table, re.MULTILINE)
     slugs = {slug for row in rows for slug in re.findall(r"`([a-z-]+)`", row)}
     assert len(slugs) > 25
-    assert slugs == set(CLASSES)
+    # The client may know slugs of other processes, such as controllers'.
+    assert slugs <= set(CLASSES)
 
 
 def test_wrong_round(new_job: MakeJob, new_client: MakeClient) -> None:

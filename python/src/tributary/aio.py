@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from tributary._core.address import shown
 from tributary._core.asynchronous import Asynchronous
 from tributary._core.feed import Feed
 from tributary._core.participant import Options, Participant, Update
@@ -25,7 +27,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         job: str,
         name: str | None = None,
         *,
@@ -33,14 +35,20 @@ class AsyncClient:
         patience: float = 60.0,
         progress: bool = False,
         local: bool | Literal["auto"] = "auto",
+        keep_until_pulled: bool = True,
     ) -> None:
-        options = Options(timeout=timeout, patience=patience, progress=progress, local=local)
+        options = Options(timeout, patience, progress, local, keep_until_pulled)
         self._core = Participant(address, job, name, options, Asynchronous())
 
     @property
     def address(self) -> str:
-        """The server's address."""
-        return str(self._core.address)
+        """The address of the server that is asked first: this client's home, once it is known."""
+        return self._core.address
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that were given."""
+        return self._core.addresses
 
     @property
     def job(self) -> str:
@@ -97,7 +105,7 @@ class AsyncClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self.address!r}, job={self.job!r}, name={self.name!r})"
+        return f"AsyncClient({shown(self.addresses)!r}, job={self.job!r}, name={self.name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self._core.state()

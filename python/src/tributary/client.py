@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from tributary._core.address import shown
 from tributary._core.blocking import Blocking, run
 from tributary._core.feed import Feed
 from tributary._core.participant import Options, Participant, Update
@@ -24,7 +26,9 @@ class Client:
     options and knows the same model's version and layout; it opens connections of its own.
 
     Args:
-        address: the server, as ``http://host:port``.
+        address: the server, as ``http://host:port``; or several servers of one installation. The first that answers is
+            used. When it cannot be reached, the next one is, in turn, within the same patience. Redirects are followed:
+            any node is good to begin with, and a client's home is remembered until it fails or redirects.
         job: the job's name.
         name: this client's name: 1 to 128 characters of ``A-Za-z0-9._-``. Needed to push, here or there.
         timeout: seconds without a byte after which a connection is given up.
@@ -33,6 +37,9 @@ class Client:
         progress: show a bar for each transfer; needs tqdm (``pip install tqdm``).
         local: write updates straight into the server's shared memory. ``"auto"``: if client and server share this
             machine and user, else by HTTP. ``True``: or fail and say why. ``False``: never.
+        keep_until_pulled: a node that dies takes its updates along. Keep this client's own update, that is, references
+            to its arrays or its file's path, until a newer model is pulled; while :meth:`pull` waits for that model,
+            push it again if no node has it. See :meth:`pull`.
 
     Raises:
         InvalidAddress, InvalidName, InvalidArgument, MissingPackage: nothing has been sent yet.
@@ -40,7 +47,7 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         job: str,
         name: str | None = None,
         *,
@@ -48,16 +55,22 @@ class Client:
         patience: float = 60.0,
         progress: bool = False,
         local: bool | Literal["auto"] = "auto",
+        keep_until_pulled: bool = True,
     ) -> None:
-        options = Options(timeout=timeout, patience=patience, progress=progress, local=local)
+        options = Options(timeout, patience, progress, local, keep_until_pulled)
         self._core = Participant(address, job, name, options, Blocking())
 
     # === what it is ===
 
     @property
     def address(self) -> str:
-        """The server's address."""
-        return str(self._core.address)
+        """The address of the server that is asked first: this client's home, once it is known."""
+        return self._core.address
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that were given."""
+        return self._core.addresses
 
     @property
     def job(self) -> str:
@@ -84,6 +97,13 @@ class Client:
 
     def pull(self, *, after: int | None = None, wait: float = 0.0) -> Model | None:
         """Fetches the newest model.
+
+        With ``after``, an update that this client has pushed into that round under its own name is looked after
+        (``keep_until_pulled``). Every few seconds, and at once when its node cannot be reached, the servers are asked
+        whether one of them has it. If none has, it is pushed again, from the same arrays or file, as they are then: so
+        leave them alone until there is a newer model. Servers know an update that they have, so it is counted once.
+        What is not promised: a round that is closed without the update stays without it, and nothing happens between
+        two calls. If the update cannot be sent again, a line of the logger ``tributary`` says why.
 
         Args:
             after: only a version newer than this one.
@@ -157,7 +177,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Client({self.address!r}, job={self.job!r}, name={self.name!r})"
+        return f"Client({shown(self.addresses)!r}, job={self.job!r}, name={self.name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self._core.state()

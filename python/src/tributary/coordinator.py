@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import IO, Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Coordinator:
     Both change the job's manifest, if the number is another than before.
 
     Args:
-        address: the server, as ``http://host:port``.
+        address: the server, as ``http://host:port``; or several, see :class:`tributary.Client`.
         job: the job's name.
         function: the function that aggregates.
         module: the function's WebAssembly module, to create the function or its next revision; without it the function
@@ -65,7 +65,7 @@ class Coordinator:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         job: str,
         *,
         function: str = "fedavg",
@@ -76,10 +76,11 @@ class Coordinator:
         self.version = 1
         self.patience = float(patience)
         self._server = Server(address, patience=patience)
-        self._client = Client(address, job, patience=patience)
+        # What is pushed here is others' and not kept: an update at a time is held.
+        self._client = Client(address, job, patience=patience, keep_until_pulled=False)
         self._module = module
         self._manifest = Job(job, function, "", expected=CLIENTS, config=config, clients_max=CLIENTS)
-        self._pushed = 0
+        self._pushed: dict[str, list[str]] = {}
 
     @property
     def job(self) -> str:
@@ -134,7 +135,7 @@ class Coordinator:
 
     def expect(self, updates: int) -> None:
         """Lets the open round close by itself with so many updates."""
-        self._pushed = 0
+        self._pushed = {}
         self._change(expected=updates, clients_max=max(updates, self._manifest.clients_max or 0), rounds=None)
 
     def _change(self, **fields: int | None) -> None:
@@ -143,20 +144,23 @@ class Coordinator:
             self._server.apply(manifest)
             self._manifest = manifest
 
-    def push(self, client: str, update: Arrays, weight: float) -> int:
+    def push(self, client: str, update: Arrays, weight: float) -> list[str]:
         """Sends an update into the open round.
 
         Returns:
-            How many of the updates that were sent before the server has lost since, by being restarted: always the
-            first ones of those that it had.
+            The clients whose updates the server that takes this one has lost since, by being restarted: the first ones
+            of those that it had.
 
         Raises:
             UpdateRefused: it does not count, and :mod:`tributary.errors` says why.
         """
         accepted = self._client.push(update, weight=weight, round=self.version, name=client, encoding="f32", cast=True)
-        self._pushed += 1
-        lost = max(0, self._pushed - accepted.contributors)
-        self._pushed -= lost
+        # Each node counts what it has; the one that leads, also what it has heard of from the others.
+        there = self._pushed.setdefault(accepted.address, [])
+        if client not in there:
+            there.append(client)
+        lost = there[: max(0, len(there) - accepted.contributors)]
+        del there[: len(lost)]
         return lost
 
     def close(self, updates: int) -> Outcome:

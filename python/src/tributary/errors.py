@@ -27,28 +27,40 @@ class ServerUnreachable(TributaryError, ConnectionError):
     """No answer came from the server, also not within the client's patience.
 
     Attributes:
-        address: the server's address, as ``http://host:port``.
+        address: the address of the server that was tried last, as ``http://host:port``.
         reason: what the operating system, or the protocol, said last.
         seconds: how long it was tried.
         attempts: how often it was tried.
+        tried: every address that was tried without an answer, and what was said there last.
     """
 
     what: ClassVar[str] = "cannot reach"
     fix: ClassVar[str] = "is `tributary up` running there, and is the address right?"
 
-    def __init__(self, address: str, reason: str, *, seconds: float = 0.0, attempts: int = 1) -> None:
+    def __init__(
+        self,
+        address: str,
+        reason: str,
+        *,
+        seconds: float = 0.0,
+        attempts: int = 1,
+        tried: Mapping[str, str] | None = None,
+    ) -> None:
         self.address = address
         self.reason = reason
         self.seconds = seconds
         self.attempts = attempts
+        self.tried = {**(tried or {}), address: reason}
         super().__init__(address, reason)
 
     def __str__(self) -> str:
-        tried = f" ({self.attempts} attempts in {self.seconds:.1f} s)" if self.attempts > 1 else ""
-        return f"{self.what} {self.address}: {self.reason}{tried}; {self.fix}"
+        often = f" ({self.attempts} attempts in {self.seconds:.1f} s)" if self.attempts > 1 else ""
+        others = [f"{address} ({reason})" for address, reason in self.tried.items() if address != self.address]
+        also = f", nor was there an answer from {', '.join(others)}" if others else ""
+        return f"{self.what} {self.address}: {self.reason}{also}{often}; {self.fix}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unreachable, (type(self), self.address, self.reason, self.seconds, self.attempts)
+        return _unreachable, (type(self), self.address, self.reason, self.seconds, self.attempts, self.tried)
 
 
 class ConnectionLost(ServerUnreachable):
@@ -66,9 +78,9 @@ class ServerTimeout(ServerUnreachable, TimeoutError):
 
 
 def _unreachable(
-    kind: type[ServerUnreachable], address: str, reason: str, seconds: float, attempts: int
+    kind: type[ServerUnreachable], address: str, reason: str, seconds: float, attempts: int, tried: Mapping[str, str]
 ) -> ServerUnreachable:
-    return kind(address, reason, seconds=seconds, attempts=attempts)
+    return kind(address, reason, seconds=seconds, attempts=attempts, tried=tried)
 
 
 # === refused ===
@@ -84,9 +96,13 @@ class Problem(TributaryError):
         detail: what happened, to what, and what to do.
         members: the document's other members, such as ``round``.
         retry_after: seconds after which trying again makes sense, if the server says so.
+        redirected: another server had redirected to the one that answered.
+        transient: it came from a node that is behind the others, or ahead of them, also when the patience was over.
     """
 
     slug: str = "unknown"
+    redirected: bool = False
+    transient: bool = False
 
     def __init__(
         self,
@@ -165,6 +181,12 @@ class RoundClosing(UpdateRefused):
     def round(self) -> int | None:
         """The round that closes."""
         return _number(self.members.get("round"))
+
+
+class StaleUpdate(UpdateRefused):
+    """Trained from a model that is older than the job allows: pull the newest one and train from it."""
+
+    slug = "stale-update"
 
 
 class OtherBytes(UpdateRefused):
@@ -266,6 +288,56 @@ class UnknownSlot(UpdateRefused):
     """The slot that the update was written to is not this client's any more: the job was started anew."""
 
     slug = "unknown-slot"
+
+
+class Elsewhere(Problem):
+    """Servers redirect in a circle, or too often, also when the client's patience was over.
+
+    Attributes:
+        location: where the last one redirects to.
+    """
+
+    slug = "elsewhere"
+
+    def __init__(self, detail: str, *, status: int | None = None, location: str = "") -> None:
+        super().__init__(detail, status=status, title="At another node")
+        self.location = location
+
+
+class HomeUnknown(Problem):
+    """Clients were moving between nodes, also when the client's patience was over."""
+
+    slug = "home-unknown"
+
+
+class NotHeld(Problem, LookupError):
+    """No node has an update of the client in the round."""
+
+    slug = "not-held"
+
+
+class NotLeading(Problem):
+    """No controller leads, also when the client's patience was over."""
+
+    slug = "not-leading"
+
+
+class NoNode(Problem):
+    """No node can do it, also when the client's patience was over; ``detail`` says why."""
+
+    slug = "no-node"
+
+
+class StoreUnavailable(Problem):
+    """The controller's store is away, also when the client's patience was over."""
+
+    slug = "store-unavailable"
+
+
+class UnknownNode(Problem, LookupError):
+    """There is no node of that name."""
+
+    slug = "unknown-node"
 
 
 class UnknownJob(Problem, LookupError):

@@ -48,7 +48,7 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
     A result that does not fit is logged as an error and left out.
 
     Args:
-        server: the address of Tributary, as ``http://host:port``.
+        server: the address of Tributary, as ``http://host:port``; or a list of several, see :class:`tributary.Client`.
         job: the name of the job to create; by default ``nvflare-`` and something unique.
         function: the function that aggregates; must be there, unless ``module`` is given.
         module: a WebAssembly module, from which the function is created.
@@ -58,7 +58,7 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
 
     def __init__(
         self,
-        server: str = "http://127.0.0.1:7878",
+        server: str | list[str] = "http://127.0.0.1:7878",
         job: str | None = None,
         function: str = "fedavg",
         module: str | None = None,
@@ -100,8 +100,8 @@ class TributaryAggregator(ModelAggregator):  # type: ignore[misc]
             self.error(f"the result of {client} does not count: {type(error).__name__}: {error}")
             return
         if lost:
-            self.error(f"the Tributary server was restarted: {lost} results of this round are lost")
-        self._taken += 1 - lost
+            self.error(f"the Tributary server was restarted: {len(lost)} results of this round are lost")
+        self._taken += 1 - len(lost)
         self._names = self._names or list(model.params)
         self._params_type = model.params_type
         self._torch = any(hasattr(value, "detach") for value in tensors.values())

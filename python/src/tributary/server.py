@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from tributary import errors
 from tributary._core import body, checks, http
-from tributary._core.address import Address
+from tributary._core.address import Address, shown
 from tributary._core.blocking import Blocking, run
 from tributary._core.feed import Feed
 from tributary._core.session import Request, Session
@@ -24,6 +24,9 @@ from tributary.status import Applied, FunctionStatus, JobStatus, NodeStatus, Rou
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+CONTROL = "control"
+"""What controllers answer, all of it by the one that leads if need be."""
 
 One = Manifest | str | os.PathLike[str]
 Manifests = One | Iterable[One]
@@ -36,21 +39,26 @@ class Server:
     May be used from several threads at once, forked and pickled, as :class:`tributary.Client`.
 
     Args:
-        address: the server, as ``http://host:port``.
+        address: the server, as ``http://host:port``; or several that belong together, such as all controllers. The
+            first that answers is used, and redirects are followed: any of them will do.
         timeout: seconds without a byte after which a connection is given up.
         patience: seconds after a first failure for which it goes on trying.
     """
 
-    def __init__(self, address: str, *, timeout: float = 30.0, patience: float = 10.0) -> None:
+    def __init__(self, address: str | Sequence[str], *, timeout: float = 30.0, patience: float = 10.0) -> None:
         self._timeout = checks.seconds("timeout", timeout, zero=False)
         self._patience = checks.seconds("patience", patience)
-        self._address = Address.parse(address)
-        self._session = Session(self._address, Blocking(), timeout, patience)
+        self._session = Session(Address.several(address), Blocking(), timeout, patience)
 
     @property
     def address(self) -> str:
-        """The server's address."""
-        return str(self._address)
+        """The address of the server that is asked first."""
+        return str(self._session.places.of(CONTROL))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that were given."""
+        return tuple(map(str, self._session.places.given))
 
     # === manifests ===
 
@@ -70,7 +78,7 @@ class Server:
         documents = [self._resolved(manifest) for manifest in _all(manifests)]
         target = "/v1/apply?dryRun=true" if dry_run else "/v1/apply"
         content = body.Bytes(json.dumps(documents).encode())
-        results = self._json(Request("POST", target, content, "application/json"))
+        results = self._json(Request("POST", target, content, "application/json", subject=CONTROL))
         return [Applied.read(result) for result in results]
 
     def _resolved(self, manifest: Manifest) -> dict[str, Any]:
@@ -88,12 +96,12 @@ class Server:
         digest = _digest(Path(path))
         target = f"/v1/blobs/{digest}"
         try:
-            run(self._session.document(Request("HEAD", target)))
+            run(self._session.document(Request("HEAD", target, subject=CONTROL)))
         except errors.Problem as error:
             if error.status != 404:
                 raise
             with contextlib.closing(body.File(path)) as file:
-                self._json(Request("PUT", target, file, "application/octet-stream"))
+                self._json(Request("PUT", target, file, "application/octet-stream", subject=CONTROL))
         return digest
 
     def manifest(self, job: str) -> Job:
@@ -109,7 +117,8 @@ class Server:
         """
         if kind not in ("job", "function"):
             raise errors.InvalidArgument(f"kind is {kind!r}; there are 'job' and 'function'")
-        run(self._session.document(Request("DELETE", f"/v1/{kind}s/{checks.resource(kind, name)}")))
+        target = f"/v1/{kind}s/{checks.resource(kind, name)}"
+        run(self._session.document(Request("DELETE", target, subject=CONTROL)))
 
     # === what there is ===
 
@@ -123,12 +132,14 @@ class Server:
 
     def rounds(self, job: str) -> list[RoundStatus]:
         """A job's rounds, newest first; the last 256 are remembered."""
-        return [RoundStatus.read(status) for status in self._get(f"/v1/jobs/{checks.resource('job', job)}/rounds")]
+        target = f"/v1/jobs/{checks.resource('job', job)}/rounds"
+        return [RoundStatus.read(status) for status in self._get(target, f"rounds/{job}")]
 
     def round(self, job: str, number: int) -> RoundStatus:
         """A round's status."""
         number = checks.round_number(number)
-        return RoundStatus.read(self._get(f"/v1/jobs/{checks.resource('job', job)}/rounds/{number}"))
+        target = f"/v1/jobs/{checks.resource('job', job)}/rounds/{number}"
+        return RoundStatus.read(self._get(target, f"rounds/{job}"))
 
     def functions(self) -> list[FunctionStatus]:
         """All functions."""
@@ -143,10 +154,14 @@ class Server:
         return [NodeStatus.read(status) for status in self._get("/v1/nodes")]
 
     def health(self) -> bool:
-        """Whether the server is ready, now: nothing is tried twice."""
+        """Whether the server is ready, now: nothing is tried twice. Of several servers, whether one is."""
+        return any(self._ready() for _ in self.addresses)
+
+    def _ready(self) -> bool:
         try:
             head, _ = run(self._session.attempt(Request("GET", "/ready")))
         except errors.TributaryError:
+            # The next attempt goes to the next address.
             return False
         return head.status == 200
 
@@ -161,8 +176,8 @@ class Server:
             checks.resource("job", job)
         return EventStream.listen(Feed(self._session, job, self._patience))
 
-    def _get(self, target: str) -> Any:
-        return self._json(Request("GET", quote(target, safe="/")))
+    def _get(self, target: str, subject: str = CONTROL) -> Any:
+        return self._json(Request("GET", quote(target, safe="/"), subject=subject))
 
     def _json(self, request: Request) -> Any:
         _, document = run(self._session.document(request))
@@ -183,14 +198,14 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Server({self.address!r})"
+        return f"Server({shown(self.addresses)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.address, self._timeout, self._patience)
+        return _restored, (self.addresses, self._timeout, self._patience)
 
 
-def _restored(address: str, timeout: float, patience: float) -> Server:
-    return Server(address, timeout=timeout, patience=patience)
+def _restored(addresses: Sequence[str], timeout: float, patience: float) -> Server:
+    return Server(addresses, timeout=timeout, patience=patience)
 
 
 def _all(manifests: Manifests) -> list[Manifest]:

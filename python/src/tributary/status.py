@@ -41,6 +41,7 @@ class Accepted(Document):
         contributors: clients accepted into the round so far, this one included.
         repeated: the server had the same update already; nothing changed.
         local: it went through shared memory instead of the socket.
+        address: the server that took it.
     """
 
     job: str
@@ -49,6 +50,7 @@ class Accepted(Document):
     contributors: int
     repeated: bool = False
     local: bool = False
+    address: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,7 @@ class JobStatus(Document):
         node: the node that runs it.
         arena: its shared memory: ``segment``, ``slots``, ``free`` and more.
         workers: workers that host its aggregators now.
+        placement: the nodes that take part, if there are several: ``leader``, ``members`` and ``generation``.
     """
 
     name: str
@@ -88,6 +91,7 @@ class JobStatus(Document):
     node: str | None = None
     arena: Mapping[str, Any] | None = None
     workers: int = 0
+    placement: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,8 @@ class RoundStatus(Document):
         contributors: clients inside its model.
         rejected: updates refused while it was open.
         late: updates that came after it closed.
+        lost: updates that it had accepted and lost with their node.
+        shares: each node's part, if there are several: ``node``, ``accepted``, ``contributors`` and ``bytes``.
         opened_at: when it opened, RFC 3339.
         closed_at: when it took its last update, RFC 3339.
         completed_at: when its model was published, RFC 3339.
@@ -122,6 +128,8 @@ class RoundStatus(Document):
     contributors: int
     rejected: int = 0
     late: int = 0
+    lost: int = 0
+    shares: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
     opened_at: str | None = None
     closed_at: str | None = None
     completed_at: str | None = None
@@ -168,6 +176,9 @@ class NodeStatus(Document):
         shm_free_bytes: free bytes of /dev/shm.
         sidecar_reason: why it does not route in the kernel.
         kernel: the kernel's release.
+        state: whether it is given work: ``ready``, ``draining``, ``drained`` or ``lost``.
+        url: its gateway, if it is one of several.
+        labels: what it was started with.
     """
 
     name: str
@@ -179,6 +190,9 @@ class NodeStatus(Document):
     shm_free_bytes: int
     sidecar_reason: str | None = None
     kernel: str = ""
+    state: str = "ready"
+    url: str | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from grids import LocalGrid, Train, adds, fails, flower_log, numpy, received, record, reply, sends
 from process import FUNCTIONS, Process, eventually, free_port
+from scripted import dead
 from tributary import Function, Server, errors
 from tributary.flower import JobExists, TributaryStrategy, UnsupportedArray
 from tributary.flower import grid as grid_module
@@ -66,6 +67,15 @@ def test_models_are_fedavgs(process: Process, direct: bool) -> None:
         np.testing.assert_allclose(values, expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
     for server_round, metrics in theirs.train_metrics_clientapp.items():
         assert dict(result.train_metrics_clientapp[server_round]) == pytest.approx(dict(metrics))
+
+
+@BOTH
+def test_any_of_several_addresses_will_do(process: Process, direct: bool) -> None:
+    addresses = (dead(), process.address)
+    nodes = {node: adds(node) for node in (1, 2)}
+    strategy = TributaryStrategy(addresses, direct=addresses if direct else False, **all_of(nodes))
+    result = play(strategy, LocalGrid(nodes), rounds=2, model={"w": np.zeros(2, np.float32)})
+    np.testing.assert_allclose(numpy(result.arrays)["w"], [3, 3])
 
 
 @BOTH

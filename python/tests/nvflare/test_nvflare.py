@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from process import FUNCTIONS, Process
+from scripted import dead
 from tributary import Function, Server
 from tributary.coordinator import RoundLost
 
@@ -69,7 +70,7 @@ def test_rounds_are_as_nvflares_own(process: Process, said: list[str], kind: Par
 
 
 def test_a_result_that_does_not_fit_is_left_out_and_logged(process: Process, said: list[str]) -> None:
-    aggregator = TributaryAggregator(process.address)
+    aggregator = TributaryAggregator([dead(), process.address])
     aggregator.accept_model(result("a", 1, 1.0))
     wrong = result("b", 1, 2.0)
     wrong.params["w"] = wrong.params["w"].T

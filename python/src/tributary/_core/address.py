@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import urllib.parse
+from collections.abc import Sequence
 
 from tributary import errors
 
@@ -39,6 +40,14 @@ class Address:
             raise errors.InvalidAddress(f"{text!r} is no address of a server; write http://HOST:PORT")
         return cls(host, PORT if port is None else port)
 
+    @classmethod
+    def several(cls, given: str | Sequence[str]) -> tuple[Address, ...]:
+        """Reads one address, or several of servers that belong together; each once, in their order."""
+        texts = [given] if isinstance(given, str) else list(given)
+        if not texts:
+            raise errors.InvalidAddress("no address; write http://HOST:PORT")
+        return tuple(dict.fromkeys(cls.parse(text) for text in texts))
+
     @property
     def authority(self) -> str:
         """Host and port, as the Host header has them."""
@@ -47,3 +56,8 @@ class Address:
 
     def __str__(self) -> str:
         return f"http://{self.authority}"
+
+
+def shown(addresses: Sequence[str]) -> str | list[str]:
+    """Addresses as they would be given: one, or several."""
+    return addresses[0] if len(addresses) == 1 else list(addresses)

@@ -28,6 +28,9 @@ READ_BYTES = 64 << 10
 SENDFILE_BYTES = 1 << 20
 """What is sent of a file at a time: between two of them the connection looks for an answer."""
 
+CONTINUE_SECONDS = 1.0
+"""How long the word to send a body is waited for. Who does not know it will not say it."""
+
 ANSWER_BYTES_MAX = 64 << 20
 """The longest document that is held in memory. Models are read into a buffer of their own."""
 
@@ -80,7 +83,9 @@ class Connection:
     # === its life ===
 
     @classmethod
-    async def open(cls, address: Address, reactor: Reactor, timeout: float) -> Connection:
+    async def open(
+        cls, address: Address, reactor: Reactor, timeout: float, connect_timeout: float | None = None
+    ) -> Connection:
         """Connects, by the first way to the host that works."""
         try:
             ways = await reactor.resolve(address.host, address.port)
@@ -89,9 +94,11 @@ class Connection:
         last: OSError | None = None
         for way in ways:
             try:
-                return cls(await _connect(way, reactor, timeout), address, reactor, timeout)
+                sock = await _connect(way, reactor, timeout if connect_timeout is None else connect_timeout)
             except OSError as error:
                 last = error
+            else:
+                return cls(sock, address, reactor, timeout)
         raise errors.ServerUnreachable(str(address), _reason(last)) from last
 
     def close(self) -> None:
@@ -148,10 +155,27 @@ class Connection:
             offset += sent
         return True
 
+    async def proceed(self) -> bool:
+        """Waits for the word to send the body; false if there is an answer to read instead."""
+        ready = await self._reactor.wait(self.sock, READ, min(CONTINUE_SECONDS, self._timeout))
+        return not ready or await self._told_to_go_on()
+
     async def _writable(self) -> bool:
         """Waits for room to send; false if there is an answer to read instead."""
-        ready = await self._wait(READ | WRITE)
-        return not ready & READ
+        while await self._wait(READ | WRITE) & READ:
+            if not await self._told_to_go_on():
+                return False
+        return True
+
+    async def _told_to_go_on(self) -> bool:
+        """Reads what has come; whether it is an interim answer and nothing more."""
+        while (parsed := http.parse_head(self._ahead)) is None:
+            self._ahead += await self._read_some()
+        head, end = parsed
+        if head.status >= 200:
+            return False
+        del self._ahead[:end]
+        return not self._ahead
 
     # === receiving ===
 

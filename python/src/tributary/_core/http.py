@@ -15,6 +15,9 @@ from tributary import errors
 HEAD_BYTES_MAX = 64 << 10
 """The longest head of an answer."""
 
+REDIRECTS = (307, 308)
+"""Answers that say: the same, elsewhere."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Head:
@@ -47,19 +50,34 @@ class Head:
         return self.minor >= 1 and "close" not in self.headers.get("connection", "").lower()
 
     @property
+    def refused(self) -> bool:
+        """Whether it does not answer the question."""
+        return self.status >= 400 or self.status in REDIRECTS
+
+    @property
     def retry_after(self) -> float | None:
         """Seconds of ``Retry-After``; dates are not understood."""
         text = self.headers.get("retry-after", "").strip()
         return float(text) if text.isascii() and text.isdigit() else None
 
 
-def request(method: str, target: str, authority: str, length: int | None, content_type: str | None) -> bytes:
+def request(
+    method: str,
+    target: str,
+    authority: str,
+    length: int | None,
+    content_type: str | None,
+    *,
+    expects_continue: bool = False,
+) -> bytes:
     """The head of a request. ``length`` is ``None`` for one without a body."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {authority}", "User-Agent: tributary-python"]
     if length is not None:
         lines.append(f"Content-Length: {length}")
     if content_type is not None:
         lines.append(f"Content-Type: {content_type}")
+    if expects_continue:
+        lines.append("Expect: 100-continue")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 

@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 from tributary import errors
 
-RETRIED = (errors.NoSlot, errors.SharedMemoryFull, errors.RoundClosing, errors.StalledUpdate, errors.UnknownSlot)
+RETRIED = (
+    errors.NoSlot,
+    errors.SharedMemoryFull,
+    errors.RoundClosing,
+    errors.StalledUpdate,
+    errors.UnknownSlot,
+    errors.Elsewhere,
+)
 """Refusals after which the same request may be taken."""
 
 GATEWAYS = (502, 503, 504)
@@ -46,17 +53,22 @@ class Effort:
         """Seconds since the first failure."""
         return 0.0 if self._failed_at is None else self._clock() - self._failed_at
 
-    def pause(self, error: Exception) -> float | None:
+    def pause(self, error: Exception, *, elsewhere: bool = False) -> float | None:
         """Seconds after which to try again after that failure; ``None`` to give up.
 
-        The last pause ends with the patience, so that one attempt is always made at its end.
+        The last pause ends with the patience, so that one attempt is always made at its end. ``elsewhere`` says that
+        the next attempt goes to a place that has not failed: that one needs neither a pause nor patience.
         """
         self.attempts += 1
         now = self._clock()
         if self._failed_at is None:
             self._failed_at = now
+        if not retryable(error):
+            return None
+        if elsewhere:
+            return 0.0
         left = self._failed_at + self._patience - now
-        if left <= 0 or not retryable(error):
+        if left <= 0:
             return None
         wanted = self._backoff.next()
         if isinstance(error, errors.Problem) and error.retry_after is not None:
@@ -68,5 +80,5 @@ class Effort:
 def retryable(error: Exception) -> bool:
     """Whether the same request may have success later."""
     if isinstance(error, errors.Problem):
-        return isinstance(error, RETRIED) or error.status in GATEWAYS
+        return error.transient or isinstance(error, RETRIED) or error.status in GATEWAYS
     return isinstance(error, errors.ServerUnreachable)

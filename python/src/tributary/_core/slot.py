@@ -20,6 +20,7 @@ import numpy as np
 
 from tributary import errors
 from tributary._core import http
+from tributary._core.address import Address
 from tributary._core.arrays import Source
 from tributary._core.body import Body, Tensors
 from tributary._core.connection import Connection, Moved
@@ -81,6 +82,7 @@ class Slots:
         self._session = session
         self._job = job
         self._wanted = wanted
+        self._refused: set[Address] = set()
 
     def values(self, content: Body, layout: Layout | None) -> Values | None:
         """The update as it lies in a slot; ``None`` if it goes by the socket.
@@ -100,16 +102,20 @@ class Slots:
             raise errors.LocalPathUnavailable(f"local=True: {why}; or use local='auto'")
         return None
 
-    def give_up(self, why: Unavailable) -> None:
-        """Goes by the socket from now on.
+    def has_given_up(self, place: Address) -> bool:
+        """Whether updates go by the socket there."""
+        return place in self._refused
+
+    def give_up(self, why: Unavailable, place: Address) -> None:
+        """Goes by the socket from now on, at that place: another one may be on this machine.
 
         Raises:
             LocalPathUnavailable: the socket is not wanted.
         """
         if self._wanted is True:
             raise errors.LocalPathUnavailable(f"local=True: {why}; or use local='auto'") from why
-        log.debug("updates of job %s go by the socket: %s", self._job, why)
-        self._wanted = False
+        log.debug("updates of job %s to %s go by the socket: %s", self._job, place, why)
+        self._refused.add(place)
 
     async def lease(self, connection: Connection, target: str, query: str) -> Lease:
         """Asks for a slot on that connection and maps it.

@@ -26,7 +26,7 @@ class Reference:
     """Where a model lies, and what Flower's record of it looks like.
 
     Attributes:
-        server: the address of Tributary, as nodes reach it.
+        server: the address of Tributary, or several, as nodes reach it.
         job: the job's name.
         version: the model's version, which is also the round to push to.
         patience: seconds for which an absent server is waited for.
@@ -37,7 +37,7 @@ class Reference:
         dtypes: their dtypes.
     """
 
-    server: str
+    server: str | list[str]
     job: str
     version: int
     patience: float
@@ -89,6 +89,11 @@ def direct_mod(message: Message, context: Context, call_next: Callable[[Message,
 def client_name(node: int) -> str:
     """The name under which a node of Flower's is a client of a job."""
     return f"node-{node}"
+
+
+def node_of(client: str) -> int:
+    """The opposite of :func:`client_name`."""
+    return int(client.removeprefix("node-"))
 
 
 def _fetch(client: Client, reference: Reference, content: RecordDict) -> Layout:

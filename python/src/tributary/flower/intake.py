@@ -59,11 +59,11 @@ class Intake:
             self._forget(lost)
             self._results[node] = content
 
-    def _forget(self, lost: int) -> None:
-        """The first few that were taken do not count any more."""
-        for node in list(self._results)[:lost]:
-            del self._results[node]
-            self._failures.append((node, LOST))
+    def _forget(self, lost: list[int]) -> None:
+        """Some that were taken do not count any more."""
+        for node in lost:
+            if self._results.pop(node, None) is not None:
+                self._failures.append((node, LOST))
 
     def finish(self) -> list[RecordDict]:
         """Logs what came; the contents of the replies that count.

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from tributary import errors
 from tributary.coordinator import Coordinator, Outcome, RoundLost
 from tributary.flower.arrays import Layout
-from tributary.flower.direct import RECORD, Reference, client_name, weight_of
+from tributary.flower.direct import RECORD, Reference, client_name, node_of, weight_of
 
 log = logging.getLogger("flwr").log
 
@@ -48,11 +48,11 @@ class Relayed:
     def address(self, messages: Iterable[Message], *, train: bool) -> None:
         """Says in messages where the rest of the model is."""
 
-    def take(self, node: int, content: RecordDict) -> int:
+    def take(self, node: int, content: RecordDict) -> list[int]:
         """Takes a valid reply into the round, and its floating-point arrays out of the reply.
 
         Returns:
-            How many replies that were taken before are lost; see :meth:`Coordinator.push`.
+            The nodes whose replies were taken before and are lost; see :meth:`Coordinator.push`.
 
         Raises:
             UpdateRefused, UnsupportedArray: it does not count.
@@ -60,7 +60,7 @@ class Relayed:
         ((key, arrays),) = content.array_records.items()
         weight = weight_of(content, self._weight) or 0.0
         tensors, content[key] = self._layout.split(arrays)
-        return self.coordinator.push(client_name(node), tensors, weight)
+        return [node_of(client) for client in self.coordinator.push(client_name(node), tensors, weight)]
 
     def close(self, contents: list[RecordDict]) -> ArrayRecord | None:
         """Closes the round with the replies that were taken; its model, ``None`` if there is none."""
@@ -95,11 +95,13 @@ class Direct(Relayed):
         coordinator: the job, not created yet.
         arrays: the first model.
         weight: the key of an update's weight among its metrics.
-        server: the address of Tributary, as nodes reach it.
+        server: the address of Tributary, or several, as nodes reach it.
         record: the key of the model's arrays in messages.
     """
 
-    def __init__(self, coordinator: Coordinator, arrays: ArrayRecord, weight: str, server: str, record: str) -> None:
+    def __init__(
+        self, coordinator: Coordinator, arrays: ArrayRecord, weight: str, server: str | list[str], record: str
+    ) -> None:
         super().__init__(coordinator, arrays, weight)
         self.reply_bytes = sum(len(array.data) for array in self._counted.values())
         self._model = arrays
@@ -135,7 +137,7 @@ class Direct(Relayed):
         for message in messages:
             reference.put(message.content)
 
-    def take(self, node: int, content: RecordDict) -> int:
+    def take(self, node: int, content: RecordDict) -> list[int]:
         """Takes a reply whose update is in the round already.
 
         Raises:
@@ -143,7 +145,7 @@ class Direct(Relayed):
         """
         receipt = content.pop(RECORD, None)
         if isinstance(receipt, ConfigRecord) and receipt.get("round") == self.coordinator.version:
-            return 0
+            return []
         raise errors.MalformedUpdate(
             f"node {node} has not pushed to Tributary; give its ClientApp the mod: ClientApp(mods=[direct_mod])"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import INFO, WARNING
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -40,13 +40,13 @@ class TributaryStrategy(FedAvg):
     ClientApp needs :func:`~tributary.flower.direct_mod`, and nothing else.
 
     Args:
-        server: the address of Tributary, as ``http://host:port``.
+        server: the address of Tributary, as ``http://host:port``; or several, see :class:`tributary.Client`.
         job: the name of the job to create; by default ``flower-`` and the run's id.
         function: the function that aggregates; must be there, unless ``module`` is given.
         module: a WebAssembly module, from which the function is created.
         config: the function's configuration.
-        direct: let nodes and Tributary talk to each other. The address as nodes reach it, or ``True`` if that is
-            ``server``.
+        direct: let nodes and Tributary talk to each other. The address, or several, as nodes reach it, or ``True`` if
+            that is ``server``.
         patience: seconds for which an absent server is waited for.
         fraction_train: as of :class:`flwr.serverapp.strategy.FedAvg`, and so are all that follow.
         fraction_evaluate: fraction of nodes that evaluate.
@@ -62,13 +62,13 @@ class TributaryStrategy(FedAvg):
 
     def __init__(
         self,
-        server: str = "http://127.0.0.1:7878",
+        server: str | Sequence[str] = "http://127.0.0.1:7878",
         *,
         job: str | None = None,
         function: str = "fedavg",
         module: str | PathLike[str] | None = None,
         config: Mapping[str, Any] | None = None,
-        direct: bool | str = False,
+        direct: bool | str | Sequence[str] = False,
         patience: float = 60.0,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
@@ -93,9 +93,9 @@ class TributaryStrategy(FedAvg):
             train_metrics_aggr_fn,
             evaluate_metrics_aggr_fn,
         )
-        self.server = server
+        self.server = _plain(server)
         self.job = job
-        self.direct = server if direct is True else direct
+        self.direct: str | list[str] = self.server if direct is True else _plain(direct or "")
         self.patience = patience
         self._function: dict[str, Any] = {"function": function, "module": module, "config": config}
         self._run: Relayed | None = None
@@ -192,6 +192,11 @@ class TributaryStrategy(FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregates metrics, as FedAvg does."""
         return super().aggregate_evaluate(server_round, list(replies))
+
+
+def _plain(addresses: str | Sequence[str]) -> str | list[str]:
+    """One or several, as Flower's records can carry them."""
+    return addresses if isinstance(addresses, str) else list(addresses)
 
 
 def _end(run: Relayed) -> None:
