@@ -348,7 +348,7 @@ fn requests_follow_to_where_they_can_be_answered() {
     )]);
     let location = format!("Location: {there}/v1/jobs/j/updates/c?round=3\r\n");
     let answers: &'static [(u16, &str, &str, &str)] =
-        Vec::leak(vec![(307, JSON, String::leak(location), "")]);
+        &*Vec::leak(vec![(307, JSON, &*String::leak(location), "")]);
     let (here, _received) = server(answers);
     let directory = tempdir().unwrap();
     let update = write(directory.path(), "u", "bytes");
