@@ -224,7 +224,8 @@ impl Controller {
         if !self.fleet.is_many() || !(is_known || known.desired.drained().contains(&name)) {
             return Err(unknown());
         }
-        let next = self.state.store.drain(&known.desired, &name, drained).await;
+        let store = &self.state.store;
+        let next = store.drain(term, &known.desired, &name, drained).await;
         self.adopt(next).await?;
         self.settle().await;
         Ok(())
