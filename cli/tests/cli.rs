@@ -6,6 +6,8 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+#[path = "cli/nats.rs"]
+mod nats;
 #[path = "cli/offline.rs"]
 mod offline;
 #[path = "cli/online.rs"]

@@ -125,6 +125,12 @@ impl Controller {
             Err(StepError::Node(error)) => (error.to_string(), false, starts),
             Err(StepError::Refusal(refusal)) => (refusal.to_string(), false, false),
         };
+        // Of several nodes one should know which; who is not reached is named already.
+        let message = if self.fleet.is_many() && !message.starts_with("node ") {
+            format!("node {node}: {message}")
+        } else {
+            message
+        };
         let aim = aim(known, step);
         let job = step.job().map_or("none", Name::as_str);
         tracing::warn!(%node, job, aim.revision, permanent, "{message}");

@@ -196,7 +196,8 @@ async fn a_node_that_cannot_start_a_job_is_left_out(store: Store) {
     leader.apply(&leader.example().await).await;
     assert_eq!(leader.members("j", &["n1"]).await, "n1");
     let status = leader.controller.job("j").await.unwrap();
-    assert_eq!(status.last_error.as_deref(), Some("/dev/shm is full"));
+    let error = status.last_error.unwrap();
+    assert_eq!(error, "node n2: /dev/shm is full");
 }
 
 async fn a_deleted_job_leaves_nothing(store: Store) {
