@@ -7,6 +7,7 @@ mod durable_keys;
 mod engine;
 mod expected;
 mod leased_keys;
+mod messages;
 mod objects;
 mod requests;
 mod state;

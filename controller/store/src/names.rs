@@ -59,7 +59,7 @@ pub(crate) fn key(text: &str) -> Result<(), Error> {
 
 /// The beginning of keys: any that a key can have.
 pub(crate) fn prefix(text: &str) -> Result<(), Error> {
-    if text.is_empty() {
+    if text.is_empty() || key(text).is_ok() {
         return Ok(());
     }
     // What a valid key begins with is valid with a letter at its end.
@@ -166,4 +166,75 @@ pub(crate) fn overlap(one: &str, other: &str) -> bool {
 
 fn word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn filters_are_those_of_nats() {
+        for (filter, subject, selects) in [
+            ("a.b", "a.b", true),
+            ("a.b", "a.b.c", false),
+            ("a.b.c", "a.b", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a", false),
+            ("a.*", "a.b.c", false),
+            ("*.b", "a.b", true),
+            ("a.>", "a.b", true),
+            ("a.>", "a.b.c.d", true),
+            ("a.>", "a", false),
+            (">", "a", true),
+            ("a.*.c", "a.b.c", true),
+            ("a.*.>", "a.b", false),
+        ] {
+            assert_eq!(matches(filter, subject), selects, "{filter} {subject}");
+        }
+    }
+
+    /// Every subject of one to four tokens of two letters.
+    fn subjects() -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut subjects = Vec::new();
+        for _ in 0..4 {
+            let longer = |subject: &String| ["a", "b"].map(|token| format!("{subject}.{token}"));
+            all = all.iter().flat_map(longer).collect();
+            subjects.extend(all.iter().map(|subject| subject[1..].to_owned()));
+        }
+        subjects
+    }
+
+    fn filters() -> impl Strategy<Value = String> {
+        let token = prop_oneof![Just("a"), Just("b"), Just("*")];
+        let tokens = prop::collection::vec(token, 1..4);
+        (tokens, any::<bool>()).prop_map(|(mut tokens, rest)| {
+            if rest {
+                tokens.pop();
+                tokens.push(">");
+            }
+            tokens.join(".")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn filters_overlap_if_a_subject_is_in_both(one in filters(), other in filters()) {
+            let both = |subject: &String| matches(&one, subject) && matches(&other, subject);
+            prop_assert_eq!(overlap(&one, &other), subjects().iter().any(both));
+        }
+
+        #[test]
+        fn any_text_is_a_name_or_refused(text in ".{0,40}") {
+            // What a key may be, its beginnings may be as well.
+            if key(&text).is_ok() {
+                for (end, _) in text.char_indices() {
+                    prop_assert!(prefix(&text[..end]).is_ok());
+                }
+            }
+            let _ = (filter(&text), subject(&text), id(&text), word("word", &text));
+        }
+    }
 }

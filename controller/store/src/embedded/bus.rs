@@ -10,9 +10,10 @@ use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::oneshot;
 
 use super::engine::{Effect, Engine, Written};
+use super::messages;
 use super::requests::Requests;
 use super::state::State;
-use super::streams::{self, Taken};
+use super::streams::Taken;
 use crate::bus::{Acknowledge, Delivery};
 use crate::names::Family;
 use crate::{Bus, Error, Message, Request, Retention, Stream, names};
@@ -49,7 +50,7 @@ impl Bus for EmbeddedBus {
             payload,
         };
         let change = move |transaction: &WriteTransaction| {
-            let Some(number) = streams::store(transaction, family, &message, window)? else {
+            let Some(number) = messages::store(transaction, family, &message, window)? else {
                 return Ok(Written::quietly(()));
             };
             let subject = message.subject;
@@ -94,7 +95,7 @@ impl Bus for EmbeddedBus {
         let family = Family::of(filter)?;
         let (name, wanted) = (durable.to_owned(), filter.to_owned());
         let remember = move |transaction: &WriteTransaction| {
-            streams::remember(transaction, family, &name, &wanted)?;
+            messages::remember(transaction, family, &name, &wanted)?;
             Ok(Written::quietly(()))
         };
         self.engine.write(remember).await?;
@@ -172,7 +173,7 @@ impl Acknowledge for Handle {
             durable,
         } = self.consumer;
         let change = move |transaction: &WriteTransaction| {
-            let gone = streams::acknowledge(transaction, family, &durable, number)?;
+            let gone = messages::acknowledge(transaction, family, &durable, number)?;
             let effect: Effect = Box::new(move |state| {
                 state
                     .streams

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 use tokio::sync::oneshot;
 
 use super::engine::Refusal;
+use super::messages::{counter, message, milliseconds, span};
 use super::tables;
 use crate::names::{self, Family};
-use crate::{Error, Message, Retention};
+use crate::{Message, Retention};
 
 /// The shortest and the longest time between two looks for what is too old.
 const PRUNE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
@@ -361,127 +361,4 @@ impl Reader {
         }
         Ok(Some(self))
     }
-}
-
-/// Stores a message, unless its id was seen within `window`; its number.
-pub(super) fn store(
-    transaction: &WriteTransaction,
-    family: Family,
-    message: &Message,
-    window: Duration,
-) -> Result<Option<u64>, Refusal> {
-    let (name, id) = (family.as_str(), message.id.as_str());
-    let now = milliseconds(SystemTime::now());
-    let oldest = now.saturating_sub(span(window));
-    let mut ids = transaction.open_table(tables::IDS)?;
-    let mut order = transaction.open_table(tables::ID_ORDER)?;
-    let seen = ids.get((name, id))?.map(|row| row.value());
-    if seen.is_some_and(|(_, time)| time >= oldest) {
-        return Ok(None);
-    }
-    let number = tables::take(transaction, &counter(family), 1)?;
-    // Two old ones for each new one, so that they do not pile up.
-    for _ in 0..2 {
-        let first = order
-            .range((name, 0)..=(name, u64::MAX))?
-            .next()
-            .transpose()?
-            .map(|(key, id)| (key.value().1, id.value().to_owned()));
-        let Some((old, old_id)) = first else { break };
-        let row = ids.get((name, old_id.as_str()))?.map(|row| row.value());
-        if row.is_some_and(|(current, time)| current == old && time >= oldest) {
-            break;
-        }
-        order.remove((name, old))?;
-        if row.is_some_and(|(current, _)| current == old) {
-            ids.remove((name, old_id.as_str()))?;
-        }
-    }
-    ids.insert((name, id), (number, now))?;
-    order.insert((name, number), id)?;
-    let mut messages = transaction.open_table(tables::MESSAGES)?;
-    let row = (message.subject.as_str(), id, now, &*message.payload);
-    messages.insert((name, number), row)?;
-    Ok(Some(number))
-}
-
-/// Remembers that a durable name consumes; refuses work that is somebody else's.
-pub(super) fn remember(
-    transaction: &WriteTransaction,
-    family: Family,
-    durable: &str,
-    filter: &str,
-) -> Result<(), Refusal> {
-    let name = family.as_str();
-    let mut durables = transaction.open_table(tables::DURABLES)?;
-    if family == Family::Updates {
-        for row in durables.iter()? {
-            let (key, other) = row?;
-            let (of, other_name) = key.value();
-            if of == name && other_name != durable && names::overlap(filter, other.value()) {
-                return Err(Error::malformed(
-                    format!("consumer {durable:?} of {filter:?}"),
-                    format!(
-                        "{other_name:?} consumes {:?} already, and each piece of work is done once",
-                        other.value()
-                    ),
-                )
-                .into());
-            }
-        }
-    }
-    durables.insert((name, durable), filter)?;
-    Ok(())
-}
-
-/// Acknowledges; whether the message is gone by that.
-pub(super) fn acknowledge(
-    transaction: &WriteTransaction,
-    family: Family,
-    durable: &str,
-    number: u64,
-) -> Result<bool, Refusal> {
-    let name = family.as_str();
-    if family == Family::Updates {
-        let mut messages = transaction.open_table(tables::MESSAGES)?;
-        messages.remove((name, number))?;
-        return Ok(true);
-    }
-    let messages = transaction.open_table(tables::MESSAGES)?;
-    // What is forgotten already needs no mark, which nobody would remove.
-    if messages.get((name, number))?.is_some() {
-        let mut acknowledged = transaction.open_table(tables::ACKNOWLEDGED)?;
-        acknowledged.insert((name, durable, number), ())?;
-    }
-    Ok(false)
-}
-
-fn message(
-    transaction: &ReadTransaction,
-    name: &str,
-    number: u64,
-) -> Result<Option<Message>, redb::Error> {
-    let messages = transaction.open_table(tables::MESSAGES)?;
-    let row = messages.get((name, number))?;
-    Ok(row.map(|row| {
-        let (subject, id, _, payload) = row.value();
-        Message {
-            subject: subject.to_owned(),
-            id: id.to_owned(),
-            payload: Bytes::copy_from_slice(payload),
-        }
-    }))
-}
-
-fn counter(family: Family) -> String {
-    format!("stream/{}", family.as_str())
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    // A clock before 1970 makes everything old: nothing is recognised, and nothing is lost but age.
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, span)
-}
-
-fn span(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
