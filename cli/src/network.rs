@@ -91,7 +91,7 @@ pub(crate) struct ServedOptions {
     #[arg(long, value_name = "URL", env = "TRIBUTARY_ADVERTISE")]
     pub(crate) advertise: Option<String>,
     /// The name of this process among the others [default: made once, and kept].
-    #[arg(long, value_name = "NAME", env = "TRIBUTARY_NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_name, env = "TRIBUTARY_NAME")]
     pub(crate) name: Option<Name>,
     /// The time after a node's last beat after which it counts as lost; the same for all controllers and nodes.
     #[arg(
@@ -182,6 +182,12 @@ impl NatsOptions {
     }
 }
 
+/// A name as machines have it: dots become hyphens.
+fn parse_name(text: &str) -> Result<Name, String> {
+    let name = text.replace('.', "-").parse();
+    name.map_err(|error: tributary_api::name::NameError| error.to_string())
+}
+
 /// Whether a server was reached and does not let this process in: waiting does not help.
 fn is_refusal(error: &tributary_store::Error) -> bool {
     // The words of the server's own answer.
@@ -260,6 +266,13 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_names_are_names() {
+        let name = parse_name("ip-10-0-0-1.internal").unwrap();
+        assert_eq!(name.as_str(), "ip-10-0-0-1-internal");
+        assert!(parse_name("n_1").is_err());
+    }
 
     #[test]
     fn the_advertised_url_is_given_or_follows_from_the_address() {
