@@ -210,7 +210,7 @@ impl Sender<'_> {
             copied: bytes.copied,
             slot,
         };
-        let answer = self.job.accept(update, filling).await;
+        let answer = self.job.accept(&update, filling).await;
         self.told(answer)
     }
 

@@ -1,7 +1,7 @@
 //! Updates into a round: who may send, what is known of them, when the round closes.
 
 use super::{Inner, Job, descriptor};
-use crate::round::{Close, Reason};
+use crate::round::{Close, Placement, Reason};
 use jiff::Timestamp;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -166,13 +166,13 @@ impl Job {
     /// the next one, if that may take it.
     pub(crate) async fn accept(
         &self,
-        update: Update,
+        update: &Update,
         mut filling: Filling,
     ) -> Result<Accepted, Refusal> {
         let patience = tokio::time::Instant::now() + CLOSING_PATIENCE;
         loop {
             let opened = self.opened.notified();
-            filling = match self.enter(&update, filling) {
+            filling = match self.enter(update, filling) {
                 Ok(accepted) => return Ok(accepted),
                 Err(NotEntered::Refused(refusal)) => return Err(refusal),
                 Err(NotEntered::Late(filling)) => filling,
@@ -197,14 +197,7 @@ impl Job {
         let now = Instant::now();
         let first = state.round.first_update().is_none();
         let epoch = state.round.epoch;
-        let full = state.is_full(self.plan.geometry.clients);
-        let placement = (!full)
-            .then(|| {
-                let client = update.client.clone();
-                state.round.accept(client, update.round, update.digest, now)
-            })
-            .flatten();
-        let Some(placement) = placement else {
+        let Some(placement) = self.enroll(&mut state, update, now) else {
             // A slot may be kept over the end of a round if the finished model has one of its own.
             return Err(if state.carries() && self.plan.reserve > 0 {
                 NotEntered::Late(filling)
@@ -238,22 +231,7 @@ impl Job {
             // Only this process recovers its own slots, at its end.
             return Err(Refusal::Stopped.into());
         }
-        state.tally.bytes_copied += update.copied;
-        let labels = [self.name.as_str()];
-        self.metrics
-            .bytes_copied
-            .with_label_values(&labels)
-            .inc_by(update.copied);
-        let labels = [self.name.as_str(), update.slot.encoding.name()];
-        self.metrics
-            .update_bytes
-            .with_label_values(&labels)
-            .inc_by(update.bytes);
-        self.metrics.accepted.inc();
-        if state.spec.round.staleness.is_some() {
-            self.metrics
-                .observe_staleness(self.name.as_str(), staleness);
-        }
+        self.count_taken(&mut state, update, staleness);
         state.last_activity = now;
         let accepted = state.round.accepted_everywhere();
         self.tell(
@@ -275,6 +253,32 @@ impl Job {
             round,
             staleness,
         })
+    }
+
+    /// Enters an update into the book, unless the round is closed or has no number left.
+    fn enroll(&self, state: &mut Inner, update: &Update, now: Instant) -> Option<Placement> {
+        if state.is_full(self.plan.geometry.clients) {
+            return None;
+        }
+        let client = update.client.clone();
+        state.round.accept(client, update.round, update.digest, now)
+    }
+
+    fn count_taken(&self, state: &mut Inner, update: &Update, staleness: u64) {
+        let name = self.name.as_str();
+        state.tally.bytes_copied += update.copied;
+        self.metrics
+            .bytes_copied
+            .with_label_values(&[name])
+            .inc_by(update.copied);
+        self.metrics
+            .update_bytes
+            .with_label_values(&[name, update.slot.encoding.name()])
+            .inc_by(update.bytes);
+        self.metrics.accepted.inc();
+        if state.spec.round.staleness.is_some() {
+            self.metrics.observe_staleness(name, staleness);
+        }
     }
 
     /// Closes the round if its deadline has passed and its quorum is met.

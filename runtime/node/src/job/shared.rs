@@ -746,7 +746,7 @@ impl Part {
             (Role::Follows(before), Role::Follows(now))
                 if self.placement.leader == placement.leader =>
             {
-                *now = *before
+                *now = *before;
             }
             _ => {}
         }
