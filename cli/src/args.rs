@@ -2,12 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use crate::network::{NatsOptions, ServedOptions};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tributary_api::{ClientName, Name, manifest::Kind, quantity::Interval};
 use tributary_router::Choice;
 
 /// The address of a server on the same machine.
 const LISTEN: &str = "127.0.0.1:7878";
+
+/// The address of a node that is no controller.
+const NODE_LISTEN: &str = "127.0.0.1:8470";
 
 /// Where a client looks for a server.
 const SERVER: &str = "http://127.0.0.1:7878";
@@ -66,6 +70,12 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Start a controller and a node in this process.
     Up(UpOptions),
+    /// Start a controller of many nodes, which it finds by NATS.
+    ///
+    /// Several may run; one leads, and the others take over when it is gone.
+    Controller(ControllerOptions),
+    /// Start a node of several, which controllers find by NATS.
+    Node(NodeOptions),
     /// Host aggregators; started by the agent only.
     #[command(hide = true)]
     Worker,
@@ -89,6 +99,16 @@ pub(crate) enum Command {
     /// Delete a job, or a function that no job uses.
     #[command(subcommand)]
     Delete(Delete),
+    /// Let a node hand over what it has, and give it no work any more.
+    Drain {
+        /// The node.
+        node: Name,
+    },
+    /// Give a drained node work again.
+    Undrain {
+        /// The node.
+        node: Name,
+    },
     /// Check manifests without a server.
     Validate {
         /// A file of manifests, a directory of such files (*.yaml, *.yml), or - for stdin.
@@ -128,6 +148,13 @@ pub(crate) struct UpOptions {
     /// The address to listen on.
     #[arg(long, default_value = LISTEN, value_name = "ADDR")]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+}
+
+/// How a node uses its machine.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MachineOptions {
     /// Where state is kept [default: $XDG_STATE_HOME/tributary or ~/.local/state/tributary].
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
@@ -137,6 +164,41 @@ pub(crate) struct UpOptions {
     /// The most worker processes [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ControllerOptions {
+    /// The address to listen on.
+    #[arg(long, default_value = LISTEN, value_name = "ADDR", env = "TRIBUTARY_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) served: ServedOptions,
+    #[command(flatten)]
+    pub(crate) nats: NatsOptions,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NodeOptions {
+    /// The address to listen on.
+    #[arg(long, default_value = NODE_LISTEN, value_name = "ADDR", env = "TRIBUTARY_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) served: ServedOptions,
+    /// A label that jobs can ask for; may be given several times.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, env = "TRIBUTARY_LABELS", value_delimiter = ',')]
+    pub(crate) labels: Vec<(String, String)>,
+    /// The time between two beats, by which controllers see that the node lives.
+    #[arg(
+        long,
+        default_value = "1s",
+        value_name = "TIME",
+        env = "TRIBUTARY_BEAT"
+    )]
+    pub(crate) beat: Interval,
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    #[command(flatten)]
+    pub(crate) nats: NatsOptions,
 }
 
 /// How descriptors are routed.
@@ -255,6 +317,15 @@ impl From<SidecarChoice> for Choice {
             SidecarChoice::Ebpf => Self::Ebpf,
             SidecarChoice::Userspace => Self::Userspace,
         }
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !text.contains(char::is_whitespace) => {
+            Ok((key.into(), value.into()))
+        }
+        _ => Err("write KEY=VALUE without spaces, as in zone=eu".into()),
     }
 }
 

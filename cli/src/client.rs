@@ -1,12 +1,12 @@
 //! The server's HTTP interface, from the client's side.
 
-use std::time::Duration;
+use std::{fs::File, path::Path, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use serde::{Serialize, de::DeserializeOwned};
 use tributary_api::problem::{self, Problem};
 use ureq::{
-    Agent, AsSendBody, Body,
+    Agent, Body,
     http::{Request, Response, StatusCode},
 };
 
@@ -17,6 +17,20 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// The longest answer that is held in memory; models are streamed.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Servers that send a request on, one after the other.
+const REDIRECTS_MAX: usize = 5;
+
+/// Smaller bodies are sent without asking first.
+const PATIENT_BYTES: u64 = 1 << 20;
+
+/// What a request carries; it may have to be sent again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Payload<'a> {
+    None,
+    Bytes(&'a [u8]),
+    File(&'a Path),
+}
 
 /// A server.
 pub(crate) struct Client {
@@ -54,7 +68,7 @@ impl Client {
 
     /// Fetches JSON.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.json(self.send("GET", path, ())?)
+        self.json(self.send("GET", path, Payload::None)?)
     }
 
     /// Sends JSON and fetches JSON.
@@ -64,26 +78,26 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).context("the request")?;
-        self.json(self.send("POST", path, body)?)
+        self.json(self.send("POST", path, Payload::Bytes(&body))?)
     }
 
     /// Sends a body and fetches JSON.
     pub(crate) fn put<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: impl AsSendBody,
+        body: Payload<'_>,
     ) -> Result<T, Failure> {
         self.json(self.send("PUT", path, body)?)
     }
 
     /// Deletes what is at `path`.
     pub(crate) fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.send("DELETE", path, ()).map(drop)
+        self.send("DELETE", path, Payload::None).map(drop)
     }
 
     /// Whether there is something at `path`.
     pub(crate) fn exists(&self, path: &str) -> Result<bool, Failure> {
-        match self.send("HEAD", path, ()) {
+        match self.send("HEAD", path, Payload::None) {
             Ok(_) => Ok(true),
             Err(Failure::Problem(problem)) if problem.status == 404 => Ok(false),
             Err(failure) => Err(failure),
@@ -91,25 +105,54 @@ impl Client {
     }
 
     /// Sends a request; an answer that is no success is a failure.
+    ///
+    /// Of several processes not every one can answer everything: where one names another, that one is asked.
     pub(crate) fn send(
         &self,
         method: &str,
         path: &str,
-        body: impl AsSendBody,
+        body: Payload<'_>,
     ) -> Result<Response<Body>, Failure> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.server));
-        let request = request.body(body).context("the request")?;
-        let response = self
-            .agent
-            .run(request)
-            .map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(self.problem(response))
+        let mut url = format!("{}{path}", self.server);
+        for _ in 0..REDIRECTS_MAX {
+            let response = self.send_once(method, &url, body)?;
+            let elsewhere = match response.status() {
+                StatusCode::TEMPORARY_REDIRECT => response.headers().get("location"),
+                _ => None,
+            };
+            match elsewhere.and_then(|location| location.to_str().ok()) {
+                Some(location) => url = location.to_owned(),
+                None if response.status().is_success() => return Ok(response),
+                None => return Err(self.problem(response)),
+            }
         }
+        Err(anyhow!("{} sends requests for {path} in a circle", self.server).into())
+    }
+
+    fn send_once(
+        &self,
+        method: &str,
+        url: &str,
+        body: Payload<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        let request = Request::builder().method(method).uri(url);
+        let sent = match body {
+            Payload::None => self.agent.run(request.body(()).context("the request")?),
+            Payload::Bytes(bytes) => self.agent.run(request.body(bytes).context("the request")?),
+            Payload::File(path) => {
+                let unreadable = || format!("cannot read {}", path.display());
+                let file = File::open(path).with_context(unreadable)?;
+                let size = file.metadata().with_context(unreadable)?.len();
+                // A body that is large and not wanted here should not travel.
+                let request = if size > PATIENT_BYTES {
+                    request.header("expect", "100-continue")
+                } else {
+                    request
+                };
+                self.agent.run(request.body(file).context("the request")?)
+            }
+        };
+        sent.map_err(|error| self.unreachable(&error))
     }
 
     fn json<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T, Failure> {

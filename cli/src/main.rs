@@ -1,7 +1,8 @@
 //! The tributary binary.
 //!
 //! # Layout
-//! - `args`: the command line. `commands`: one file per command of a client. `up` and `worker`: the server.
+//! - `args`: the command line. `commands`: one file per command of a client. `up`, `controller`, `node` and `worker`:
+//!   the server, as one process and as several; `machine` and `network`: what these share.
 //! - `client`: the server's HTTP interface. `sources`: manifests in files.
 //! - `output`: data on stdout as table, JSON or YAML. `failure`: errors and exit codes.
 #![forbid(unsafe_code)]
@@ -9,9 +10,13 @@
 mod args;
 mod client;
 mod commands;
+mod controller;
 mod doctor;
 mod failure;
 mod logging;
+mod machine;
+mod network;
+mod node;
 mod output;
 mod sources;
 mod state_dir;
@@ -45,6 +50,8 @@ fn run(args: Args) -> Result<(), Failure> {
     let client = || Client::new(&args.global.server);
     match args.command {
         Command::Up(options) => Ok(up::run(options)?),
+        Command::Controller(options) => Ok(controller::run(options)?),
+        Command::Node(options) => Ok(node::run(options)?),
         Command::Worker => Ok(worker::run()?),
         Command::Apply { files, dry_run } => {
             commands::apply::run(&client()?, &output, &files, dry_run)
@@ -53,6 +60,8 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Get(what) => commands::get::run(&client()?, &output, what),
         Command::Describe(what) => commands::describe::run(&client()?, &output, what),
         Command::Delete(what) => commands::delete::run(&client()?, &output, what),
+        Command::Drain { node } => commands::drain::run(&client()?, &node, true),
+        Command::Undrain { node } => commands::drain::run(&client()?, &node, false),
         Command::Push(push) => commands::push::run(&client()?, &output, &push),
         Command::Pull(pull) => commands::pull::run(&client()?, &output, &pull),
         Command::Doctor(options) => doctor::run(&output, &options),

@@ -1,17 +1,17 @@
 //! `tributary up`: controller and node in one process.
 
-use std::{env, sync::Arc, thread};
-
 use anyhow::Context as _;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::watch};
 use tributary_controller::{Controller, State, routes};
-use tributary_node::{Node, Options, events::Events, identity::Identity, metrics::Metrics};
+use tributary_node::{events::Events, identity::Identity};
 
-use crate::{args::UpOptions, logging, state_dir::state_dir};
+use crate::{
+    args::UpOptions,
+    logging,
+    machine::{self, raise_open_files},
+    network::Ending,
+    state_dir::state_dir,
+};
 
 pub(crate) fn run(options: UpOptions) -> anyhow::Result<()> {
     logging::start();
@@ -20,7 +20,7 @@ pub(crate) fn run(options: UpOptions) -> anyhow::Result<()> {
 }
 
 async fn up(options: UpOptions) -> anyhow::Result<()> {
-    let directory = state_dir(options.state_dir)?;
+    let directory = state_dir(options.machine.state_dir.clone())?;
     let identity = Identity::take(&directory)?;
     let listener = TcpListener::bind(options.listen).await;
     let listener =
@@ -28,35 +28,10 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     // The port may have been left to the system (`--listen 127.0.0.1:0`).
     let address = listener.local_addr()?;
     // From here on: a stop that comes before the door is open must leave nothing behind either.
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let state = State::open(&directory)?;
+    let mut ending = Ending::new()?;
+    let state = State::open(&directory).await?;
     let events = Events::new(identity.name());
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let node_options = Options {
-        sidecar: options.sidecar.into(),
-        workers: options
-            .workers
-            .unwrap_or(u32::try_from(cores).unwrap_or(u32::MAX)),
-        worker_program: env::current_exe().context("cannot find this program's own file")?,
-    };
-    let node = Node::start(
-        identity,
-        node_options,
-        state.checkpoints(),
-        Arc::new(Metrics::new()),
-        events,
-    )?;
-    let node = Arc::new(node);
-    match node.sidecar() {
-        (kind, None) => tracing::info!(sidecar = %kind, "descriptors are routed"),
-        (kind, Some(reason)) => {
-            tracing::warn!(sidecar = %kind, reason, "descriptors are not routed in the kernel");
-        }
-    }
-
+    let node = machine::start(identity, &options.machine, state.checkpoints(), events)?;
     let controller = Controller::start(state, node.clone()).await?;
     let (stop, stopped) = watch::channel(false);
     let server = node.serve(listener, routes(controller.clone()), stopped);
@@ -66,26 +41,11 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     }
     tokio::select! {
         () = controller.run() => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = ending.come() => {}
     }
-    tracing::info!("stopping");
     // Nobody listens any more if the server has ended by itself.
     let _ = stop.send(true);
     server.await.context("the gateway ended abnormally")?;
     node.shutdown().await;
     Ok(())
-}
-
-/// Every client is a connection: uses all the descriptors that the process may have.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
 }

@@ -1,7 +1,11 @@
-//! The controller: the only writer of the desired state.
+//! The controller: the only writer of the desired state while it leads.
 
 mod apply;
-mod drive;
+mod dispatch;
+mod leading;
+mod looking;
+mod placing;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,109 +14,177 @@ use std::{
 };
 
 use serde_json::json;
-use tributary_api::{
-    Name,
-    control::NodeControl,
-    event::EventKind,
-    manifest::{ApiVersion, JobManifest, Kind, Metadata},
-    status::{FunctionStatus, JobPhase, JobStatus, NodeStatus},
-};
+use tokio::{sync::watch, time::timeout};
+use tributary_api::{Name, control::NodeControl, event::EventKind, manifest::Kind};
+use tributary_store::Error as StoreError;
 
 use crate::{
     Error, State,
-    store::{Desired, FunctionRecord, JobRecord},
+    fleet::Fleet,
+    link::{Beat, Command, Station},
+    metrics::Metrics,
+    placing::Placed,
+    store::{Commit, Desired},
+    voice::{About, Publisher, Voice},
 };
+pub(crate) use leading::Lead;
+pub use leading::Options;
+use work::Work;
 
 /// The time after which what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Applies manifests and keeps a node at what they say.
+/// How often it is looked whether there is something to do that nobody has said.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a change waits for the nodes to follow it before it is answered.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// Applies manifests and keeps nodes at what they say.
 pub struct Controller {
     state: State,
-    node: Arc<dyn NodeControl>,
-    desired: RwLock<Arc<Desired>>,
-    /// Whoever changes the desired state or drives the node holds the turn.
+    fleet: Fleet,
+    voice: Voice,
+    metrics: Metrics,
+    lead: watch::Sender<Lead>,
+    known: RwLock<Arc<Known>>,
+    /// Whoever changes the desired state holds the turn.
     turn: tokio::sync::Mutex<()>,
-    /// The function revisions that this node has seen since the process began.
-    deployed: Mutex<BTreeSet<(Name, u64)>>,
-    failures: Mutex<BTreeMap<Name, Failure>>,
+    /// One look at everything at a time.
+    passing: tokio::sync::Mutex<()>,
+    work: Mutex<Work>,
+    /// Nodes of which it was told that they have handed over all they had.
+    drained: Mutex<BTreeSet<Name>>,
 }
 
-/// Why a job is not as desired.
-#[derive(Debug, Clone)]
-struct Failure {
-    revision: u64,
-    message: String,
-    /// Trying again is of no use before the job changes.
-    permanent: bool,
+/// What the store holds, as far as is known here.
+#[derive(Debug, Default, Clone)]
+struct Known {
+    desired: Desired,
+    placed: BTreeMap<Name, Placed>,
+    /// The revision of each placement's key.
+    seen: BTreeMap<Name, u64>,
+    /// Why jobs have no node.
+    nowhere: BTreeMap<Name, String>,
 }
 
 impl Controller {
-    /// Takes the state over, removes files that nothing refers to, and starts the jobs on `node`.
+    /// Takes the state over, removes files that nothing refers to, and starts the jobs on `node`, the only one.
     ///
     /// A job that cannot be started is no error: its status says why, and [`Controller::run`] tries again.
     ///
     /// # Errors
     /// As the store and the file system fail.
     pub async fn start(state: State, node: Arc<dyn NodeControl>) -> Result<Arc<Self>, Error> {
-        let desired = state.store.load()?;
-        let functions = desired
-            .functions
-            .values()
-            .map(|record| record.revision.digest);
-        let models = desired
-            .jobs
-            .values()
-            .filter_map(|record| record.spec.model.digest);
-        state
-            .blobs
-            .retain(&functions.chain(models).collect())
-            .await?;
-        state
-            .models
-            .retain(|job| desired.jobs.contains_key(job))
-            .await?;
-        let controller = Arc::new(Self {
-            state,
-            node,
-            desired: RwLock::new(Arc::new(desired)),
-            turn: tokio::sync::Mutex::default(),
-            deployed: Mutex::default(),
-            failures: Mutex::default(),
-        });
+        let before = state.store.load(&Desired::default()).await?;
+        // Only one process can have the directory open, so whoever starts leads.
+        let term = before.term() + 1;
+        let station = Station::new(Arc::clone(&node), state.clone(), None, BTreeMap::new()).await?;
+        let fleet = Fleet::local();
+        fleet.add(station.report().await, station);
+        let voice = Voice::Node(node);
+        let controller = Self::new(state, fleet, voice, Lead::Following { leader: None });
+        controller.take_over(term).await?;
+        let unused = controller.unused_blobs().await?;
+        controller.state.blobs.remove(&unused).await?;
         controller.reconcile().await;
         Ok(controller)
     }
 
-    /// Tries again, for ever, what could not be done. Drop the future to end it.
-    pub async fn run(&self) {
+    /// One of several controllers of many nodes. It leads when its turn has come; see [`Controller::run_among`].
+    ///
+    /// # Errors
+    /// As the store fails.
+    pub async fn join(state: State, name: &str, beat: Beat) -> Result<Arc<Self>, Error> {
+        let bus = state.backend.bus().await?;
+        let publisher = Publisher::new(Arc::clone(&bus), format!("/controllers/{name}"));
+        let fleet = Fleet::many(bus, beat);
+        let lead = Lead::Following { leader: None };
+        let controller = Self::new(state, fleet, Voice::Bus(publisher), lead);
+        controller.look_up().await?;
+        Ok(controller)
+    }
+
+    fn new(state: State, fleet: Fleet, voice: Voice, lead: Lead) -> Arc<Self> {
+        Arc::new(Self {
+            state,
+            fleet,
+            voice,
+            metrics: Metrics::new(),
+            lead: watch::Sender::new(lead),
+            known: RwLock::default(),
+            turn: tokio::sync::Mutex::default(),
+            passing: tokio::sync::Mutex::default(),
+            work: Mutex::default(),
+            drained: Mutex::default(),
+        })
+    }
+
+    /// Keeps the nodes at the desired state, for ever. Drop the future to end it.
+    pub async fn run(self: &Arc<Self>) {
+        let mut changes = self.fleet.changes();
         loop {
-            tokio::time::sleep(RETRY).await;
-            self.reconcile().await;
+            // Changes that come during a pass are looked at by the next.
+            changes.borrow_and_update();
+            self.pass().await;
+            let _ = timeout(TICK, changes.changed()).await;
         }
     }
 
-    /// Brings the node as near to the desired state as it can be brought now.
-    pub async fn reconcile(&self) {
-        let _turn = self.turn.lock().await;
-        self.drive().await;
+    /// Brings the nodes as near to the desired state as they can be brought now.
+    pub async fn reconcile(self: &Arc<Self>) {
+        lock(&self.work).forgive();
+        self.settle().await;
+    }
+
+    /// Looks at everything once: places jobs, and gives nodes what they are to do. Whether nothing is left to do.
+    async fn pass(self: &Arc<Self>) -> bool {
+        let _pass = self.passing.lock().await;
+        let Some(term) = self.term() else { return true };
+        self.fleet.refresh(term).await;
+        let placed = if self.fleet.is_many() {
+            self.place(term).await
+        } else {
+            true
+        };
+        let idle = self.dispatch(term);
+        placed && idle
+    }
+
+    /// Waits until the nodes have followed, or will not for now.
+    async fn settle(self: &Arc<Self>) {
+        let mut changes = self.fleet.changes();
+        let settled = async {
+            loop {
+                changes.borrow_and_update();
+                if self.pass().await {
+                    return;
+                }
+                let _ = timeout(TICK, changes.changed()).await;
+            }
+        };
+        if timeout(SETTLE, settled).await.is_err() {
+            tracing::info!("nodes take their time; what is left is done as they get to it");
+        }
     }
 
     /// Deletes a job, its models and its revisions.
     ///
     /// # Errors
     /// [`Error::Unknown`]; otherwise as the store fails.
-    pub async fn delete_job(&self, name: &str) -> Result<(), Error> {
+    pub async fn delete_job(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        self.leading()?;
         let _turn = self.turn.lock().await;
         let Some((name, _)) = self.find_job(name) else {
             return Err(unknown(Kind::Job, name));
         };
         self.forget(Kind::Job, &name).await?;
-        self.drive().await;
+        self.settle().await;
         // The models go last: should this process die before, the next one removes them at its start.
         self.state.models.remove(&name).await?;
-        lock(&self.failures).remove(&name);
-        self.node.announce(EventKind::JobDeleted, &name, json!({}));
+        lock(&self.work).forget(&name);
+        self.voice
+            .tell(EventKind::JobDeleted, About::Job(&name), json!({}));
         Ok(())
     }
 
@@ -121,12 +193,13 @@ impl Controller {
     /// # Errors
     /// [`Error::Unknown`] and [`Error::InUse`]; otherwise as the store fails.
     pub async fn delete_function(&self, name: &str) -> Result<(), Error> {
+        self.leading()?;
         let _turn = self.turn.lock().await;
-        let desired = self.desired();
-        let Some((name, _)) = desired.functions.get_key_value(name) else {
+        let known = self.known();
+        let Some((name, _)) = known.desired.functions.get_key_value(name) else {
             return Err(unknown(Kind::Function, name));
         };
-        let jobs = desired.jobs_of(name);
+        let jobs = known.desired.jobs_of(name);
         if !jobs.is_empty() {
             return Err(Error::InUse {
                 function: name.clone(),
@@ -136,162 +209,109 @@ impl Controller {
         self.forget(Kind::Function, name).await
     }
 
-    /// The status of all jobs, running or not.
+    /// Lets a node hand over what it has, and gives it no work any more; or gives it work again.
     ///
     /// # Errors
-    /// As the file system fails.
-    pub async fn jobs(&self) -> Result<Vec<JobStatus>, Error> {
-        let observed = self.node.jobs().await;
-        let mut jobs = Vec::new();
-        for (name, record) in &self.desired().jobs {
-            jobs.push(match observed.iter().find(|job| job.name == *name) {
-                Some(status) => self.with_failure(status.clone()),
-                None => self.absent(name, record).await?,
-            });
+    /// [`Error::UnknownNode`]; otherwise as the store fails.
+    pub async fn drain(self: &Arc<Self>, node: &str, drained: bool) -> Result<(), Error> {
+        let term = self.leading()?;
+        let _turn = self.turn.lock().await;
+        let known = self.known();
+        let unknown = || Error::UnknownNode(node.chars().take(Name::MAX).collect());
+        let name: Name = node.parse().map_err(|_| unknown())?;
+        // A node that is gone can be undrained, and one that comes back finds itself drained.
+        let is_known = self.fleet.seen().contains_key(&name);
+        if !self.fleet.is_many() || !(is_known || known.desired.drained().contains(&name)) {
+            return Err(unknown());
         }
-        Ok(jobs)
-    }
-
-    /// The status of a job, running or not.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`]; otherwise as the file system fails.
-    pub async fn job(&self, name: &str) -> Result<JobStatus, Error> {
-        let (name, record) = self
-            .find_job(name)
-            .ok_or_else(|| unknown(Kind::Job, name))?;
-        match self.node.job_status(&name).await {
-            Some(status) => Ok(self.with_failure(status)),
-            None => self.absent(&name, &record).await,
-        }
-    }
-
-    /// The manifest of a job's newest revision.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`].
-    pub fn manifest(&self, name: &str) -> Result<JobManifest, Error> {
-        let (name, record) = self
-            .find_job(name)
-            .ok_or_else(|| unknown(Kind::Job, name))?;
-        let (api_version, kind) = (ApiVersion::V1, tributary_api::manifest::job::JobKind::Job);
-        Ok(JobManifest {
-            api_version,
-            kind,
-            metadata: Metadata { name },
-            spec: record.spec,
-        })
-    }
-
-    /// The newest revisions of all functions.
-    #[must_use]
-    pub fn functions(&self) -> Vec<FunctionStatus> {
-        let desired = self.desired();
-        desired
-            .functions
-            .values()
-            .map(|record| function_status(&desired, record))
-            .collect()
-    }
-
-    /// The newest revision of a function.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`].
-    pub fn function(&self, name: &str) -> Result<FunctionStatus, Error> {
-        let desired = self.desired();
-        let record = desired
-            .functions
-            .get(name)
-            .ok_or_else(|| unknown(Kind::Function, name))?;
-        Ok(function_status(&desired, record))
-    }
-
-    /// The nodes.
-    pub async fn nodes(&self) -> Vec<NodeStatus> {
-        vec![self.node.node_status().await]
+        let next = self.state.store.drain(&known.desired, &name, drained).await;
+        self.adopt(next).await?;
+        self.settle().await;
+        Ok(())
     }
 
     pub(crate) fn blobs(&self) -> &crate::files::blobs::Blobs {
         &self.state.blobs
     }
 
-    fn desired(&self) -> Arc<Desired> {
-        Arc::clone(&self.desired.read().unwrap_or_else(PoisonError::into_inner))
+    /// The controller's metrics in the Prometheus text format.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
-    fn find_job(&self, name: &str) -> Option<(Name, JobRecord)> {
-        self.desired()
-            .jobs
-            .get_key_value(name)
-            .map(|(name, record)| (name.clone(), record.clone()))
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_known(&self, change: impl FnOnce(&mut Known)) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut known));
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), Error> {
+        let term = self.leading()?;
+        let known = self.known();
+        // Models under the name of a new job are what a deleted one left.
+        let jobs = commit.jobs.iter().map(|(name, _)| name);
+        for name in jobs.filter(|name| !known.desired.jobs.contains_key(*name)) {
+            self.state.models.remove(name).await?;
+        }
+        let next = self.state.store.commit(term, &known.desired, &commit).await;
+        self.adopt(next).await
     }
 
     async fn forget(&self, kind: Kind, name: &Name) -> Result<(), Error> {
-        let (store, owned) = (Arc::clone(&self.state.store), name.clone());
-        tokio::task::spawn_blocking(move || store.delete(kind, &owned)).await??;
-        self.reload().await
+        let (term, known) = (self.leading()?, self.known());
+        let store = &self.state.store;
+        let next = store.delete(term, &known.desired, kind, name).await;
+        self.adopt(next).await
     }
 
-    /// Takes over what the store holds after a transaction.
-    async fn reload(&self) -> Result<(), Error> {
-        let store = Arc::clone(&self.state.store);
-        let desired = tokio::task::spawn_blocking(move || store.load()).await??;
-        *self.desired.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(desired);
-        Ok(())
-    }
-
-    fn with_failure(&self, mut status: JobStatus) -> JobStatus {
-        if let Some(failure) = lock(&self.failures).get(&status.name) {
-            status.last_error = Some(failure.message.clone());
+    /// Takes over what a change of the store has come to.
+    async fn adopt(&self, next: Result<Desired, Error>) -> Result<(), Error> {
+        match next {
+            Ok(desired) => {
+                self.change_known(|known| known.desired = desired);
+                self.fleet.wake();
+                Ok(())
+            }
+            // Somebody else has written, or an earlier change, of which no answer came, was made after all.
+            Err(Error::Store(
+                error @ (StoreError::Conflict { .. }
+                | StoreError::Exists { .. }
+                | StoreError::Unavailable { .. }),
+            )) => {
+                self.look_up().await?;
+                self.leading()?;
+                let what = "the change".into();
+                let why = format!("{error}; look whether it was made, and repeat it if not");
+                Err(Error::Store(StoreError::Unavailable { what, why }))
+            }
+            Err(error) => Err(error),
         }
-        status
     }
 
-    /// The status of a job that the node does not run.
-    async fn absent(&self, name: &Name, record: &JobRecord) -> Result<JobStatus, Error> {
-        let failure = lock(&self.failures)
-            .get(name)
-            .map(|failure| failure.message.clone());
-        let version = self
-            .state
-            .models
-            .versions(name)
-            .await?
-            .last()
-            .copied()
-            .unwrap_or(1);
-        Ok(JobStatus {
-            name: name.clone(),
-            phase: JobPhase::Failed,
-            function: record.spec.function.name.clone(),
-            function_revision: record.function_revision,
-            revision: record.revision,
-            version,
-            rounds: record.spec.rounds,
-            expected: record.spec.expected(),
-            accepted: 0,
-            parameters: record.elements,
-            model_bytes: record.elements * 4,
-            last_error: Some(failure.unwrap_or_else(|| "the job has not been started yet".into())),
-            node: None,
-            arena: None,
-            workers: 0,
-            placement: None,
-        })
+    async fn unused_blobs(&self) -> Result<BTreeSet<String>, Error> {
+        let known = self.known();
+        let functions = known.desired.functions.values();
+        let modules = functions.map(|record| record.revision.digest);
+        let jobs = known.desired.jobs.values();
+        let models = jobs.filter_map(|record| record.spec.model.digest);
+        self.state
+            .blobs
+            .unused(&modules.chain(models).collect())
+            .await
     }
-}
 
-fn function_status(desired: &Desired, record: &FunctionRecord) -> FunctionStatus {
-    let revision = &record.revision;
-    FunctionStatus {
-        name: revision.name.clone(),
-        revision: revision.revision,
-        digest: revision.digest,
-        algebra: revision.spec.algebra,
-        limits: revision.spec.limits.clone(),
-        description: record.description.clone(),
-        jobs: desired.jobs_of(&revision.name),
+    /// Gives an order to a node that it is to carry out at once.
+    async fn order(
+        &self,
+        link: &dyn crate::link::Link,
+        command: Command,
+    ) -> Result<crate::link::Answer, Error> {
+        let term = self.leading()?;
+        let answer = self.fleet.give(link, term, command).await;
+        answer.map_err(|refusal| Error::NoNode(refusal.to_string()))
     }
 }
 

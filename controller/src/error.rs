@@ -1,7 +1,7 @@
 //! What can go wrong, and how HTTP says it.
 
 use axum::{
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use tributary_api::{
@@ -60,13 +60,18 @@ pub enum Error {
     Locked(String),
     /// The store failed.
     #[error("the store failed: {0}")]
-    Store(#[from] redb::Error),
+    Store(#[from] tributary_store::Error),
     /// A stored record cannot be read.
     #[error("the store holds a damaged record: {0}")]
     Record(#[from] serde_json::Error),
-    /// Files could not be read or written.
-    #[error("files of the state directory failed: {0}")]
-    Files(#[from] object_store::Error),
+    /// What an earlier version of the program kept could not be taken over.
+    #[error("the state of an earlier version in {path} cannot be taken over: {reason}")]
+    Legacy {
+        /// The file or directory.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The state directory could not be made.
     #[error("the state directory {path}: {error}")]
     Directory {
@@ -75,6 +80,18 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
+    /// Another controller leads, or none does.
+    #[error("{}", not_leading(leader.as_deref()))]
+    NotLeading {
+        /// The URL of the one that does.
+        leader: Option<String>,
+    },
+    /// There is no node that could check what is applied.
+    #[error("no node can check this now: {0}")]
+    NoNode(String),
+    /// There is no such node.
+    #[error("there is no node {0:?}; `tributary get nodes` lists them")]
+    UnknownNode(String),
     /// A task of this process died.
     #[error("an internal task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -91,6 +108,12 @@ impl Error {
                 kind: Kind::Job, ..
             } => (404, "unknown-job", "Unknown job"),
             Self::Unknown { .. } => (404, "unknown-function", "Unknown function"),
+            Self::UnknownNode(_) => (404, "unknown-node", "Unknown node"),
+            Self::NotLeading { .. } => (503, "not-leading", "Not leading"),
+            Self::NoNode(_) => (503, "no-node", "No node"),
+            Self::Store(error) if error.is_unavailable() => {
+                (503, "store-unavailable", "Store unavailable")
+            }
             Self::UnknownBlob(_) => (404, "unknown-blob", "Unknown blob"),
             Self::InUse { .. } => (409, "in-use", "In use"),
             Self::DigestMismatch { .. } => (422, "digest-mismatch", "Digest mismatch"),
@@ -98,7 +121,7 @@ impl Error {
             Self::Locked(_)
             | Self::Store(_)
             | Self::Record(_)
-            | Self::Files(_)
+            | Self::Legacy { .. }
             | Self::Directory { .. }
             | Self::Task(_) => (500, "internal", "Internal error"),
         };
@@ -113,10 +136,15 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        if problem.status >= 500 {
+        if problem.status == 500 {
             tracing::error!(error = %self, "request failed");
         }
-        problem_response(&problem)
+        let mut response = problem_response(&problem);
+        if problem.status == 503 {
+            let soon = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, soon);
+        }
+        response
     }
 }
 
@@ -133,17 +161,12 @@ pub fn problem_response(problem: &Problem) -> Response {
         .into_response()
 }
 
-macro_rules! store_errors {
-    ($($error:ident),*) => {$(
-        impl From<redb::$error> for Error {
-            fn from(error: redb::$error) -> Self {
-                Self::Store(error.into())
-            }
-        }
-    )*};
+fn not_leading(leader: Option<&str>) -> String {
+    match leader {
+        Some(url) => format!("this controller does not lead, {url} does; ask that one"),
+        None => "no controller leads at the moment; ask again".into(),
+    }
 }
-
-store_errors!(CommitError, StorageError, TableError, TransactionError);
 
 fn summary(errors: &[FieldError]) -> String {
     match errors {

@@ -1,37 +1,31 @@
-//! Large things, kept through `object_store`: a local directory now, a bucket by URL later.
+//! Large things, kept in buckets of objects: files of a directory, or in NATS.
 
 pub(crate) mod blobs;
 pub(crate) mod models;
+pub(crate) mod spool;
 
-use std::{fs, io, path::Path, sync::Arc};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tributary_store::{Error, Object, Objects};
 
-use object_store::{ObjectStore, local::LocalFileSystem};
-
-use crate::Error;
-
-/// An object store in `directory`, durable and without what a killed process left half-written.
-fn local(directory: &Path) -> Result<Arc<dyn ObjectStore>, Error> {
-    let failed = |error| Error::Directory {
-        path: directory.display().to_string(),
-        error,
-    };
-    fs::create_dir_all(directory).map_err(failed)?;
-    remove_staged(directory).map_err(failed)?;
-    let store = LocalFileSystem::new_with_prefix(directory)?;
-    Ok(Arc::new(
-        store.with_fsync(true).with_automatic_cleanup(true),
-    ))
+/// An object, whole.
+async fn whole(objects: &dyn Objects, name: &str) -> Result<Option<Bytes>, Error> {
+    match objects.get(name).await? {
+        Some(object) => beginning(object, usize::MAX).await.map(Some),
+        None => Ok(None),
+    }
 }
 
-/// `object_store` writes to `<name>#<number>` and renames when all is written. Nothing here has a '#' in its name.
-fn remove_staged(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_staged(&entry.path())?;
-        } else if entry.file_name().to_string_lossy().contains('#') {
-            fs::remove_file(entry.path())?;
+/// The first `length` bytes of an object, or as many as it has; a little more may be read.
+async fn beginning(mut object: Object, length: usize) -> Result<Bytes, Error> {
+    let capacity = usize::try_from(object.bytes).unwrap_or(usize::MAX);
+    let mut bytes = BytesMut::with_capacity(capacity.min(length));
+    while bytes.len() < length {
+        match object.content.next().await {
+            Some(piece) => bytes.extend_from_slice(&piece?),
+            None => break,
         }
     }
-    Ok(())
+    bytes.truncate(length);
+    Ok(bytes.freeze())
 }

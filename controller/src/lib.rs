@@ -1,28 +1,40 @@
 //! The control plane: desired state and its application.
 //!
 //! # Layout
-//! - [`State`]: what the control plane keeps on disk. Three parts, each with its own way to be crash-safe:
-//!   `store` (redb: immutable revisions of functions and jobs, one transaction per apply), `blobs`
-//!   (content-addressed files) and `models` (the versions that rounds made; see [`Models`]).
-//! - [`Controller`]: plans what manifests change, lets the node check it, commits it, and brings the node to it.
+//! - [`State`]: what the control plane keeps, in a directory or in NATS. Three parts, each with its own way to be
+//!   crash-safe: `store` (immutable revisions of functions and jobs, one swap per apply), `blobs` (content-addressed
+//!   objects) and `models` (the versions that rounds made; see [`Models`]).
+//! - `link`: how nodes are reached. [`Station`] is the node's end, in this process or behind the bus.
+//! - `fleet`: which nodes there are, by their beats.
+//! - [`Controller`]: plans what manifests change, lets a node check it, commits it, and brings the nodes to it.
 //! - [`routes`]: the HTTP interface.
 //!
-//! The plan is a pure function of the desired state and the manifests (`plan`), and so is the comparison of
-//! desired and observed jobs (`reconcile`); everything that can fail or wait is in `controller`.
+//! What manifests change (`plan`), where jobs go (`placing`) and what a node must be told (`reconcile`) are pure
+//! functions; everything that can fail or wait is in `controller`.
 #![forbid(unsafe_code)]
 
 mod controller;
 mod diff;
 mod error;
 mod files;
+mod fleet;
+mod legacy;
+mod link;
+mod metrics;
+mod placing;
 mod plan;
 mod reconcile;
 mod routes;
 mod state;
 mod store;
+#[cfg(test)]
+mod testing;
+mod voice;
 
-pub use controller::Controller;
+pub use controller::{Controller, Options};
 pub use error::{Error, problem_response};
-pub use files::models::Models;
-pub use routes::routes;
+pub use files::{models::Models, spool::Spool};
+pub use link::{Beat, NodeReport, Station, serve_node};
+pub use routes::{controller_routes, node_routes, routes};
 pub use state::State;
+pub use voice::Publisher;

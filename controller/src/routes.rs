@@ -1,6 +1,8 @@
 //! The HTTP interface of the control plane.
 //!
-//! A node merges these routes with its own; it answers `GET /v1/jobs/{job}`, rounds and models itself.
+//! A process that is controller and node merges these routes with the node's own: updates, rounds and models.
+
+mod elsewhere;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -9,6 +11,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path, RawQuery, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -16,11 +19,13 @@ use serde_json::{Value, json};
 use tributary_api::{
     Digest,
     apply::ApplyResult,
+    fleet::{NodeEntry, PlacementDescription},
     manifest::JobManifest,
-    status::{FunctionStatus, JobStatus, NodeStatus},
+    status::{FunctionStatus, JobStatus},
 };
 
 use crate::{Controller, Error, files::blobs::BLOB_BYTES_MAX};
+pub use elsewhere::{controller_routes, node_routes};
 
 /// The largest body of an apply: manifests are small, large things are blobs.
 const APPLY_BYTES_MAX: usize = 16 << 20;
@@ -29,7 +34,10 @@ type Api = State<Arc<Controller>>;
 
 /// The routes of `controller`:
 /// `POST /v1/apply`, `PUT|HEAD /v1/blobs/{digest}`, `GET /v1/jobs`, `GET|DELETE /v1/jobs/{job}`,
-/// `GET /v1/jobs/{job}/manifest`, `GET /v1/functions`, `GET|DELETE /v1/functions/{function}`, `GET /v1/nodes`.
+/// `GET /v1/jobs/{job}/manifest`, `GET /v1/jobs/{job}/placement`, `GET /v1/functions`,
+/// `GET|DELETE /v1/functions/{function}`, `GET /v1/nodes`, `PUT|DELETE /v1/nodes/{node}/drain`.
+///
+/// A controller that does not lead answers what it can, and sends writes to the one that does.
 pub fn routes(controller: Arc<Controller>) -> Router {
     Router::new()
         .route(
@@ -40,12 +48,18 @@ pub fn routes(controller: Arc<Controller>) -> Router {
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{job}", get(job).delete(delete_job))
         .route("/v1/jobs/{job}/manifest", get(manifest))
+        .route("/v1/jobs/{job}/placement", get(placement))
         .route("/v1/functions", get(functions))
         .route(
             "/v1/functions/{function}",
             get(function).delete(delete_function),
         )
         .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{node}/drain", put(drain).delete(undrain))
+        .layer(from_fn_with_state(
+            Arc::clone(&controller),
+            elsewhere::to_leader,
+        ))
         .with_state(controller)
 }
 
@@ -117,8 +131,33 @@ async fn job(State(controller): Api, Path(job): Path<String>) -> Result<Json<Job
     Ok(Json(controller.job(&job).await?))
 }
 
-async fn nodes(State(controller): Api) -> Result<Json<Vec<NodeStatus>>, Infallible> {
+async fn placement(
+    State(controller): Api,
+    Path(job): Path<String>,
+) -> Result<Json<PlacementDescription>, Error> {
+    Ok(Json(controller.placement(&job).await?))
+}
+
+async fn nodes(State(controller): Api) -> Result<Json<Vec<NodeEntry>>, Infallible> {
     Ok(Json(controller.nodes().await))
+}
+
+async fn drain(State(controller): Api, Path(node): Path<String>) -> Result<StatusCode, Error> {
+    set_drained(controller, node, true).await
+}
+
+async fn undrain(State(controller): Api, Path(node): Path<String>) -> Result<StatusCode, Error> {
+    set_drained(controller, node, false).await
+}
+
+async fn set_drained(
+    controller: Arc<Controller>,
+    node: String,
+    drained: bool,
+) -> Result<StatusCode, Error> {
+    let task = tokio::spawn(async move { controller.drain(&node, drained).await });
+    task.await??;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn manifest(

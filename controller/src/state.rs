@@ -1,4 +1,4 @@
-//! What the control plane keeps on disk.
+//! What the control plane keeps.
 
 use std::{
     fs::DirBuilder,
@@ -8,57 +8,84 @@ use std::{
 };
 
 use tributary_api::control::Checkpoints;
+use tributary_store::{Backend, Keys, embedded};
 
 use crate::{
     Error,
-    files::{blobs::Blobs, models::Models},
+    files::{blobs::Blobs, models::Models, spool::Spool},
+    legacy,
     store::Store,
 };
 
-/// The state directory, opened. Only one process can have it open.
+/// The state of the control plane: in a directory of one process, or where several processes share it.
+#[derive(Debug, Clone)]
 pub struct State {
-    pub(crate) store: Arc<Store>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) store: Store,
+    /// Each job's placement.
+    pub(crate) placements: Arc<dyn Keys>,
     pub(crate) blobs: Blobs,
     pub(crate) models: Models,
-    directory: PathBuf,
 }
 
 impl State {
-    /// Opens the state in `directory`, which is made (mode 0700) if it does not exist.
+    /// Opens the state in `directory`, which is made (mode 0700) if it does not exist. What an earlier version of the
+    /// program kept there is taken over.
     ///
     /// # Errors
     /// [`Error::Locked`] if another process has it open; otherwise as the file system fails.
-    pub fn open(directory: &Path) -> Result<Self, Error> {
-        let failed = |error| Error::Directory {
-            path: directory.display().to_string(),
-            error,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(failed)?;
-        // The store first: its lock keeps a second process from the files.
-        let store = Arc::new(Store::open(&directory.join("store.redb"))?);
-        let blobs = Blobs::open(&directory.join("blobs"))?;
-        let models = Models::open(&directory.join("models"))?;
+    pub async fn open(directory: &Path) -> Result<Self, Error> {
+        make(directory)?;
+        let legacy = legacy::find(directory)?;
+        let backend = embedded::open(directory, embedded::Options::default())?;
+        let state = Self::on(Arc::new(backend)).await?;
+        if let Some(legacy) = legacy {
+            legacy.take_over(&state.store).await?;
+        }
+        Ok(state)
+    }
+
+    /// The state that `backend` holds.
+    ///
+    /// # Errors
+    /// As the store fails.
+    pub async fn on(backend: Arc<dyn Backend>) -> Result<Self, Error> {
         Ok(Self {
-            store,
-            blobs,
-            models,
-            directory: directory.into(),
+            store: Store::new(backend.keys("desired", None).await?),
+            placements: backend.keys("placements", None).await?,
+            blobs: Blobs::new(backend.objects("blobs").await?),
+            models: Models::new(backend.objects("models").await?),
+            backend,
         })
     }
 
-    /// Where a node keeps the models that its rounds make.
+    /// Where a node of this process keeps the models that its rounds make.
     #[must_use]
     pub fn checkpoints(&self) -> Arc<dyn Checkpoints> {
         Arc::new(self.models.clone())
     }
 
-    /// A directory beside the state for a part of the node, such as `modules`. It is not made.
-    #[must_use]
-    pub fn directory_of(&self, part: &str) -> PathBuf {
-        self.directory.join(part)
+    /// Where a node that is one of several keeps the models that its rounds make: in the shared store, and while that
+    /// cannot be reached in `directory`.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process has the directory open; otherwise as the file system fails.
+    pub async fn spool(&self, directory: PathBuf) -> Result<Arc<Spool>, Error> {
+        make(&directory)?;
+        let own = embedded::open(&directory, embedded::Options::default())?;
+        let own = Models::new(own.objects("models").await?);
+        let (models, backend) = (self.models.clone(), Arc::clone(&self.backend));
+        Ok(Arc::new(Spool::new(models, backend, own)))
     }
+}
+
+fn make(directory: &Path) -> Result<(), Error> {
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    made.map_err(|error| Error::Directory {
+        path: directory.display().to_string(),
+        error,
+    })
 }

@@ -1,23 +1,34 @@
-//! Desired state in redb: immutable revisions and which of them are live.
+//! Desired state: immutable revisions, and one key that says which of them are live.
+//!
+//! Bucket `desired`, in any [`Keys`]:
+//! - `revisions/<kind>/<name>/<revision>.<term>`: a function's or job's revision in JSON. Never changed: the term tells
+//!   what two leaders wrote under the same number.
+//! - `heads`: for each kind and name the last revision ever given, whose record it is, and whether the thing exists.
+//!
+//! `heads` is changed by compare and swap, and that is the moment at which an apply happens, all or nothing; records
+//! that it does not name were never applied. It is the fence as well: who begins to lead writes its term into it, and
+//! whoever led before has seen another revision of the key and cannot write any more.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tributary_api::{
     Name,
     control::{FunctionDescription, FunctionRevision},
     manifest::{JobSpec, Kind},
 };
+use tributary_store::{Error as StoreError, Keys};
 
 use crate::Error;
 
-/// Kind, name and revision to the record in JSON. A record is never changed.
-const REVISIONS: TableDefinition<(&str, &str, u64), &[u8]> = TableDefinition::new("revisions");
+/// The key that is swapped.
+pub(crate) const HEADS: &str = "heads";
 
-/// Kind and name to the last revision ever given, and whether the thing exists. The row outlives the thing, so
-/// that a revision's number never means two things.
-const HEADS: TableDefinition<(&str, &str), (u64, bool)> = TableDefinition::new("heads");
+/// The records of a thing that can be found by their number. Jobs that run at an older one are started anew.
+const RECORDS_FOUND: usize = 8;
 
 /// A function's revision and what its module says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,7 +52,32 @@ pub(crate) struct JobRecord {
 pub(crate) struct Desired {
     pub(crate) functions: BTreeMap<Name, FunctionRecord>,
     pub(crate) jobs: BTreeMap<Name, JobRecord>,
-    last: BTreeMap<(Kind, Name), u64>,
+    /// Older revisions of jobs that can still be found.
+    older: BTreeMap<(Name, u64), JobRecord>,
+    heads: Heads,
+    /// The revision of the key `heads`; 0 if there is none.
+    seen: u64,
+}
+
+/// The value of the key `heads`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Heads {
+    /// The term of the leader who wrote it.
+    term: u64,
+    functions: BTreeMap<Name, Head>,
+    jobs: BTreeMap<Name, Head>,
+    /// Nodes that are to be given no work.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    drained: BTreeSet<Name>,
+}
+
+/// The last revision of a thing. It outlives the thing, so that a revision's number never means two things.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Head {
+    last: u64,
+    live: bool,
+    /// The newest revisions, and under which term each was written.
+    terms: BTreeMap<u64, u64>,
 }
 
 /// New revisions, committed together.
@@ -51,14 +87,15 @@ pub(crate) struct Commit {
     pub(crate) jobs: Vec<(Name, JobRecord)>,
 }
 
+#[derive(Debug, Clone)]
 pub(crate) struct Store {
-    database: Database,
+    keys: Arc<dyn Keys>,
 }
 
 impl Desired {
     /// The number of the next revision.
     pub(crate) fn next_revision(&self, kind: Kind, name: &Name) -> u64 {
-        self.last.get(&(kind, name.clone())).copied().unwrap_or(0) + 1
+        self.heads.of(kind).get(name).map_or(0, |head| head.last) + 1
     }
 
     /// The jobs that use a function.
@@ -68,134 +105,285 @@ impl Desired {
         };
         self.jobs.iter().filter_map(uses).collect()
     }
+
+    /// A job's revision, if it can still be found.
+    pub(crate) fn job_at(&self, name: &Name, revision: u64) -> Option<&JobRecord> {
+        let live = self
+            .jobs
+            .get(name)
+            .filter(|record| record.revision == revision);
+        live.or_else(|| self.older.get(&(name.clone(), revision)))
+    }
+
+    /// Adds a revision that can be found.
+    #[cfg(test)]
+    pub(crate) fn remember(&mut self, name: &Name, record: JobRecord) {
+        self.older.insert((name.clone(), record.revision), record);
+    }
+
+    /// The nodes that are to be given no work.
+    pub(crate) fn drained(&self) -> &BTreeSet<Name> {
+        &self.heads.drained
+    }
+
+    /// The heads, for the leader of this term to change. What another leader wrote is not to be changed, however it
+    /// became known.
+    fn heads_of(&self, term: u64) -> Result<Heads, Error> {
+        if self.heads.term == term {
+            Ok(self.heads.clone())
+        } else {
+            Err(Error::NotLeading { leader: None })
+        }
+    }
+
+    /// The term of the last leader that has written.
+    pub(crate) fn term(&self) -> u64 {
+        self.heads.term
+    }
+}
+
+impl Heads {
+    fn of(&self, kind: Kind) -> &BTreeMap<Name, Head> {
+        match kind {
+            Kind::Function => &self.functions,
+            Kind::Job => &self.jobs,
+        }
+    }
+
+    fn of_mut(&mut self, kind: Kind) -> &mut BTreeMap<Name, Head> {
+        match kind {
+            Kind::Function => &mut self.functions,
+            Kind::Job => &mut self.jobs,
+        }
+    }
+
+    /// Makes `revision`, written under this term, the live one.
+    fn advance(&mut self, kind: Kind, name: &Name, revision: u64) {
+        let term = self.term;
+        let head = self.of_mut(kind).entry(name.clone()).or_default();
+        (head.last, head.live) = (revision, true);
+        head.terms.insert(revision, term);
+        while head.terms.len() > RECORDS_FOUND {
+            head.terms.pop_first();
+        }
+    }
 }
 
 impl Store {
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::create(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => Error::Locked(path.display().to_string()),
-            other => Error::Store(other.into()),
-        })?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(REVISIONS)?;
-        transaction.open_table(HEADS)?;
-        transaction.commit()?;
-        Ok(Self { database })
+    pub(crate) fn new(keys: Arc<dyn Keys>) -> Self {
+        Self { keys }
     }
 
-    pub(crate) fn load(&self) -> Result<Desired, Error> {
-        let transaction = self.database.begin_read()?;
-        let (heads, revisions) = (
-            transaction.open_table(HEADS)?,
-            transaction.open_table(REVISIONS)?,
-        );
+    pub(crate) fn keys(&self) -> &Arc<dyn Keys> {
+        &self.keys
+    }
+
+    /// What is desired now. Records that `known` has are not read again.
+    pub(crate) async fn load(&self, known: &Desired) -> Result<Desired, Error> {
+        let Some(entry) = self.keys.get(HEADS).await? else {
+            return Ok(Desired::default());
+        };
+        if entry.revision == known.seen {
+            return Ok(known.clone());
+        }
+        let heads: Heads = serde_json::from_slice(&entry.value)?;
         let mut desired = Desired::default();
-        for row in heads.iter()? {
-            let (key, head) = row?;
-            let ((kind, name), (last, live)) = (key.value(), head.value());
-            let (kind, name) = (kind_of(kind)?, name_of(name)?);
-            if live {
-                match kind {
-                    Kind::Function => {
-                        desired
-                            .functions
-                            .insert(name.clone(), record(&revisions, kind, &name, last)?);
-                    }
-                    Kind::Job => {
-                        desired
-                            .jobs
-                            .insert(name.clone(), record(&revisions, kind, &name, last)?);
-                    }
+        for (name, head) in &heads.functions {
+            if head.live {
+                let found = known.functions.get(name);
+                let record = match found.filter(|known| known.revision.revision == head.last) {
+                    Some(record) => record.clone(),
+                    None => self.record(Kind::Function, name, head, head.last).await?,
+                };
+                desired.functions.insert(name.clone(), record);
+            }
+        }
+        for (name, head) in heads.jobs.iter().filter(|(_, head)| head.live) {
+            for revision in head.terms.keys().copied() {
+                let record = match known.job_at(name, revision) {
+                    Some(record) => record.clone(),
+                    None => self.record(Kind::Job, name, head, revision).await?,
+                };
+                if revision == head.last {
+                    desired.jobs.insert(name.clone(), record);
+                } else {
+                    desired.older.insert((name.clone(), revision), record);
                 }
             }
-            desired.last.insert((kind, name), last);
+        }
+        (desired.heads, desired.seen) = (heads, entry.revision);
+        Ok(desired)
+    }
+
+    /// Begins to lead: from now on nobody of an earlier term can write.
+    pub(crate) async fn fence(&self, term: u64) -> Result<Desired, Error> {
+        let mut known = Desired::default();
+        loop {
+            known = self.load(&known).await?;
+            if known.heads.term > term {
+                return Err(Error::NotLeading { leader: None });
+            }
+            let mut heads = known.heads.clone();
+            heads.term = term;
+            match self.swap(&known, heads).await {
+                // Somebody, perhaps the one who led before, was faster this time.
+                Err(Error::Store(StoreError::Conflict { .. } | StoreError::Exists { .. })) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Makes new revisions live, all or none.
+    pub(crate) async fn commit(
+        &self,
+        term: u64,
+        base: &Desired,
+        commit: &Commit,
+    ) -> Result<Desired, Error> {
+        let mut heads = base.heads_of(term)?;
+        for record in &commit.functions {
+            let FunctionRevision { name, revision, .. } = &record.revision;
+            self.write(Kind::Function, name, *revision, heads.term, record)
+                .await?;
+            heads.advance(Kind::Function, name, *revision);
+        }
+        for (name, record) in &commit.jobs {
+            self.write(Kind::Job, name, record.revision, heads.term, record)
+                .await?;
+            heads.advance(Kind::Job, name, record.revision);
+        }
+        self.swap(base, heads).await
+    }
+
+    /// Forgets a thing and its revisions, but not how many there were.
+    pub(crate) async fn delete(
+        &self,
+        term: u64,
+        base: &Desired,
+        kind: Kind,
+        name: &Name,
+    ) -> Result<Desired, Error> {
+        let mut heads = base.heads_of(term)?;
+        if let Some(head) = heads.of_mut(kind).get_mut(name) {
+            head.live = false;
+            head.terms.clear();
+        }
+        let desired = self.swap(base, heads).await?;
+        // Nothing names these any more; what stays behind costs a few bytes.
+        if let Err(error) = self.delete_records(kind, name).await {
+            tracing::warn!(%kind, %name, %error, "old revisions stay in the store");
         }
         Ok(desired)
     }
 
-    /// A job's revision, live or not.
-    pub(crate) fn job(&self, name: &Name, revision: u64) -> Result<Option<JobRecord>, Error> {
-        let transaction = self.database.begin_read()?;
-        let revisions = transaction.open_table(REVISIONS)?;
-        let row = revisions.get((Kind::Job.as_str(), name.as_str(), revision))?;
-        row.map(|bytes| serde_json::from_slice(bytes.value()).map_err(Error::from))
-            .transpose()
+    /// Says whether a node is to be given work.
+    pub(crate) async fn drain(
+        &self,
+        term: u64,
+        base: &Desired,
+        node: &Name,
+        drained: bool,
+    ) -> Result<Desired, Error> {
+        let mut heads = base.heads_of(term)?;
+        let changed = if drained {
+            heads.drained.insert(node.clone())
+        } else {
+            heads.drained.remove(node)
+        };
+        if changed {
+            self.swap(base, heads).await
+        } else {
+            Ok(base.clone())
+        }
     }
 
-    pub(crate) fn commit(&self, commit: &Commit) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut heads = transaction.open_table(HEADS)?;
-            let mut revisions = transaction.open_table(REVISIONS)?;
-            let functions = commit.functions.iter().map(|record| {
-                let json = serde_json::to_vec(record)?;
-                Ok::<_, Error>((
-                    Kind::Function,
-                    &record.revision.name,
-                    record.revision.revision,
-                    json,
-                ))
-            });
-            let jobs = commit.jobs.iter().map(|(name, record)| {
-                Ok((
-                    Kind::Job,
-                    name,
-                    record.revision,
-                    serde_json::to_vec(record)?,
-                ))
-            });
-            for row in functions.chain(jobs) {
-                let (kind, name, revision, json) = row?;
-                revisions.insert((kind.as_str(), name.as_str(), revision), json.as_slice())?;
-                heads.insert((kind.as_str(), name.as_str()), (revision, true))?;
+    /// Writes `heads` if nobody has since `base` was read.
+    async fn swap(&self, base: &Desired, heads: Heads) -> Result<Desired, Error> {
+        let value = serde_json::to_vec(&heads)?.into();
+        if base.seen == 0 {
+            self.keys.create(HEADS, value).await?;
+        } else {
+            self.keys.update(HEADS, value, base.seen).await?;
+        }
+        self.load(base).await
+    }
+
+    async fn record<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        name: &Name,
+        head: &Head,
+        revision: u64,
+    ) -> Result<T, Error> {
+        let missing = || {
+            let what = format!("{kind} {name} has no revision {revision}");
+            Error::Record(serde::de::Error::custom(what))
+        };
+        let term = head.terms.get(&revision).ok_or_else(missing)?;
+        let entry = self.keys.get(&key(kind, name, revision, *term)).await?;
+        Ok(serde_json::from_slice(&entry.ok_or_else(missing)?.value)?)
+    }
+
+    async fn write<T: Serialize>(
+        &self,
+        kind: Kind,
+        name: &Name,
+        revision: u64,
+        term: u64,
+        record: &T,
+    ) -> Result<(), Error> {
+        let (key, value) = (
+            key(kind, name, revision, term),
+            serde_json::to_vec(record)?.into(),
+        );
+        // One that is there was written by this very leader, for an apply that did not come to its end.
+        self.keys.put(&key, value).await?;
+        Ok(())
+    }
+
+    async fn delete_records(&self, kind: Kind, name: &Name) -> Result<(), StoreError> {
+        for (key, _) in self.keys.list(&prefix(kind, name)).await? {
+            self.keys.delete(&key).await?;
+        }
+        Ok(())
+    }
+}
+
+fn prefix(kind: Kind, name: &Name) -> String {
+    format!("revisions/{kind}/{name}/")
+}
+
+fn key(kind: Kind, name: &Name, revision: u64, term: u64) -> String {
+    format!("{}{revision}.{term}", prefix(kind, name))
+}
+
+/// A thing and its revisions, as an earlier version of the program kept them.
+pub(crate) struct Former {
+    pub(crate) kind: Kind,
+    pub(crate) name: Name,
+    pub(crate) last: u64,
+    pub(crate) live: bool,
+    /// Revisions and their records.
+    pub(crate) records: Vec<(u64, Vec<u8>)>,
+}
+
+impl Store {
+    /// Brings what an earlier version kept into an empty store; again, if a process has died over it.
+    pub(crate) async fn take_over(&self, all: Vec<Former>) -> Result<(), Error> {
+        let base = self.load(&Desired::default()).await?;
+        if base.seen != 0 {
+            return Ok(());
+        }
+        let mut heads = Heads::default();
+        for former in all {
+            for (revision, record) in former.records.iter().filter(|_| former.live) {
+                let key = key(former.kind, &former.name, *revision, heads.term);
+                self.keys.put(&key, record.clone().into()).await?;
+                heads.advance(former.kind, &former.name, *revision);
             }
+            let head = heads.of_mut(former.kind).entry(former.name).or_default();
+            (head.last, head.live) = (former.last, former.live);
         }
-        Ok(transaction.commit()?)
+        self.swap(&base, heads).await.map(drop)
     }
-
-    /// Forgets a thing and its revisions, but not how many there were.
-    pub(crate) fn delete(&self, kind: Kind, name: &Name) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut heads = transaction.open_table(HEADS)?;
-            let mut revisions = transaction.open_table(REVISIONS)?;
-            let last = heads
-                .get((kind.as_str(), name.as_str()))?
-                .map_or(0, |head| head.value().0);
-            heads.insert((kind.as_str(), name.as_str()), (last, false))?;
-            let all = (kind.as_str(), name.as_str(), 0)..=(kind.as_str(), name.as_str(), last);
-            revisions.retain_in(all, |_, _| false)?;
-        }
-        Ok(transaction.commit()?)
-    }
-}
-
-fn record<T: DeserializeOwned>(
-    revisions: &impl ReadableTable<(&'static str, &'static str, u64), &'static [u8]>,
-    kind: Kind,
-    name: &Name,
-    revision: u64,
-) -> Result<T, Error> {
-    let missing = || damaged(&format!("{kind} {name} has no revision {revision}"));
-    let row = revisions
-        .get((kind.as_str(), name.as_str(), revision))?
-        .ok_or_else(missing)?;
-    Ok(serde_json::from_slice(row.value())?)
-}
-
-fn kind_of(text: &str) -> Result<Kind, Error> {
-    let known = Kind::ALL.into_iter().find(|kind| kind.as_str() == text);
-    known.ok_or_else(|| {
-        damaged(&format!(
-            "unknown kind {text:?}; was it written by a newer version?"
-        ))
-    })
-}
-
-fn name_of(text: &str) -> Result<Name, Error> {
-    text.parse().map_err(|error| damaged(&format!("{error}")))
-}
-
-fn damaged(what: &str) -> Error {
-    Error::Record(serde::de::Error::custom(what))
 }

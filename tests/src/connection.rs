@@ -142,6 +142,28 @@ impl Connection {
         Ok(answer)
     }
 
+    /// True if no byte comes for so long. What is true sometimes is no proof; what is false is.
+    ///
+    /// # Panics
+    /// If the socket has no time-outs.
+    #[must_use]
+    pub fn is_silent_for(&mut self, time: Duration) -> bool {
+        self.stream
+            .set_read_timeout(Some(time))
+            .expect("a socket's option");
+        let read = self.fill();
+        self.stream
+            .set_read_timeout(Some(TIMEOUT))
+            .expect("a socket's option");
+        let silent = |error: io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            )
+        };
+        read.is_err_and(silent)
+    }
+
     /// True once the server has closed the connection; waits for it.
     #[must_use]
     pub fn is_closed(&mut self) -> bool {

@@ -10,7 +10,8 @@
 //! - [`job`], [`manifest`]: jobs as a client and as an operator sees them. [`local`]: clients on the server's host.
 //! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
 //!   lie, and right answers.
-//! - [`nats`]: real NATS servers. [`guest`]: functions that misbehave. [`fates`]: workers that die.
+//! - [`cluster`]: controllers and nodes on hosts of their own. [`nats`]: real NATS servers.
+//! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
 //! Every scenario is a function of a [`Sidecar`]; [`on_both_sidecars!`] makes a test of it for each.
@@ -22,6 +23,7 @@
     reason = "a test says what is wrong by panicking"
 )]
 
+pub mod cluster;
 pub mod connection;
 pub mod encoded;
 pub mod fates;

@@ -1,7 +1,6 @@
 //! Real NATS servers: alone or as a cluster, each with a store of its own, killed and started again at will.
 
 use std::env;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -258,15 +257,15 @@ impl NatsCluster {
 
 /// The configuration of one of a cluster.
 fn cluster(routes: &[u16], index: usize) -> String {
-    let mut text = format!(
-        "cluster {{ name: test, listen: \"127.0.0.1:{}\", routes: [",
-        routes[index]
-    );
-    for port in routes {
-        let _ = write!(text, "\"nats-route://127.0.0.1:{port}\" ");
-    }
-    text.push_str("] }");
-    text
+    let urls = routes
+        .iter()
+        .map(|port| format!("\"nats-route://127.0.0.1:{port}\""));
+    let urls: Vec<String> = urls.collect();
+    let own = routes[index];
+    format!(
+        "cluster {{ name: test, listen: \"127.0.0.1:{own}\", routes: [{}] }}",
+        urls.join(", ")
+    )
 }
 
 /// Whether a NATS server answers there.

@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    io::{Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +13,7 @@ use tributary_api::{
 };
 
 use crate::{
-    client::Client,
+    client::{Client, Payload},
     failure::Failure,
     output::{self, Output},
     sources::{self, Source},
@@ -50,7 +49,7 @@ fn resolve(client: &Client, sources: &[Source]) -> Result<Vec<Manifest>, Failure
     for source in sources {
         let digest = match source.file() {
             None => None,
-            Some((path, field)) => match open(&path) {
+            Some((path, field)) => match digest(&path) {
                 Ok((file, digest)) => {
                     upload(client, &path, file, digest)?;
                     Some(digest)
@@ -72,20 +71,18 @@ fn resolve(client: &Client, sources: &[Source]) -> Result<Vec<Manifest>, Failure
     }
 }
 
-fn open(path: &Path) -> std::io::Result<(File, Digest)> {
+fn digest(path: &Path) -> std::io::Result<(u64, Digest)> {
     let mut file = File::open(path)?;
-    let digest = sources::digest(&mut file)?;
-    file.seek(SeekFrom::Start(0))?;
-    Ok((file, digest))
+    let size = file.metadata()?.len();
+    Ok((size, sources::digest(&mut file)?))
 }
 
-fn upload(client: &Client, path: &Path, file: File, digest: Digest) -> Result<(), Failure> {
+fn upload(client: &Client, path: &Path, size: u64, digest: Digest) -> Result<(), Failure> {
     let blob = format!("/v1/blobs/{digest}");
     if client.exists(&blob)? {
         return Ok(());
     }
-    let size = file.metadata().map_or(0, |metadata| metadata.len());
-    let _: Value = client.put(&blob, file)?;
+    let _: Value = client.put(&blob, Payload::File(path))?;
     output::say(&format!(
         "uploaded {} ({})",
         path.display(),

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tributary_api::{
     Name,
-    manifest::{Closing, JobManifest},
-    status::{FunctionStatus, JobPhase, JobStatus, NodeStatus, PlanStatus, RoundStatus},
+    fleet::{NodeEntry, PlacementDescription},
+    manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer},
+    placement::{BUCKETS, Duty},
+    status::{FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus},
 };
 
 use super::get;
@@ -14,7 +16,7 @@ use crate::{
     args::Describe,
     client::Client,
     failure::Failure,
-    output::{Output, bytes},
+    output::{Output, Table, bytes},
 };
 
 /// The rounds that are shown of a job.
@@ -25,6 +27,9 @@ const ROUNDS_SHOWN: usize = 5;
 struct JobDescription {
     status: JobStatus,
     manifest: JobManifest,
+    /// If the job is one of several nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: Option<PlacementDescription>,
     rounds: Vec<RoundStatus>,
 }
 
@@ -39,8 +44,8 @@ pub(crate) fn run(client: &Client, output: &Output, what: Describe) -> Result<()
             output.write(&client.get(&format!("/v1/functions/{name}"))?, function)
         }
         Describe::Node { name } => {
-            let nodes: Vec<NodeStatus> = client.get("/v1/nodes")?;
-            let found = nodes.into_iter().find(|node| node.name == name);
+            let nodes: Vec<NodeEntry> = client.get("/v1/nodes")?;
+            let found = nodes.into_iter().find(|node| node.status.name == name);
             let found = found.ok_or_else(|| {
                 Failure::NotFound(format!(
                     "there is no node {name}; `tributary get nodes` lists them"
@@ -57,13 +62,18 @@ fn fetch_job(client: &Client, name: &Name) -> Result<JobDescription, Failure> {
     let mut rounds: Vec<RoundStatus> = match client.get(&format!("/v1/jobs/{name}/rounds")) {
         Ok(rounds) => rounds,
         // No node runs the job: there is nothing to tell of its rounds.
-        Err(Failure::Problem(problem)) if problem.status == 404 => Vec::new(),
+        Err(Failure::Problem(problem)) if matches!(problem.status, 404 | 503) => Vec::new(),
         Err(failure) => return Err(failure),
+    };
+    let placement = match &status.placement {
+        Some(_) => Some(client.get(&format!("/v1/jobs/{name}/placement"))?),
+        None => None,
     };
     rounds.truncate(ROUNDS_SHOWN);
     Ok(JobDescription {
         status,
         manifest,
+        placement,
         rounds,
     })
 }
@@ -72,6 +82,7 @@ fn job(description: &JobDescription) -> String {
     let JobDescription {
         status,
         manifest,
+        placement,
         rounds,
     } = description;
     let (spec, mut lines) = (&manifest.spec, Lines::default());
@@ -113,6 +124,9 @@ fn job(description: &JobDescription) -> String {
         );
     }
     lines.add("  Closes", closes(spec.closing()));
+    if let Some(allowed) = spec.round.staleness {
+        lines.add("  Takes", stale(allowed));
+    }
     lines.add(
         "Clients",
         format!("at most {} in a round", spec.clients.max),
@@ -140,11 +154,45 @@ fn job(description: &JobDescription) -> String {
     if let Some(error) = &status.last_error {
         lines.add("Last error", error);
     }
+    if let Some(placement) = placement {
+        lines.add(
+            "Placement",
+            format!("{}: {}", placement.generation, placement.reason),
+        );
+        lines.0 += "\nNodes:\n";
+        lines.0 += &members(placement);
+    }
     if !rounds.is_empty() {
         lines.0 += "\nNewest rounds:\n";
         lines.0 += &get::rounds(rounds);
     }
     lines.0
+}
+
+/// Each node's part.
+fn members(placement: &PlacementDescription) -> String {
+    let mut table = Table::new(&[
+        "NODE", "PART", "DUTY", "UPDATES", "HOME OF", "FOLLOWS", "URL",
+    ]);
+    for member in &placement.members {
+        let leads = placement.leader.as_ref() == Some(&member.node);
+        let duty = match member.duty {
+            Duty::Serving => "serving",
+            Duty::Draining => "draining",
+        };
+        let share = f64::from(member.buckets) * 100.0 / BUCKETS as f64;
+        let follows = member.generation.map(|generation| generation.to_string());
+        table.row(vec![
+            member.node.to_string(),
+            if leads { "leader" } else { "follower" }.into(),
+            duty.into(),
+            member.expected.to_string(),
+            format!("{share:.1} %"),
+            follows.unwrap_or_else(|| "-".into()),
+            member.url.clone(),
+        ]);
+    }
+    table.to_string()
 }
 
 /// The most memory that the job takes, with the arithmetic.
@@ -172,13 +220,30 @@ fn folded(plan: &PlanStatus) -> String {
 }
 
 fn closes(closing: Closing) -> String {
-    let Closing { full, deadline } = closing;
-    match deadline {
+    let Closing { full, timer } = closing;
+    match timer {
         None => format!("with {full} updates"),
-        Some((after, quorum)) => {
+        Some(Timer::Deadline(after, quorum)) => {
             format!("with {full} updates, or {after} after the first with at least {quorum}")
         }
+        Some(Timer::Window(after)) => {
+            format!("with {full} updates, or {after} after it opened with at least one")
+        }
     }
+}
+
+fn stale(allowed: Staleness) -> String {
+    let Staleness { max, weight, a, b } = allowed;
+    let a = a.unwrap_or(Staleness::A);
+    let weight = match weight {
+        StalenessWeight::Constant => "counted in full".into(),
+        StalenessWeight::Polynomial => format!("weighed by (1 + t)^-{a}"),
+        StalenessWeight::Hinge => {
+            let b = b.unwrap_or_default();
+            format!("weighed by 1 / ({a} (t - {b}) + 1) from t = {b} on")
+        }
+    };
+    format!("updates up to {max} versions old, {weight}")
 }
 
 fn function(function: &FunctionStatus) -> String {
@@ -219,15 +284,39 @@ fn function(function: &FunctionStatus) -> String {
     lines.0
 }
 
-fn node(node: &NodeStatus) -> String {
-    let mut lines = Lines::default();
+fn node(entry: &NodeEntry) -> String {
+    let (mut lines, node) = (Lines::default(), &entry.status);
     lines.add("Node", &node.name);
+    if let Some(url) = &entry.url {
+        lines.add("State", entry.state);
+        lines.add("Gateway", url);
+        lines.add("Labels", get::labels(&entry.labels));
+    }
+    if let Some(ago) = entry.heard_milliseconds_ago {
+        lines.add("Last beat", format!("{} ago", get::ago(ago)));
+    }
     lines.add("Sidecar", node.sidecar);
     if let Some(reason) = &node.sidecar_reason {
         lines.add("  Because", reason);
     }
     lines.add("Workers", node.workers);
     lines.add("Jobs", node.jobs);
+    if let Some(capacity) = &entry.capacity {
+        let whence = if capacity.measured {
+            "measured"
+        } else {
+            "assumed"
+        };
+        let (at_once, each) = (
+            capacity.concurrency_milli as f64 / 1e3,
+            capacity.update_microseconds as f64 / 1e3,
+        );
+        lines.add(
+            "Capacity",
+            format!("{at_once:.1} updates at once, {each:.2} ms each ({whence})"),
+        );
+        lines.add("Load", get::load(entry));
+    }
     lines.add("Cores", node.cores);
     lines.add("/dev/shm", format!("{} free", bytes(node.shm_free_bytes)));
     lines.add("Kernel", &node.kernel);

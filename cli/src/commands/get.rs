@@ -1,8 +1,11 @@
 //! `tributary get`.
 
+use std::collections::BTreeMap;
+
 use tributary_api::{
     Name,
-    status::{FunctionStatus, JobStatus, NodeStatus, RoundStatus},
+    fleet::NodeEntry,
+    status::{FunctionStatus, JobStatus, RoundStatus},
 };
 
 use crate::{
@@ -98,11 +101,40 @@ fn functions(functions: &Vec<FunctionStatus>) -> String {
     table.to_string()
 }
 
-fn nodes(nodes: &Vec<NodeStatus>) -> String {
+fn nodes(nodes: &Vec<NodeEntry>) -> String {
+    // What only several nodes have would be a row of dashes for one.
+    if nodes.iter().all(|node| node.url.is_none()) {
+        return machines(nodes);
+    }
+    let mut table = Table::new(&[
+        "NAME", "STATE", "LABELS", "JOBS", "WORKERS", "LOAD", "BEAT", "SIDECAR", "CORES",
+        "SHM FREE", "VERSION", "URL",
+    ]);
+    for entry in nodes {
+        let (node, beat) = (&entry.status, entry.heard_milliseconds_ago.map(ago));
+        table.row(vec![
+            node.name.clone(),
+            entry.state.to_string(),
+            labels(&entry.labels),
+            node.jobs.to_string(),
+            node.workers.to_string(),
+            load(entry),
+            beat.unwrap_or_else(|| "-".into()),
+            node.sidecar.to_string(),
+            node.cores.to_string(),
+            bytes(node.shm_free_bytes),
+            node.version.clone(),
+            entry.url.clone().unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    table.to_string()
+}
+
+fn machines(nodes: &Vec<NodeEntry>) -> String {
     let mut table = Table::new(&[
         "NAME", "SIDECAR", "WORKERS", "JOBS", "CORES", "SHM FREE", "KERNEL", "VERSION",
     ]);
-    for node in nodes {
+    for NodeEntry { status: node, .. } in nodes {
         table.row(vec![
             node.name.clone(),
             node.sidecar.to_string(),
@@ -115,6 +147,39 @@ fn nodes(nodes: &Vec<NodeStatus>) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// `disk=fast,zone=eu`.
+pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    if labels.is_empty() {
+        "-".into()
+    } else {
+        labels.join(",")
+    }
+}
+
+/// Updates in service, by Little's law, of those that can be: `0.4/16`.
+pub(super) fn load(entry: &NodeEntry) -> String {
+    let Some(capacity) = &entry.capacity else {
+        return "-".into();
+    };
+    let arrivals = capacity.arrivals_milli_per_second as f64 / 1e3;
+    let in_service = arrivals * capacity.update_microseconds as f64 / 1e6;
+    let most = capacity.concurrency_milli as f64 / 1e3;
+    format!("{in_service:.1}/{most:.0}")
+}
+
+/// A time since something: `0.4s`, `12s`, `5m`.
+pub(super) fn ago(milliseconds: u64) -> String {
+    match milliseconds / 1000 {
+        seconds @ 0..10 => format!("{seconds}.{}s", milliseconds % 1000 / 100),
+        seconds @ 10..600 => format!("{seconds}s"),
+        seconds => format!("{}m", seconds / 60),
+    }
 }
 
 pub(super) fn rounds(rounds: &Vec<RoundStatus>) -> String {

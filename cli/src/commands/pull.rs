@@ -9,7 +9,12 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
 
-use crate::{args::Pull, client::Client, failure::Failure, output::Output};
+use crate::{
+    args::Pull,
+    client::{Client, Payload},
+    failure::Failure,
+    output::Output,
+};
 
 pub(crate) fn run(client: &Client, output: &Output, pull: &Pull) -> Result<(), Failure> {
     if pull.file.is_none() && io::stdout().is_terminal() {
@@ -17,7 +22,7 @@ pub(crate) fn run(client: &Client, output: &Output, pull: &Pull) -> Result<(), F
             "a model is no text for a terminal; give -o FILE".into(),
         ));
     }
-    let response = client.send("GET", &path(pull), ())?;
+    let response = client.send("GET", &path(pull), Payload::None)?;
     if response.status() == 204 {
         let after = pull.after.unwrap_or(0);
         return Err(anyhow!("job {} has no model newer than version {after}", pull.job).into());

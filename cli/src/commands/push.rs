@@ -1,7 +1,6 @@
 //! `tributary push`.
 
 use std::{
-    fs::File,
     io::{self, Read as _},
     path::Path,
 };
@@ -9,7 +8,12 @@ use std::{
 use anyhow::Context as _;
 use tributary_api::status::UpdateReceipt;
 
-use crate::{args::Push, client::Client, failure::Failure, output::Output};
+use crate::{
+    args::Push,
+    client::{Client, Payload},
+    failure::Failure,
+    output::Output,
+};
 
 pub(crate) fn run(client: &Client, output: &Output, push: &Push) -> Result<(), Failure> {
     let path = path(push);
@@ -18,11 +22,9 @@ pub(crate) fn run(client: &Client, output: &Output, push: &Push) -> Result<(), F
         io::stdin()
             .read_to_end(&mut update)
             .context("cannot read stdin")?;
-        client.put(&path, update)?
+        client.put(&path, Payload::Bytes(&update))?
     } else {
-        let file = File::open(&push.file)
-            .with_context(|| format!("cannot read {}", push.file.display()))?;
-        client.put(&path, file)?
+        client.put(&path, Payload::File(&push.file))?
     };
     output.write(&receipt, |receipt| {
         let UpdateReceipt {

@@ -285,3 +285,91 @@ fn a_reader_that_goes_away_is_no_error() {
     let outcome = outcome(command(&["schema"]).stdout(Stdio::from(writer)));
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
 }
+
+#[test]
+fn processes_of_several_machines_say_what_they_lack() {
+    let directory = tempdir().unwrap();
+    let state = directory.path().to_str().unwrap();
+    let nats = "nats://127.0.0.1:1";
+    let missing = directory.path().join("none.creds");
+    let missing = missing.to_str().unwrap();
+    let listen = "127.0.0.1:0";
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["controller"], 2, "--nats <URL>"),
+        (&["node", "--state-dir", state], 2, "--nats <URL>"),
+        (
+            &[
+                "node",
+                "--nats",
+                nats,
+                "--state-dir",
+                state,
+                "--label",
+                "eu",
+            ],
+            2,
+            "write KEY=VALUE",
+        ),
+        (
+            &[
+                "node",
+                "--nats",
+                nats,
+                "--state-dir",
+                state,
+                "--listen",
+                "0.0.0.0:0",
+            ],
+            1,
+            "give --advertise http://HOST:",
+        ),
+        (
+            &[
+                "controller",
+                "--nats",
+                nats,
+                "--listen",
+                listen,
+                "--advertise",
+                "c1",
+            ],
+            1,
+            "write http://HOST:PORT",
+        ),
+        (
+            &[
+                "controller",
+                "--nats",
+                nats,
+                "--listen",
+                listen,
+                "--nats-creds",
+                missing,
+            ],
+            1,
+            "none.creds",
+        ),
+        (
+            &[
+                "controller",
+                "--nats",
+                nats,
+                "--listen",
+                listen,
+                "--nats-tls-cert",
+                "c.pem",
+            ],
+            2,
+            "--nats-tls-key",
+        ),
+    ];
+    for (args, code, text) in cases {
+        let outcome = run(args);
+        assert_eq!(outcome.code, code, "{args:?}: {}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains(text),
+            "{args:?}: {}",
+            outcome.stderr
+        );
+    }
+}

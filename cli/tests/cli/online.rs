@@ -258,6 +258,109 @@ fn a_job_that_no_node_runs_can_be_described() {
     }
 }
 
+const NODES: &str = r#"[
+    {"name":"n1","sidecar":"ebpf","sidecar_reason":null,"workers":2,"jobs":1,"version":"0.1.0","kernel":"6.1","cores":2,
+     "shm_free_bytes":8000000000,"load":{"updates":7,"busy_milliseconds":3},"state":"draining","url":"http://n1:8470",
+     "labels":{"zone":"eu","disk":"fast"},"heard_milliseconds_ago":420,
+     "capacity":{"measured":true,"concurrency_milli":16000,"update_microseconds":2500,"arrivals_milli_per_second":800000}},
+    {"name":"n2","sidecar":"userspace","sidecar_reason":"no BPF","workers":0,"jobs":0,"version":"0.1.0","kernel":"6.1",
+     "cores":4,"shm_free_bytes":0,"state":"lost","url":"http://n2:8470","heard_milliseconds_ago":61000}]"#;
+
+#[test]
+fn several_nodes_are_shown_with_state_labels_load_and_beat() {
+    let (url, _received) = server(&[(200, JSON, "", NODES), (200, JSON, "", NODES)]);
+    let table = run(&["get", "nodes", "--server", &url]).stdout;
+    let expected = "\
+NAME   STATE      LABELS              JOBS   WORKERS   LOAD     BEAT   SIDECAR     CORES   SHM FREE   VERSION   URL
+n1     Draining   disk=fast,zone=eu   1      2         2.0/16   0.4s   ebpf        2       8.0 GB     0.1.0     http://n1:8470
+n2     Lost       -                   0      0         -        61s    userspace   4       0 B        0.1.0     http://n2:8470
+";
+    assert_eq!(table, expected);
+    let outcome = run(&["describe", "node", "n1", "--server", &url]);
+    for line in [
+        "State:        Draining\n",
+        "Labels:       disk=fast,zone=eu\n",
+        "Last beat:    0.4s ago\n",
+        "Capacity:     16.0 updates at once, 2.50 ms each (measured)\n",
+    ] {
+        assert!(outcome.stdout.contains(line), "{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn a_jobs_nodes_are_described() {
+    const PLACED: &str = r#"[{"name":"digits","phase":"running","function":"fedavg","function_revision":1,"revision":3,
+        "version":2,"rounds":20,"expected":20,"accepted":0,"parameters":2410,"model_bytes":9640,"last_error":null,
+        "node":"n1","arena":null,"workers":2,"placement":{"generation":4,"leader":"n1","members":["n1","n2"]}}]"#;
+    const MANIFEST: &str = r#"{"apiVersion":"tributary.dev/v1","kind":"Job","metadata":{"name":"digits"},"spec":{
+        "function":{"name":"fedavg"},"model":{"path":"m"},"round":{"expected":20}}}"#;
+    const PLACEMENT: &str = r#"{"job":"digits","generation":4,"leader":"n1","reason":"a node takes part; spread takes n1, n2",
+        "members":[{"node":"n1","url":"http://n1","duty":"serving","expected":10,"buckets":512,"generation":4},
+                   {"node":"n2","url":"http://n2","duty":"draining","expected":0,"buckets":0,"generation":null}]}"#;
+    let (url, received) = server(&[
+        (200, JSON, "", PLACED),
+        (200, JSON, "", MANIFEST),
+        (200, JSON, "", "[]"),
+        (200, JSON, "", PLACEMENT),
+    ]);
+    let outcome = run(&["describe", "job", "digits", "--server", &url]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
+    let expected = "\
+Placement:    4: a node takes part; spread takes n1, n2
+
+Nodes:
+NODE   PART       DUTY       UPDATES   HOME OF   FOLLOWS   URL
+n1     leader     serving    10        50.0 %    4         http://n1
+n2     follower   draining   0         0.0 %     -         http://n2
+";
+    assert!(outcome.stdout.contains(expected), "{}", outcome.stdout);
+    let lines: Vec<_> = received.iter().map(|received| received.line).collect();
+    assert_eq!(lines[3], "GET /v1/jobs/digits/placement");
+}
+
+#[test]
+fn nodes_are_drained_and_given_work_again() {
+    let (url, received) = server(&[(204, JSON, "", ""), (204, JSON, "", "")]);
+    let outcome = run(&["drain", "n1", "--server", &url]);
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (0, "node/n1 draining\n")
+    );
+    let outcome = run(&["undrain", "n1", "--server", &url]);
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (0, "node/n1 ready\n")
+    );
+    let lines: Vec<_> = received.iter().map(|received| received.line).collect();
+    assert_eq!(
+        lines,
+        ["PUT /v1/nodes/n1/drain", "DELETE /v1/nodes/n1/drain"]
+    );
+}
+
+#[test]
+fn requests_follow_to_where_they_can_be_answered() {
+    let (there, received) = server(&[(
+        202,
+        JSON,
+        "",
+        r#"{"job":"j","client":"c","round":3,"slot_state":"ready","contributors":1}"#,
+    )]);
+    let location = format!("Location: {there}/v1/jobs/j/updates/c?round=3\r\n");
+    let answers: &'static [(u16, &str, &str, &str)] =
+        Vec::leak(vec![(307, JSON, String::leak(location), "")]);
+    let (here, _received) = server(answers);
+    let directory = tempdir().unwrap();
+    let update = write(directory.path(), "u", "bytes");
+    let outcome = run(&[
+        "push", "j", &update, "--client", "c", "--round", "3", "--server", &here,
+    ]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
+    let received = received.recv().unwrap();
+    assert_eq!(received.line, "PUT /v1/jobs/j/updates/c?round=3");
+    assert_eq!(received.body, b"bytes");
+}
+
 #[test]
 fn deletions_are_told() {
     let (url, received) = server(&[(204, JSON, "", "")]);

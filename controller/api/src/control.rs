@@ -60,7 +60,8 @@ pub struct JobDesired {
 }
 
 /// Why a node does not do what it is told. The text is for the user.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "error", content = "about")]
 pub enum NodeError {
     /// What was asked for cannot be; asking again does not help.
     #[error("{0}")]

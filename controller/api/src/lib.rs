@@ -6,13 +6,14 @@
 //! - [`model`]: the layout of a model and how an update is matched against it.
 //! - [`status`], [`event`], [`problem`], [`apply`]: what the HTTP interface says.
 //! - [`control`]: how the controller drives a node, and how a node keeps models.
-//! - [`placement`]: a job on several nodes, and what these tell each other.
+//! - [`placement`]: a job on several nodes, and what these tell each other. [`fleet`]: what is said of it.
 #![forbid(unsafe_code)]
 
 pub mod apply;
 pub mod control;
 pub mod digest;
 pub mod event;
+pub mod fleet;
 pub mod manifest;
 pub mod model;
 pub mod name;

@@ -10,6 +10,8 @@ mod check;
 pub mod function;
 pub mod job;
 mod nearest;
+pub mod placement;
+mod round;
 mod schema;
 mod shape;
 pub mod source;
@@ -22,11 +24,13 @@ use std::path::PathBuf;
 pub use arithmetic::{Accumulate, Determinism};
 pub use function::{Algebra, FunctionManifest, FunctionSpec, Limits};
 pub use job::{
-    ArenaSpec, Clients, Closing, FunctionReference, IngestSpec, JobManifest, JobSpec, LocalPath,
-    NonFinite, RoundSpec, TreeSpec,
+    ArenaSpec, Clients, FunctionReference, IngestSpec, JobManifest, JobSpec, LocalPath, NonFinite,
+    TreeSpec,
 };
+pub use round::{Closing, RoundSpec, Staleness, StalenessWeight, Timer};
 
 pub use nearest::nearest;
+pub use placement::{NodesSpec, PlacementPolicy, PlacementSpec};
 pub use schema::schema;
 
 use crate::{Digest, Name, problem::FieldError};

@@ -87,6 +87,19 @@ pub struct Report {
     /// The time since its first update of the round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_update: Option<Duration>,
+    /// How old the models were from which its updates were trained.
+    #[serde(default)]
+    pub staleness: StalenessSum,
+}
+
+/// How old the models were from which some updates were trained, in versions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StalenessSum {
+    /// The sum over the updates.
+    pub total: u64,
+    /// The greatest one.
+    pub max: u64,
 }
 
 /// What a leader tells its followers.
@@ -103,6 +116,22 @@ pub struct Directive {
     pub closed: bool,
     /// The follower's partial has come.
     pub taken: bool,
+}
+
+impl StalenessSum {
+    /// Adds an update.
+    pub fn add(&mut self, staleness: u64) {
+        self.merge(Self {
+            total: staleness,
+            max: staleness,
+        });
+    }
+
+    /// Adds other updates.
+    pub fn merge(&mut self, other: Self) {
+        self.total = self.total.saturating_add(other.total);
+        self.max = self.max.max(other.max);
+    }
 }
 
 impl Placement {

@@ -150,6 +150,9 @@ pub struct RoundStatus {
     /// What each node contributed, if the job has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// How old the models were from which its updates were trained, if the job takes such updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness: Option<RoundStaleness>,
     /// When it opened.
     pub opened_at: Option<Timestamp>,
     /// When it took its last update.
@@ -168,6 +171,15 @@ pub struct RoundStatus {
     pub aggregators: AggregatorCounts,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+/// How old the models were from which a round's updates were trained, in versions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct RoundStaleness {
+    /// The mean over the updates accepted.
+    pub mean: f64,
+    /// The greatest one.
+    pub max: u64,
 }
 
 /// A node's part in a round.
@@ -268,6 +280,9 @@ pub struct UpdateReceipt {
     pub client: crate::ClientName,
     /// The round that took it.
     pub round: u64,
+    /// The versions between the model from which it was trained and the one that the round began with.
+    #[serde(default)]
+    pub staleness: u64,
     /// The state of the update's slot.
     pub slot_state: String,
     /// The clients accepted into the round so far, this one included.

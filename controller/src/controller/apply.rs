@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tributary_api::{
     Digest, Name,
     apply::{Action, ApplyResult},
-    control::{FunctionDescription, FunctionRevision, JobDesired, NodeError},
+    control::{FunctionDescription, FunctionRevision, NodeError},
     event::EventKind,
-    manifest::Kind,
+    manifest::{FileReference, JobSpec, Kind},
     model::ModelLayout,
     problem::FieldError,
 };
@@ -16,8 +16,11 @@ use tributary_api::{
 use super::{Controller, lock};
 use crate::{
     Error,
+    fleet::Seen,
+    link::{Command, JobOrder, Link, Outcome},
     plan::{self, Plan, PlannedFunction, PlannedJob, at},
     store::{Commit, FunctionRecord, JobRecord},
+    voice::About,
 };
 
 impl Controller {
@@ -26,20 +29,21 @@ impl Controller {
     /// # Errors
     /// [`Error::Invalid`] with every wrong field; otherwise as the store and the file system fail.
     pub async fn apply(
-        &self,
+        self: &Arc<Self>,
         manifests: &[Value],
         dry_run: bool,
     ) -> Result<Vec<ApplyResult>, Error> {
+        self.leading()?;
         let manifests = plan::parse(manifests)?;
         let _turn = self.turn.lock().await;
-        let plan = plan::plan(&self.desired(), &manifests)?;
+        let plan = plan::plan(&self.known().desired, &manifests)?;
         let commit = self.check(&plan).await?;
         let mut results = plan.results();
         let changes = !commit.functions.is_empty() || !commit.jobs.is_empty();
         if changes && !dry_run {
             self.commit(commit).await?;
             self.announce(&plan);
-            self.drive().await;
+            self.settle().await;
             self.note(&plan, &mut results);
         }
         Ok(results)
@@ -89,13 +93,16 @@ impl Controller {
         function: &PlannedFunction,
     ) -> Result<Result<FunctionDescription, FieldError>, Error> {
         let refused = |message| Ok(Err(at(function.manifest, "spec.module", message)));
-        let wasm = match self.state.blobs.get(function.revision.digest).await {
-            Ok(wasm) => wasm,
+        match self.state.blobs.size(function.revision.digest).await {
+            Ok(_) => {}
             Err(Error::UnknownBlob(digest)) => return refused(not_uploaded(digest)),
             Err(error) => return Err(error),
-        };
-        match self.node.deploy(&function.revision, wasm).await {
-            Ok(description) => Ok(Ok(description)),
+        }
+        let link = self.examiner(None)?;
+        let command = Command::Deploy(function.revision.clone());
+        match self.order(&*link, command).await?.outcome {
+            Ok(Outcome::Deployed(description)) => Ok(Ok(description)),
+            Ok(Outcome::Done) => refused("the node does not say what the module is".into()),
             Err(error) => refused(error.to_string()),
         }
     }
@@ -124,17 +131,22 @@ impl Controller {
             return refused("spec.model", difference);
         }
         let elements = layout.elements();
-        let desired = JobDesired {
+        let order = JobOrder {
             name: job.name.clone(),
             revision: job.revision,
-            spec: job.spec.for_node(),
+            spec: JobSpec {
+                model: FileReference {
+                    path: None,
+                    digest: Some(job.model),
+                },
+                ..job.spec.for_node()
+            },
             function: job.function.clone(),
-            layout: Arc::new(layout),
-            version: 1,
             placement: None,
         };
-        match self.node.check_job(&desired).await {
-            Ok(()) => Ok(Ok(JobRecord {
+        let link = self.examiner(Some(job))?;
+        match self.order(&*link, Command::Check(order)).await?.outcome {
+            Ok(_) => Ok(Ok(JobRecord {
                 revision: job.revision,
                 spec: job.spec.clone(),
                 function_revision: job.function.revision,
@@ -178,24 +190,22 @@ impl Controller {
         )))
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), Error> {
-        let new: Vec<(Name, u64)> = commit
-            .functions
-            .iter()
-            .map(|record| (record.revision.name.clone(), record.revision.revision))
-            .collect();
-        // Models under the name of a new job are what a deleted one left.
-        for (name, _) in commit
-            .jobs
-            .iter()
-            .filter(|(name, _)| self.find_job(name.as_str()).is_none())
-        {
-            self.state.models.remove(name).await?;
-        }
-        let store = Arc::clone(&self.state.store);
-        tokio::task::spawn_blocking(move || store.commit(&commit)).await??;
-        lock(&self.deployed).extend(new);
-        self.reload().await
+    /// A node that can check what is applied: for a job, one that is likely to run it.
+    fn examiner(&self, job: Option<&PlannedJob>) -> Result<Arc<dyn Link>, Error> {
+        let (known, nodes) = (self.known(), self.fleet.seen());
+        let fitness = |name: &Name, seen: &Seen| {
+            let Some(job) = job else { return (false, 0) };
+            let placed = known.placed.get(&job.name);
+            let leads = placed.is_some_and(|placed| placed.placement.leader == *name);
+            let mut wanted = job.spec.placement.selector.iter();
+            let fits = wanted.all(|(key, value)| seen.report.labels.get(key) == Some(value));
+            (leads || fits, seen.report.status.shm_free_bytes)
+        };
+        let alive = nodes.iter().filter(|(_, seen)| !seen.lost);
+        let best = alive.max_by_key(|(name, seen)| fitness(name, seen));
+        let none = || Error::NoNode("0 nodes are there; start one with `tributary node`".into());
+        best.map(|(_, seen)| Arc::clone(&seen.link))
+            .ok_or_else(none)
     }
 
     fn announce(&self, plan: &Plan) {
@@ -205,23 +215,28 @@ impl Controller {
             .filter(|job| job.action != Action::Unchanged)
         {
             let data = json!({ "action": job.action, "revision": job.revision });
-            self.node.announce(EventKind::JobApplied, &job.name, data);
+            let about = About::Job(&job.name);
+            self.voice.tell(EventKind::JobApplied, about, data);
         }
     }
 
     /// Adds what became of the jobs.
     fn note(&self, plan: &Plan, results: &mut [ApplyResult]) {
-        let failures = lock(&self.failures);
+        let (work, known) = (lock(&self.work), self.known());
         let planned: BTreeMap<&Name, &PlannedJob> =
             plan.jobs.iter().map(|job| (&job.name, job)).collect();
         for result in results.iter_mut().filter(|result| result.kind == Kind::Job) {
             let Some(job) = planned.get(&result.name) else {
                 continue;
             };
-            if let Some(failure) = failures.get(&job.name) {
+            let leader = known.placed.get(&job.name);
+            let leader = leader.map(|placed| &placed.placement.leader);
+            let failure = work.failure(&job.name, leader);
+            let failure = failure.map(|failure| &failure.message);
+            if let Some(message) = failure.or_else(|| known.nowhere.get(&job.name)) {
                 result
                     .notes
-                    .push(format!("the job does not run: {}", failure.message));
+                    .push(format!("the job does not run: {message}"));
             } else if restarted(job) {
                 result.notes.push(
                     "the job was restarted at its newest model; its open round began anew".into(),

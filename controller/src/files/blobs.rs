@@ -1,85 +1,75 @@
-//! Content-addressed files: modules and initial models.
+//! Content-addressed objects: modules and initial models.
 
-use std::{collections::BTreeSet, path::Path as FilePath, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt::Display,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
+use futures_util::{Stream, StreamExt, stream};
 use sha2::{Digest as _, Sha256};
 use tributary_api::{
     Digest,
     model::{HEADER_BYTES_MAX, Header, HeaderError, ModelLayout, PREFIX_BYTES, header_length},
 };
+use tributary_store::Objects;
 
 use crate::Error;
 
 /// The largest blob that is taken.
 pub(crate) const BLOB_BYTES_MAX: u64 = 64 << 30;
 
-/// Files by the digest of their bytes.
+/// Objects by the digest of their bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Blobs {
-    store: Arc<dyn ObjectStore>,
+    objects: Arc<dyn Objects>,
 }
 
 impl Blobs {
-    pub(crate) fn open(directory: &FilePath) -> Result<Self, Error> {
-        Ok(Self {
-            store: super::local(directory)?,
-        })
+    pub(crate) fn new(objects: Arc<dyn Objects>) -> Self {
+        Self { objects }
     }
 
     /// Stores a body under its digest. What is not whole or not `promised` leaves no trace.
-    pub(crate) async fn put<E: std::fmt::Display>(
+    pub(crate) async fn put<E: Display>(
         &self,
         promised: Digest,
-        mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        body: impl Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
     ) -> Result<(), Error> {
-        let mut hash = Sha256::new();
-        let mut bytes = 0;
-        // Dropping the upload, for instance because the client went away, removes what was written.
-        let mut upload = WriteMultipart::new(self.store.put_multipart(&path(promised)).await?);
-        while let Some(chunk) = body.next().await {
-            let chunk =
-                chunk.map_err(|error| Error::Malformed(format!("the body broke off: {error}")))?;
-            bytes += chunk.len() as u64;
-            if bytes > BLOB_BYTES_MAX {
-                upload.abort().await?;
-                return Err(Error::TooLarge {
-                    max: BLOB_BYTES_MAX,
-                });
+        let refusal = Arc::new(Mutex::new(None));
+        let content = Checked {
+            body,
+            promised,
+            hash: Sha256::new(),
+            bytes: 0,
+            refusal: Arc::clone(&refusal),
+        };
+        let pieces = stream::unfold(Some(content), |content| async {
+            let mut content = content?;
+            match content.next().await {
+                Ok(Some(piece)) => Some((Ok(piece), Some(content))),
+                Ok(None) => None,
+                Err(error) => Some((Err(content.refuse(error)), None)),
             }
-            hash.update(&chunk);
-            upload.wait_for_capacity(4).await?;
-            upload.put(chunk);
+        });
+        let stored = self.objects.put(&name(promised), pieces.boxed()).await;
+        match refusal.lock().ok().and_then(|mut refusal| refusal.take()) {
+            Some(error) => Err(error),
+            None => Ok(stored.map(drop)?),
         }
-        let actual = Digest::new(hash.finalize().into());
-        if actual != promised {
-            upload.abort().await?;
-            return Err(Error::DigestMismatch { promised, actual });
-        }
-        upload.finish().await?;
-        Ok(())
     }
 
     /// A blob's bytes.
     pub(crate) async fn get(&self, digest: Digest) -> Result<Bytes, Error> {
-        let found = self
-            .store
-            .get(&path(digest))
-            .await
-            .map_err(|error| named(digest, error))?;
-        Ok(found.bytes().await?)
+        let found = super::whole(&*self.objects, &name(digest)).await?;
+        found.ok_or(Error::UnknownBlob(digest))
     }
 
     /// A blob's number of bytes.
     pub(crate) async fn size(&self, digest: Digest) -> Result<u64, Error> {
-        let found = self
-            .store
-            .head(&path(digest))
-            .await
-            .map_err(|error| named(digest, error))?;
-        Ok(found.size)
+        let found = self.objects.size(&name(digest)).await?;
+        found.ok_or(Error::UnknownBlob(digest))
     }
 
     /// The layout of a model; reads the header only. The inner error is the model's own.
@@ -87,60 +77,107 @@ impl Blobs {
         &self,
         digest: Digest,
     ) -> Result<Result<ModelLayout, HeaderError>, Error> {
+        let prefix = self.beginning(digest, PREFIX_BYTES).await?;
         let size = self.size(digest).await?;
-        let prefix_end = PREFIX_BYTES as u64;
         let truncated = |needed| {
-            Ok(Err(HeaderError::Truncated {
-                actual: size,
-                needed,
-            }))
+            let actual = size;
+            Ok(Err(HeaderError::Truncated { actual, needed }))
         };
-        if size < prefix_end {
-            return truncated(prefix_end);
-        }
-        let prefix = self.store.get_range(&path(digest), 0..prefix_end).await?;
-        let mut length = [0; PREFIX_BYTES];
-        length.copy_from_slice(&prefix);
-        let length = match header_length(length, HEADER_BYTES_MAX) {
-            Ok(length) => length as u64,
+        let Some(length) = prefix.first_chunk::<PREFIX_BYTES>() else {
+            return truncated(PREFIX_BYTES as u64);
+        };
+        let length = match header_length(*length, HEADER_BYTES_MAX) {
+            Ok(length) => length,
             Err(error) => return Ok(Err(error)),
         };
-        let header_end = prefix_end + length;
-        if size < header_end {
-            return truncated(header_end);
-        }
-        let json = self
-            .store
-            .get_range(&path(digest), prefix_end..header_end)
-            .await?;
-        Ok(Header::parse(&json).and_then(|header| {
-            header.check_data_bytes(size - header_end)?;
+        let header_end = PREFIX_BYTES + length;
+        let header = self.beginning(digest, header_end).await?;
+        let Some(json) = header.get(PREFIX_BYTES..header_end) else {
+            return truncated(header_end as u64);
+        };
+        Ok(Header::parse(json).and_then(|header| {
+            header.check_data_bytes(size - header_end as u64)?;
             ModelLayout::from_header(&header)
         }))
     }
 
-    /// Removes every blob that is not in `used`.
-    pub(crate) async fn retain(&self, used: &BTreeSet<Digest>) -> Result<(), Error> {
-        let kept: BTreeSet<Path> = used.iter().map(|digest| path(*digest)).collect();
-        let all: Vec<_> = self.store.list(None).try_collect().await?;
-        for blob in all
-            .into_iter()
-            .filter(|blob| !kept.contains(&blob.location))
-        {
-            self.store.delete(&blob.location).await?;
+    /// The blobs that are not in `used`.
+    pub(crate) async fn unused(&self, used: &BTreeSet<Digest>) -> Result<BTreeSet<String>, Error> {
+        let kept: BTreeSet<String> = used.iter().map(|digest| name(*digest)).collect();
+        let all = self.objects.list("").await?;
+        let names = all.into_iter().map(|(name, _)| name);
+        Ok(names.filter(|name| !kept.contains(name)).collect())
+    }
+
+    /// Removes blobs that [`Blobs::unused`] named.
+    pub(crate) async fn remove(&self, names: &BTreeSet<String>) -> Result<(), Error> {
+        for name in names {
+            self.objects.delete(name).await?;
         }
         Ok(())
     }
-}
 
-fn path(digest: Digest) -> Path {
-    let hex = digest.hex();
-    Path::from_iter(["sha256", &hex[..2], &hex])
-}
-
-fn named(digest: Digest, error: object_store::Error) -> Error {
-    match error {
-        object_store::Error::NotFound { .. } => Error::UnknownBlob(digest),
-        other => other.into(),
+    async fn beginning(&self, digest: Digest, length: usize) -> Result<Bytes, Error> {
+        let found = self.objects.get(&name(digest)).await?;
+        let object = found.ok_or(Error::UnknownBlob(digest))?;
+        Ok(super::beginning(object, length).await?)
     }
+}
+
+/// A body whose digest is compared at its end.
+struct Checked<S> {
+    body: S,
+    promised: Digest,
+    hash: Sha256,
+    bytes: u64,
+    /// Why it is not stored. Objects take the store's errors only.
+    refusal: Arc<Mutex<Option<Error>>>,
+}
+
+impl<S, E> Checked<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Display,
+{
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some(piece) = self.body.next().await else {
+            return self.end().map(|()| None);
+        };
+        let piece =
+            piece.map_err(|error| Error::Malformed(format!("the body broke off: {error}")))?;
+        self.bytes += piece.len() as u64;
+        if self.bytes > BLOB_BYTES_MAX {
+            return Err(Error::TooLarge {
+                max: BLOB_BYTES_MAX,
+            });
+        }
+        self.hash.update(&piece);
+        Ok(Some(piece))
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let promised = self.promised;
+        let actual = Digest::new(std::mem::take(&mut self.hash).finalize().into());
+        if actual == promised {
+            Ok(())
+        } else {
+            Err(Error::DigestMismatch { promised, actual })
+        }
+    }
+
+    fn refuse(&self, error: Error) -> tributary_store::Error {
+        let refused = tributary_store::Error::Malformed {
+            what: format!("blob {}", self.promised),
+            why: error.to_string(),
+        };
+        if let Ok(mut refusal) = self.refusal.lock() {
+            *refusal = Some(error);
+        }
+        refused
+    }
+}
+
+fn name(digest: Digest) -> String {
+    let hex = digest.hex();
+    format!("sha256/{}/{hex}", &hex[..2])
 }

@@ -1,27 +1,28 @@
 //! The versions of models that rounds made.
 //!
-//! `models/<job>/<version>.safetensors`, written whole or not at all. There is no record of a job's version
-//! beside the files, so no crash can make a record and the files disagree: the newest whole file is the truth.
-//! A job without files is at version 1, the model of its manifest.
+//! Objects `<job>/<version>.safetensors`, written whole or not at all. There is no record of a job's version
+//! beside them, so no crash can make a record and the objects disagree: the newest whole one is the truth.
+//! A job without objects is at version 1, the model of its manifest.
 
-use std::{path::Path as FilePath, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
+use futures_util::{StreamExt, stream};
+use tokio::sync::mpsc;
 use tributary_api::{
     Name,
     control::{CheckpointError, Checkpoints, ModelParts},
     model::ModelLayout,
 };
+use tributary_store::{Error as StoreError, Objects};
 
 use crate::Error;
 
 /// The versions of a job that are kept.
 const VERSIONS_KEPT: usize = 5;
 
-/// Pieces that may be on their way to the disk at a time.
+/// Pieces that may be on their way to the store at a time.
 const PARTS_AHEAD: usize = 4;
 
 const EXTENSION: &str = ".safetensors";
@@ -29,14 +30,12 @@ const EXTENSION: &str = ".safetensors";
 /// The models of all jobs.
 #[derive(Debug, Clone)]
 pub struct Models {
-    store: Arc<dyn ObjectStore>,
+    objects: Arc<dyn Objects>,
 }
 
 impl Models {
-    pub(crate) fn open(directory: &FilePath) -> Result<Self, Error> {
-        Ok(Self {
-            store: super::local(directory)?,
-        })
+    pub(crate) fn new(objects: Arc<dyn Objects>) -> Self {
+        Self { objects }
     }
 
     /// The newest version that is whole and has the job's layout, and its file.
@@ -46,7 +45,10 @@ impl Models {
         layout: &ModelLayout,
     ) -> Result<Option<(u64, Bytes)>, Error> {
         for version in self.versions(job).await?.into_iter().rev() {
-            let file = self.store.get(&path(job, version)).await?.bytes().await?;
+            // Another node may have made a newer version meanwhile, and this one is forgotten.
+            let Some(file) = super::whole(&*self.objects, &name(job, version)).await? else {
+                continue;
+            };
             match ModelLayout::from_file(&file) {
                 Ok((found, _)) if found == *layout => return Ok(Some((version, file))),
                 Ok(_) => {
@@ -61,62 +63,81 @@ impl Models {
     }
 
     /// The kept versions of a job, the oldest first.
-    pub(crate) async fn versions(&self, job: &Name) -> Result<Vec<u64>, Error> {
-        let files: Vec<_> = self
-            .store
-            .list(Some(&Path::from(job.as_str())))
-            .try_collect()
-            .await?;
-        let mut versions: Vec<u64> = files
-            .iter()
-            .filter_map(|file| version(&file.location))
-            .collect();
+    pub(crate) async fn versions(&self, job: &Name) -> Result<Vec<u64>, StoreError> {
+        let all = self.objects.list(&format!("{job}/")).await?;
+        let mut versions: Vec<u64> = all.iter().filter_map(|(name, _)| version(name)).collect();
         versions.sort_unstable();
         Ok(versions)
     }
 
     /// Removes everything of a job.
     pub(crate) async fn remove(&self, job: &Name) -> Result<(), Error> {
-        self.remove_under(Path::from(job.as_str())).await
+        for (name, _) in self.objects.list(&format!("{job}/")).await? {
+            self.objects.delete(&name).await?;
+        }
+        Ok(())
     }
 
     /// Removes the models of jobs for which `exists` says no.
     pub(crate) async fn retain(&self, exists: impl Fn(&str) -> bool) -> Result<(), Error> {
-        for job in self.store.list_with_delimiter(None).await?.common_prefixes {
-            if !exists(job.filename().unwrap_or_default()) {
-                self.remove_under(job).await?;
+        for (name, _) in self.objects.list("").await? {
+            let job = name.split('/').next().unwrap_or_default();
+            if !exists(job) {
+                self.objects.delete(&name).await?;
             }
         }
         Ok(())
     }
 
-    async fn remove_under(&self, prefix: Path) -> Result<(), Error> {
-        let files: Vec<_> = self.store.list(Some(&prefix)).try_collect().await?;
-        for file in files {
-            self.store.delete(&file.location).await?;
-        }
-        Ok(())
-    }
-
-    async fn write(
+    /// Keeps a version, and forgets the oldest beyond those that are kept.
+    pub(crate) async fn write(
         &self,
         job: &Name,
         version: u64,
         parts: ModelParts<'_>,
-    ) -> Result<(), WriteError> {
-        // Dropping the upload, at an error for instance, removes what was written.
-        let mut upload = WriteMultipart::new(self.store.put_multipart(&path(job, version)).await?);
-        for part in parts {
-            upload.wait_for_capacity(PARTS_AHEAD).await?;
-            upload.put(part.map_err(WriteError::Part)?);
-        }
-        upload.finish().await?;
+    ) -> Result<(), StoreError> {
+        let (pieces, taken) = mpsc::channel(PARTS_AHEAD);
+        let content = stream::unfold(taken, |mut taken| async {
+            taken.recv().await.map(|piece| (piece, taken))
+        });
+        let name = name(job, version);
+        let feed = async {
+            for part in parts {
+                let part = part.map_err(|why| {
+                    let what = format!("model {job} version {version}");
+                    StoreError::Malformed { what, why }
+                });
+                let last = part.is_err();
+                // Nobody takes pieces any more if the store has failed, and it says why.
+                if pieces.send(part).await.is_err() || last {
+                    break;
+                }
+            }
+            drop(pieces);
+        };
+        let (stored, ()) = tokio::join!(self.objects.put(&name, content.boxed()), feed);
+        stored?;
         let versions = self.versions(job).await?;
         let excess = versions.len().saturating_sub(VERSIONS_KEPT);
         for old in &versions[..excess] {
-            self.store.delete(&path(job, *old)).await?;
+            self.objects.delete(&self::name(job, *old)).await?;
         }
         Ok(())
+    }
+
+    /// A version's file, if it is kept.
+    pub(crate) async fn read(&self, job: &Name, version: u64) -> Result<Option<Bytes>, StoreError> {
+        super::whole(&*self.objects, &name(job, version)).await
+    }
+
+    /// All that is kept: jobs and their versions.
+    pub(crate) async fn all(&self) -> Result<Vec<(Name, u64)>, StoreError> {
+        let all = self.objects.list("").await?;
+        let parse = |name: &str| {
+            let job = name.split('/').next()?.parse().ok()?;
+            Some((job, version(name)?))
+        };
+        Ok(all.iter().filter_map(|(name, _)| parse(name)).collect())
     }
 }
 
@@ -128,34 +149,17 @@ impl Checkpoints for Models {
         version: u64,
         parts: ModelParts<'_>,
     ) -> Result<(), CheckpointError> {
-        self.write(job, version, parts)
-            .await
-            .map_err(|error| failed(job, version, &error))
+        let written = self.write(job, version, parts).await;
+        written.map_err(|error| failed(job, version, &error))
     }
 
     async fn load(&self, job: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError> {
-        let failed = |error: object_store::Error| failed(job, version, &error);
-        match self.store.get(&path(job, version)).await {
-            Ok(file) => Ok(Some(file.bytes().await.map_err(failed)?)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed(error)),
-        }
+        let read = self.read(job, version).await;
+        read.map_err(|error| failed(job, version, &error))
     }
 }
 
-/// Why a version was not written.
-#[derive(Debug, thiserror::Error)]
-enum WriteError {
-    #[error(transparent)]
-    Store(#[from] object_store::Error),
-    #[error(transparent)]
-    Versions(#[from] Error),
-    /// A piece could not be made.
-    #[error("{0}")]
-    Part(String),
-}
-
-fn failed(job: &Name, version: u64, error: &dyn std::fmt::Display) -> CheckpointError {
+pub(super) fn failed(job: &Name, version: u64, error: &dyn std::fmt::Display) -> CheckpointError {
     CheckpointError {
         job: job.clone(),
         version,
@@ -163,10 +167,11 @@ fn failed(job: &Name, version: u64, error: &dyn std::fmt::Display) -> Checkpoint
     }
 }
 
-fn path(job: &Name, version: u64) -> Path {
-    Path::from(format!("{job}/{version:020}{EXTENSION}"))
+fn name(job: &Name, version: u64) -> String {
+    format!("{job}/{version:020}{EXTENSION}")
 }
 
-fn version(path: &Path) -> Option<u64> {
-    path.filename()?.strip_suffix(EXTENSION)?.parse().ok()
+fn version(name: &str) -> Option<u64> {
+    let file = name.split('/').nth(1)?;
+    file.strip_suffix(EXTENSION)?.parse().ok()
 }

@@ -5,8 +5,8 @@
 //! that something is written reads it.
 //!
 //! A call that finds the connection lost, or a stream without a leader, is tried again until
-//! [`Options::call_timeout`], then it fails with [`Error::Unavailable`](crate::Error::Unavailable). Writes carry ids that
-//! the server compares, so a repeated one counts once.
+//! [`Options::call_timeout`], then it fails with [`Error::Unavailable`](crate::Error::Unavailable). Writes carry ids, by
+//! which the server, or the writer itself, recognises a repeated one.
 
 mod bus;
 mod connection;

@@ -310,7 +310,7 @@ async fn a_deleted_job_leaves_no_models() {
         .await
         .unwrap();
     world.controller.delete_job("j").await.unwrap();
-    assert!(!world.path().join("models/j").exists());
+    assert!(!world.path().join("objects/models/j").exists());
     world.node.take_log();
     world.apply(&[j]).await;
     assert_eq!(world.node.take_log()[1], "start j@2 v1 with f@1");

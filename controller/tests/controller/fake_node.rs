@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -16,12 +16,16 @@ use tributary_api::{
     control::{FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError},
     event::EventKind,
     placement::Placement,
-    status::{JobPhase, JobStatus, NodeLoad, NodeStatus, RoundStatus, Sidecar},
+    status::{JobPhase, JobStatus, NodeLoad, NodeStatus, PlacementStatus, RoundStatus, Sidecar},
 };
 
 #[derive(Default)]
 pub(crate) struct FakeNode {
+    /// `fake` if nobody says more.
+    pub(crate) name: Option<&'static str>,
     pub(crate) jobs: Mutex<BTreeMap<Name, (JobDesired, Bytes)>>,
+    /// Updates that a job is said to have accepted.
+    pub(crate) accepted: AtomicU32,
     /// What was done, in order: `deploy f@1`, `start j@1 v1`.
     pub(crate) log: Mutex<Vec<String>>,
     /// Whether jobs can be started now.
@@ -29,6 +33,36 @@ pub(crate) struct FakeNode {
 }
 
 impl FakeNode {
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self {
+            name: Some(name),
+            ..Self::default()
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        self.name.unwrap_or("fake")
+    }
+
+    /// The placement that it follows.
+    pub(crate) fn placement(&self, job: &str) -> Option<Placement> {
+        self.jobs.lock().unwrap().get(job)?.0.placement.clone()
+    }
+
+    /// A round of the job is over.
+    pub(crate) fn advance(&self, job: &str, version: u64) {
+        self.jobs.lock().unwrap().get_mut(job).unwrap().0.version = version;
+        self.accepted.store(0, Ordering::Relaxed);
+    }
+
+    fn status(&self, job: &JobDesired) -> JobStatus {
+        JobStatus {
+            node: Some(self.name().into()),
+            accepted: self.accepted.load(Ordering::Relaxed),
+            ..status(job)
+        }
+    }
+
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
@@ -98,6 +132,14 @@ impl NodeControl for FakeNode {
 
     async fn place_job(&self, name: &Name, placement: Placement) -> Result<(), NodeError> {
         self.write(format!("place {name} g{}", placement.generation));
+        let mut jobs = self.jobs.lock().unwrap();
+        let running = jobs
+            .get_mut(name)
+            .ok_or(NodeError::UnknownJob(name.clone()))?;
+        let newer = |now: &Placement| now.generation < placement.generation;
+        if running.0.placement.as_ref().is_none_or(newer) {
+            running.0.placement = Some(placement);
+        }
         Ok(())
     }
 
@@ -116,7 +158,7 @@ impl NodeControl for FakeNode {
             .lock()
             .unwrap()
             .get(name)
-            .map(|(job, _)| status(job))
+            .map(|(job, _)| self.status(job))
     }
 
     async fn jobs(&self) -> Vec<JobStatus> {
@@ -124,7 +166,7 @@ impl NodeControl for FakeNode {
             .lock()
             .unwrap()
             .values()
-            .map(|(job, _)| status(job))
+            .map(|(job, _)| self.status(job))
             .collect()
     }
 
@@ -138,7 +180,7 @@ impl NodeControl for FakeNode {
 
     async fn node_status(&self) -> NodeStatus {
         NodeStatus {
-            name: "fake".into(),
+            name: self.name().into(),
             sidecar: Sidecar::Userspace,
             sidecar_reason: None,
             workers: 0,
@@ -166,9 +208,17 @@ fn status(job: &JobDesired) -> JobStatus {
         parameters: job.layout.elements(),
         model_bytes: job.layout.data_bytes(),
         last_error: None,
-        node: Some("fake".into()),
+        node: None,
         arena: None,
         workers: 0,
-        placement: None,
+        placement: job.placement.as_ref().map(|placement| PlacementStatus {
+            generation: placement.generation,
+            leader: placement.leader.clone(),
+            members: placement
+                .members
+                .iter()
+                .map(|member| member.node.clone())
+                .collect(),
+        }),
     }
 }

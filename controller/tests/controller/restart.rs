@@ -65,7 +65,9 @@ async fn the_last_five_versions_are_kept() {
             .unwrap();
     }
     assert_eq!(
-        fs::read_dir(world.path().join("models/j")).unwrap().count(),
+        fs::read_dir(world.path().join("objects/models/j"))
+            .unwrap()
+            .count(),
         5
     );
     assert_eq!(world.checkpoints.load(&name, 15).await.unwrap(), None);
@@ -88,7 +90,9 @@ async fn a_damaged_model_is_passed_over() {
         .save(&name, 3, Box::new(std::iter::once(Ok(weights(3).into()))))
         .await
         .unwrap();
-    let newest = world.path().join(format!("models/j/{:020}.safetensors", 3));
+    let newest = world
+        .path()
+        .join(format!("objects/models/j/{:020}.safetensors", 3));
     let torn = &weights(3)[..60];
     fs::write(newest, torn).unwrap();
     let world = world.restarted().await;
@@ -101,20 +105,20 @@ async fn what_a_killed_process_left_is_removed() {
     let stale = world.upload("nobody refers to this").await;
     let staged = world
         .path()
-        .join("models/j/00000000000000000009.safetensors#1");
+        .join("objects/models/j/00000000000000000009.safetensors#1");
     fs::create_dir_all(staged.parent().unwrap()).unwrap();
     fs::write(&staged, "half a model").unwrap();
     // A job was deleted, and the process died before its models were.
-    fs::create_dir_all(world.path().join("models/gone")).unwrap();
+    fs::create_dir_all(world.path().join("objects/models/gone")).unwrap();
     let orphan = world
         .path()
-        .join(format!("models/gone/{:020}.safetensors", 2));
+        .join(format!("objects/models/gone/{:020}.safetensors", 2));
     fs::write(&orphan, weights(1)).unwrap();
 
     let hex = stale.hex();
     let blob = world
         .path()
-        .join(format!("blobs/sha256/{}/{hex}", &hex[..2]));
+        .join(format!("objects/blobs/sha256/{}/{hex}", &hex[..2]));
     assert!(blob.exists());
     let world = world.restarted().await;
     assert!(!staged.exists() && !orphan.exists() && !blob.exists());
@@ -128,7 +132,7 @@ async fn what_a_killed_process_left_is_removed() {
 #[tokio::test]
 async fn two_processes_do_not_share_a_directory() {
     let world = World::new().await;
-    let Err(Error::Locked(path)) = State::open(world.path()) else {
+    let Err(Error::Locked(path)) = State::open(world.path()).await else {
         panic!("opened twice")
     };
     assert!(path.ends_with("store.redb"));

@@ -27,7 +27,7 @@ impl World {
 
     async fn open(directory: TempDir) -> Self {
         let node = Arc::new(FakeNode::default());
-        let state = State::open(directory.path()).unwrap();
+        let state = State::open(directory.path()).await.unwrap();
         let checkpoints = state.checkpoints();
         let controller = Controller::start(state, node.clone()).await.unwrap();
         Self {

@@ -28,6 +28,8 @@ pub enum Error {
 /// the process: whatever carries the node's name and is found while the lock is held is stale.
 #[derive(Debug)]
 pub struct Identity {
+    /// Kept in the state directory; segments are named after it, because names that are given may begin alike.
+    id: String,
     name: String,
     directory: PathBuf,
     _lock: File,
@@ -55,15 +57,23 @@ impl Identity {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::InUse(directory.to_owned())),
             Err(errno) => return Err(io(errno.into())),
         }
-        let name = name(&directory.join("node")).map_err(io)?;
+        let id = id(&directory.join("node")).map_err(io)?;
         Ok(Self {
-            name,
+            name: id.clone(),
+            id,
             directory: directory.to_owned(),
             _lock: lock,
         })
     }
 
-    /// The node's name, the same in every life: eight hexadecimal digits.
+    /// The same node under a name that was chosen for it.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// The node's name, the same in every life: eight hexadecimal digits, unless another was given.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -78,14 +88,14 @@ impl Identity {
     /// What the names of all segments of this node begin with.
     #[must_use]
     pub fn segment_prefix(&self) -> String {
-        format!("tributary-{}-", self.name)
+        format!("tributary-{}-", self.id)
     }
 }
 
-fn name(file: &Path) -> io::Result<String> {
+fn id(file: &Path) -> io::Result<String> {
     match std::fs::read_to_string(file) {
-        Ok(name) if name.len() == 8 && name.bytes().all(|b| b.is_ascii_hexdigit()) => {
-            return Ok(name);
+        Ok(id) if id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            return Ok(id);
         }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -93,9 +103,9 @@ fn name(file: &Path) -> io::Result<String> {
     }
     let mut bytes = [0; 4];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    let name: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    std::fs::write(file, &name)?;
-    Ok(name)
+    let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(file, &id)?;
+    Ok(id)
 }
 
 #[cfg(test)]
@@ -112,7 +122,11 @@ mod tests {
         let error = Identity::take(&path).unwrap_err();
         assert!(matches!(error, Error::InUse(_)), "{error}");
         drop(first);
-        assert_eq!(Identity::take(&path).unwrap().name(), name);
+        let again = Identity::take(&path).unwrap();
+        assert_eq!(again.name(), name);
+        let prefix = again.segment_prefix();
+        let named = again.named("n1");
+        assert_eq!((named.name(), named.segment_prefix()), ("n1", prefix));
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "models are nobody else's business");
     }

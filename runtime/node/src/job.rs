@@ -9,6 +9,7 @@
 //!   agent:   finished -> checkpoint -> publish -> sweep -> next round
 //! ```
 
+mod books;
 mod intake;
 mod lease;
 mod memory;
@@ -98,6 +99,8 @@ pub(crate) struct Job {
     admission: tokio::sync::Mutex<()>,
     /// One for each slot that local clients may hold at a time.
     lease_turns: Arc<Semaphore>,
+    /// Heard by updates that wait for the next round.
+    opened: Notify,
     version: watch::Sender<u64>,
     /// Counts what other nodes may want to hear of.
     changes: watch::Sender<u64>,
@@ -108,8 +111,8 @@ struct Inner {
     spec: JobSpec,
     revision: u64,
     round: Round,
-    /// The round before: a client that lost our answer may ask again.
-    round_before: Option<Round>,
+    /// The rounds before, newest first: a client that lost our answer may ask again.
+    before: VecDeque<Round>,
     /// This node's part in the job, if other nodes may have one.
     part: Option<shared::Part>,
     tally: Tally,
@@ -161,7 +164,8 @@ impl Job {
         let epoch = Epoch::first(version);
         let failed = epoch.is_none().then(|| outcome::too_many_rounds(version));
         let epoch = epoch.unwrap_or(Epoch::from_raw(u32::MAX));
-        let mut round = Round::new(epoch, parts.plan.tree, parts.spec.closing());
+        let closing = parts.spec.closing();
+        let mut round = Round::new(epoch, parts.plan.tree, closing, Instant::now());
         let part = parts
             .placement
             .map(|placement| shared::Part::new(placement, &parts.node));
@@ -175,7 +179,7 @@ impl Job {
                 spec: parts.spec,
                 revision: parts.revision,
                 round,
-                round_before: None,
+                before: VecDeque::new(),
                 part,
                 tally: Tally::new(),
                 model: slot,
@@ -205,6 +209,7 @@ impl Job {
             slot_freed: Notify::new(),
             admission: tokio::sync::Mutex::new(()),
             lease_turns: Arc::new(Semaphore::new(parts.plan.leases() as usize)),
+            opened: Notify::new(),
             version: watch::Sender::new(version),
             changes: watch::Sender::new(0),
         };
@@ -279,6 +284,7 @@ impl Job {
             self.metrics.forget_job(self.name.as_str());
         }
         self.slot_freed.notify_one();
+        self.opened.notify_waiters();
         // A receiver that waits for a version sees the sender's change and looks again.
         self.version.send_modify(|_| {});
         self.changed();

@@ -18,6 +18,11 @@ use tributary_router::Router;
 /// Every value of the label `state` of an arena's slots.
 pub(crate) const ARENA_SLOTS: [&str; 5] = ["free", "used", "touched", "leased", "overdue"];
 
+/// Up to the greatest staleness that a manifest may allow.
+const STALENESS_BUCKETS: [f64; 11] = [
+    0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1000.0,
+];
+
 /// All families of a node.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -36,6 +41,8 @@ pub struct Metrics {
     pub(crate) bytes_in_place: IntCounterVec,
     /// Time of one function call and its commit.
     pub(crate) step: HistogramVec,
+    /// Versions between the model from which an accepted update was trained and its round's.
+    staleness: HistogramVec,
     /// First update to published model.
     pub(crate) round: HistogramVec,
     /// Close to published model.
@@ -154,6 +161,17 @@ impl Metrics {
                     "tributary_aggregation_step_seconds",
                     "One fold, merge or finish with its commit.",
                     &["job", "level"]
+                )
+            ),
+            staleness: family!(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "tributary_update_staleness_versions",
+                        "Versions between the model from which an accepted update was trained and its round's."
+                    )
+                    .buckets(STALENESS_BUCKETS.to_vec()),
+                    &["job"]
                 )
             ),
             round: family!(
@@ -279,6 +297,12 @@ impl Metrics {
         self.activation.with_label_values(&[kind]).observe(seconds);
     }
 
+    /// Counts an accepted update of a job that takes updates trained from older models.
+    pub(crate) fn observe_staleness(&self, job: &str, staleness: u64) {
+        let family = self.staleness.with_label_values(&[job]);
+        family.observe(staleness as f64);
+    }
+
     /// Adds the sidecar's families, read from the router at each scrape.
     pub(crate) fn add_router(&self, router: Arc<dyn Router>, jobs: Arc<Jobs>) {
         let added = sidecar::SidecarCollector::new(router, jobs)
@@ -336,6 +360,7 @@ impl Metrics {
         }
         let _ = self.arena_bytes.remove_label_values(&[job]);
         let _ = self.model_version.remove_label_values(&[job]);
+        let _ = self.staleness.remove_label_values(&[job]);
         let _ = self.round.remove_label_values(&[job]);
         let _ = self.aggregation.remove_label_values(&[job]);
     }

@@ -4,12 +4,16 @@
 //! knows that number once no more updates can come below an aggregator: a leaf when it is full, a
 //! middle when all its leaves are, and everything when the round closes. It tells them by
 //! [`Close`]s; a client that is refused later makes the numbers smaller, and they are told again.
+//!
+//! An update is known by its client and the round that it was trained for. Where a round takes updates
+//! that were trained for earlier ones, a client may have several in it, each with its own number.
 
 use crate::tree::Tree;
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tributary_api::ClientName;
-use tributary_api::manifest::Closing;
+use tributary_api::manifest::{Closing, Timer};
+use tributary_api::placement::StalenessSum;
 use tributary_sidecar_layout::Level;
 
 /// What slots and descriptors carry as their round: the number and, because a round that failed
@@ -97,12 +101,19 @@ pub(crate) enum Reason {
     Full,
     /// The deadline has passed and the quorum is met.
     Deadline,
+    /// The window has passed and an update is in.
+    Window,
 }
 
+/// An update, by its number.
 #[derive(Debug)]
 struct Entry {
+    /// The round that it was trained for.
+    trained: u64,
     digest: u128,
-    placement: Placement,
+    leaf: u32,
+    /// The update that the same client sent before it.
+    earlier: Option<u32>,
     refused: Option<String>,
 }
 
@@ -152,6 +163,7 @@ pub(crate) struct Others {
     pub missing: bool,
     /// When the first of them took its first update.
     pub first_update: Option<Instant>,
+    pub staleness: StalenessSum,
 }
 
 /// One round.
@@ -160,9 +172,12 @@ pub(crate) struct Round {
     pub epoch: Epoch,
     tree: Tree,
     closing: Closing,
+    opened: Instant,
     first_update: Option<Instant>,
-    entries: HashMap<ClientName, Entry>,
-    names: Vec<ClientName>,
+    entries: Vec<Entry>,
+    /// Each client's newest update.
+    newest: HashMap<ClientName, u32>,
+    staleness: StalenessSum,
     /// By index. A leaf without updates is not there yet: the lanes before it came first.
     leaves: Vec<Leaf>,
     middles: Vec<Middle>,
@@ -179,14 +194,16 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    pub(crate) fn new(epoch: Epoch, tree: Tree, closing: Closing) -> Self {
+    pub(crate) fn new(epoch: Epoch, tree: Tree, closing: Closing, opened: Instant) -> Self {
         Self {
             epoch,
             tree,
             closing,
+            opened,
             first_update: None,
-            entries: HashMap::new(),
-            names: Vec::new(),
+            entries: Vec::new(),
+            newest: HashMap::new(),
+            staleness: StalenessSum::default(),
             leaves: Vec::new(),
             middles: Vec::new(),
             refused: 0,
@@ -208,10 +225,10 @@ impl Round {
 
     /// Updates accepted so far, refused ones included.
     pub(crate) fn accepted(&self) -> u32 {
-        self.names.len() as u32
+        self.entries.len() as u32
     }
 
-    /// Clients of this node inside the result.
+    /// Updates of this node inside the result.
     pub(crate) fn contributors(&self) -> u32 {
         self.accepted() - self.refused
     }
@@ -230,6 +247,18 @@ impl Round {
     pub(crate) fn first_update(&self) -> Option<Instant> {
         let firsts = [self.first_update, self.others.first_update];
         firsts.into_iter().flatten().min()
+    }
+
+    /// How old the models were from which this node's updates were trained.
+    pub(crate) fn staleness(&self) -> StalenessSum {
+        self.staleness
+    }
+
+    /// As [`Self::staleness`], for the updates of all nodes.
+    pub(crate) fn staleness_everywhere(&self) -> StalenessSum {
+        let mut sum = self.staleness;
+        sum.merge(self.others.staleness);
+        sum
     }
 
     /// Takes over what other nodes add.
@@ -255,9 +284,21 @@ impl Round {
         self.closing = closing;
     }
 
-    /// What the client has sent before, if anything.
-    pub(crate) fn known(&self, client: &ClientName, digest: u128) -> Option<Known> {
-        let entry = self.entries.get(client)?;
+    /// The client's update for the round `trained`.
+    fn entry(&self, client: &ClientName, trained: u64) -> Option<&Entry> {
+        let mut next = self.newest.get(client).copied();
+        while let Some(entry) = next.and_then(|number| self.entries.get(number as usize)) {
+            if entry.trained == trained {
+                return Some(entry);
+            }
+            next = entry.earlier;
+        }
+        None
+    }
+
+    /// What the client has sent before for the round `trained`, if anything.
+    pub(crate) fn known(&self, client: &ClientName, trained: u64, digest: u128) -> Option<Known> {
+        let entry = self.entry(client, trained)?;
         Some(match &entry.refused {
             _ if entry.digest != digest => Known::Other,
             Some(why) => Known::Refused(why.clone()),
@@ -265,38 +306,40 @@ impl Round {
         })
     }
 
-    /// True if the client has an update in this round.
-    pub(crate) fn has(&self, client: &ClientName) -> bool {
-        self.entries.contains_key(client)
+    /// True if the client has an update for the round `trained` in this round.
+    pub(crate) fn has(&self, client: &ClientName, trained: u64) -> bool {
+        self.entry(client, trained).is_some()
     }
 
-    /// Enters an update of a client that is not known yet. `None` once the round is closed.
+    /// Enters an update that is not known yet; it was trained for the round `trained`, this one or one before.
+    /// `None` once the round is closed.
     pub(crate) fn accept(
         &mut self,
         client: ClientName,
+        trained: u64,
         digest: u128,
         now: Instant,
     ) -> Option<Placement> {
-        if self.closed || self.entries.contains_key(&client) {
+        if self.closed || self.has(&client, trained) {
             return None;
         }
         self.first_update.get_or_insert(now);
         let number = self.accepted();
-        let placement = Placement {
+        let leaf = self.tree.leaf(number);
+        self.assign(leaf);
+        self.staleness.add(self.number().saturating_sub(trained));
+        let earlier = self.newest.insert(client, number);
+        self.entries.push(Entry {
+            trained,
+            digest,
+            leaf,
+            earlier,
+            refused: None,
+        });
+        Some(Placement {
             client: number,
-            leaf: self.tree.leaf(number),
-        };
-        self.assign(placement.leaf);
-        self.names.push(client.clone());
-        self.entries.insert(
-            client,
-            Entry {
-                digest,
-                placement,
-                refused: None,
-            },
-        );
-        Some(placement)
+            leaf,
+        })
     }
 
     /// Counts an update below a leaf and its middle.
@@ -319,17 +362,13 @@ impl Round {
 
     /// The function failed on a client's update: it is not part of the result.
     pub(crate) fn refuse(&mut self, client: u32, why: String) {
-        let Some(entry) = self
-            .names
-            .get(client as usize)
-            .and_then(|name| self.entries.get_mut(name))
-        else {
+        let Some(entry) = self.entries.get_mut(client as usize) else {
             return;
         };
         if entry.refused.replace(why).is_some() {
             return;
         }
-        let leaf = entry.placement.leaf;
+        let leaf = entry.leaf;
         self.refused += 1;
         self.leaves[leaf as usize].refused += 1;
         self.middles[self.tree.middle(leaf) as usize].contributors -= 1;
@@ -338,11 +377,13 @@ impl Round {
 
     /// The clients on whose updates the function failed.
     pub(crate) fn refused(&self) -> impl Iterator<Item = Placement> + '_ {
-        let refused = self
-            .entries
-            .values()
-            .filter(|entry| entry.refused.is_some());
-        refused.map(|entry| entry.placement)
+        let refused = (0..)
+            .zip(&self.entries)
+            .filter(|(_, entry)| entry.refused.is_some());
+        refused.map(|(client, entry)| Placement {
+            client,
+            leaf: entry.leaf,
+        })
     }
 
     /// Whether the round must close now, and by which rule.
@@ -355,16 +396,21 @@ impl Round {
         if accepted >= self.closing.full {
             return Some(Reason::Full);
         }
-        let (_, quorum) = self.closing.deadline.filter(|_| !self.follows)?;
         let passed = self.deadline().is_some_and(|deadline| now >= deadline);
-        (passed && self.contributors_everywhere() >= quorum).then_some(Reason::Deadline)
+        let reason = match self.closing.timer? {
+            Timer::Deadline(..) => Reason::Deadline,
+            Timer::Window(_) => Reason::Window,
+        };
+        (passed && self.contributors_everywhere() >= self.closing.least()).then_some(reason)
     }
 
-    /// When the deadline passes, once a first update is in.
+    /// When the deadline or the window passes, once a first update is in and if this node says when the round closes.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let (after, _) = self.closing.deadline.filter(|_| !self.follows)?;
-        self.first_update()
-            .map(|first| first + Duration::from_millis(after.millis()))
+        let first = self.first_update().filter(|_| !self.follows)?;
+        Some(match self.closing.timer? {
+            Timer::Deadline(after, _) => first + after.duration(),
+            Timer::Window(after) => self.opened + after.duration(),
+        })
     }
 
     /// Takes no more updates.

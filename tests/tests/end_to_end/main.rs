@@ -8,6 +8,7 @@
     reason = "a test says what is wrong by panicking"
 )]
 
+mod asynchronous;
 mod bodies;
 mod chaos;
 mod closing;

@@ -24,7 +24,7 @@ const ROUNDS: u64 = 3;
 const KILLS: usize = 8;
 
 /// Kills random workers at random moments until told to stop; gives how many.
-fn rampage(server: u32, seed: u64, done: &AtomicBool) -> u32 {
+pub(super) fn rampage(server: u32, seed: u64, done: &AtomicBool) -> u32 {
     let (mut random, mut killed) = (Random::new(seed), BTreeSet::new());
     while !done.load(Ordering::Relaxed) && killed.len() < KILLS {
         std::thread::sleep(Duration::from_micros(random.below(20_000)));

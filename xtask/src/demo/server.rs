@@ -377,6 +377,7 @@ impl Node {
             sidecar,
             sidecar_reason,
             kernel,
+            ..
         } = self;
         match sidecar_reason {
             Some(reason) => format!("sidecar {sidecar}, because {reason}; kernel {kernel}"),

@@ -110,6 +110,7 @@ mod tests {
             bytes_copied: 192_800,
             bytes_read_in_place: 3 << 20,
             error: None,
+            shares: Vec::new(),
         };
         let line = line(&Row {
             round: 7,

@@ -127,6 +127,8 @@ fn manifests(context: &Context) -> Result<()> {
         "manifests/functions.yaml",
         "-f",
         "manifests/digits.yaml",
+        "-f",
+        "manifests/digits-async.yaml",
     ]);
     command::run(&mut command)?;
     Ok(())

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Accumulate, Determinism, FileReference, FunctionSpec, JobSpec, Manifest, RoundSpec};
+use super::{
+    Accumulate, Determinism, FileReference, FunctionSpec, JobSpec, Manifest, PlacementSpec,
+    RoundSpec, Staleness, StalenessWeight,
+};
 use crate::{
     problem::FieldError,
     quantity::{ByteSize, Interval},
@@ -74,6 +77,7 @@ fn job(spec: &JobSpec, errors: &mut Errors) {
     errors.file("spec.model", &spec.model);
     round(&spec.round, spec.clients.max, errors);
     arithmetic(spec, errors);
+    placement(&spec.placement, errors);
     errors.interval("spec.keepAlive", spec.keep_alive, Interval::from_millis(0));
     errors.interval(
         "spec.ingest.idleTimeout",
@@ -104,19 +108,76 @@ fn arithmetic(spec: &JobSpec, errors: &mut Errors) {
     );
 }
 
+fn placement(spec: &PlacementSpec, errors: &mut Errors) {
+    for (place, job) in spec.anti_affinity.iter().enumerate() {
+        errors.refuse_if(
+            spec.affinity.contains(job),
+            &format!("spec.placement.antiAffinity[{place}]"),
+            || format!("{job} stands in `affinity` as well; leave one of the two out"),
+        );
+    }
+}
+
 fn round(round: &RoundSpec, clients_max: u32, errors: &mut Errors) {
-    let RoundSpec {
-        expected,
-        quorum,
-        deadline,
-    } = round;
-    let open_for_ever = expected.is_none() && quorum.is_none() && deadline.is_none();
-    errors.refuse_if(open_for_ever, "spec.round", || {
-        "a round that nothing closes: give `expected`, `quorum` or `deadline`".into()
+    triggers(round, errors);
+    counts(round, clients_max, errors);
+    for (path, interval) in [
+        ("spec.round.deadline", round.deadline),
+        ("spec.round.window", round.window),
+    ] {
+        if let Some(interval) = interval {
+            errors.interval(path, interval, Interval::from_millis(1));
+        }
+    }
+    if let Some(allowed) = &round.staleness {
+        staleness(allowed, errors);
+    }
+}
+
+/// What closes a round: something, and nothing that speaks against something else.
+fn triggers(round: &RoundSpec, errors: &mut Errors) {
+    let given = [
+        ("expected", round.expected.is_some()),
+        ("quorum", round.quorum.is_some()),
+        ("deadline", round.deadline.is_some()),
+        ("count", round.count.is_some()),
+        ("window", round.window.is_some()),
+    ];
+    let first = given.iter().find(|(_, given)| *given).map(|(name, _)| name);
+    errors.refuse_if(first.is_none() && !round.each, "spec.round", || {
+        "a round that nothing closes: give `expected`, `quorum`, `deadline`, `count`, `window` or `each`".into()
     });
+    if let Some(other) = first.filter(|_| round.each) {
+        let message = format!(
+            "each update closes its round, so `{other}` can never count; leave one of the two out"
+        );
+        errors.0.push(FieldError::new("spec.round.each", message));
+        return;
+    }
+    errors.refuse_if(
+        round.window.is_some() && round.deadline.is_some(),
+        "spec.round.window",
+        || {
+            "a round has one clock: `window` counts from its opening, `deadline` from its first update; \
+             leave one of the two out"
+                .into()
+        },
+    );
+    for (name, given) in [
+        ("count", round.count.is_some()),
+        ("window", round.count.is_none() && round.window.is_some()),
+    ] {
+        errors.refuse_if(given && round.quorum.is_some(), "spec.round.quorum", || {
+            format!("`{name}` closes a round without a quorum; leave one of the two out")
+        });
+    }
+}
+
+fn counts(round: &RoundSpec, clients_max: u32, errors: &mut Errors) {
     for (path, count) in [
-        ("spec.round.expected", expected),
-        ("spec.round.quorum", quorum),
+        ("spec.round.expected", round.expected),
+        ("spec.round.quorum", round.quorum),
+        ("spec.round.count", round.count),
     ] {
         let count = count.unwrap_or(0);
         errors.refuse_if(count > clients_max, path, || {
@@ -125,12 +186,34 @@ fn round(round: &RoundSpec, clients_max: u32, errors: &mut Errors) {
             )
         });
     }
-    if let (Some(expected), Some(quorum)) = (expected, quorum) {
-        errors.refuse_if(quorum > expected, "spec.round.quorum", || {
-            format!("{quorum} is more than `expected`, which is {expected}")
+    let expected = round.expected.unwrap_or(u32::MAX);
+    for (path, enough) in [
+        ("spec.round.quorum", round.quorum),
+        ("spec.round.count", round.count),
+    ] {
+        let enough = enough.unwrap_or(0);
+        errors.refuse_if(enough > expected, path, || {
+            format!("{enough} is more than `expected`, which is {expected}")
         });
     }
-    if let Some(deadline) = deadline {
-        errors.interval("spec.round.deadline", *deadline, Interval::from_millis(1));
+}
+
+fn staleness(allowed: &Staleness, errors: &mut Errors) {
+    const PATH: &str = "spec.round.staleness";
+    let Staleness { weight, a, b, .. } = *allowed;
+    let takes_a = weight != StalenessWeight::Constant;
+    let takes_b = weight == StalenessWeight::Hinge;
+    for (name, given, taken, by) in [
+        ("a", a.is_some(), takes_a, "`polynomial` or `hinge`"),
+        ("b", b.is_some(), takes_b, "`hinge`"),
+    ] {
+        let path = format!("{PATH}.{name}");
+        errors.refuse_if(given && !taken, &path, || {
+            let weight = weight.as_str();
+            format!("weight `{weight}` has no `{name}`: leave it out, or set weight to {by}")
+        });
     }
+    errors.refuse_if(takes_b && (a.is_none() || b.is_none()), PATH, || {
+        "weight `hinge` needs `a` and `b`: 1 up to b, then 1 / (a (t - b) + 1)".into()
+    });
 }

@@ -4,7 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Accumulate, ApiVersion, Determinism, FileReference, Metadata};
+use super::{
+    Accumulate, ApiVersion, Determinism, FileReference, Metadata, RoundSpec,
+    placement::PlacementSpec,
+};
 use crate::{Name, quantity::Interval};
 
 /// A federated-learning job: a model, the function that aggregates its updates, and when a round closes.
@@ -67,6 +70,9 @@ pub struct JobSpec {
     /// What the bytes of a round's model may depend on, beside the updates themselves; without it `none`.
     #[serde(default, skip_serializing_if = "Determinism::is_none")]
     pub determinism: Determinism,
+    /// Which nodes take part; what is left out the controller chooses.
+    #[serde(default, skip_serializing_if = "PlacementSpec::is_default")]
+    pub placement: PlacementSpec,
 }
 
 /// A job's function.
@@ -87,27 +93,6 @@ pub struct Clients {
     /// The greatest number of distinct clients in a round.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max: u32,
-}
-
-/// When a round closes: at the first of the conditions that are given.
-///
-/// - `expected`: when so many updates are in.
-/// - `deadline`: so long after the round's first update, as soon as `quorum` (default 1) is met.
-/// - `quorum` without `deadline`: when so many updates are in.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RoundSpec {
-    /// The updates with which a round is complete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub expected: Option<u32>,
-    /// The updates that are enough.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub quorum: Option<u32>,
-    /// The time from a round's first update after which the quorum is enough.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Interval>,
 }
 
 /// The shape of a job's tree.
@@ -190,42 +175,7 @@ pub enum LocalPath {
     Refuse,
 }
 
-/// A round's conditions with every default filled in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closing {
-    /// The round closes at once when so many updates are in.
-    pub full: u32,
-    /// The round closes, so long after its first update, as soon as this many updates are in.
-    pub deadline: Option<(Interval, u32)>,
-}
-
 impl JobSpec {
-    /// The conditions under which a round closes.
-    #[must_use]
-    pub fn closing(&self) -> Closing {
-        let RoundSpec {
-            expected,
-            quorum,
-            deadline,
-        } = &self.round;
-        match deadline {
-            Some(deadline) => Closing {
-                full: expected.unwrap_or(self.clients.max),
-                deadline: Some((*deadline, quorum.unwrap_or(1))),
-            },
-            None => Closing {
-                full: quorum.or(*expected).unwrap_or(self.clients.max),
-                deadline: None,
-            },
-        }
-    }
-
-    /// The updates that a round of this job is planned for.
-    #[must_use]
-    pub fn expected(&self) -> u32 {
-        self.round.expected.unwrap_or_else(|| self.closing().full)
-    }
-
     /// Whether a running job must be stopped and started to become `next`.
     ///
     /// When a round closes, how many rounds there are, how long idle workers stay and how updates are taken in

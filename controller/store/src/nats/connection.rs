@@ -36,6 +36,15 @@ pub(super) struct Connection {
     connected: watch::Receiver<bool>,
 }
 
+/// What has become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// It has this number.
+    At(u64),
+    /// The newest message of its subject is not the one that it expects. If it was sent repeatedly, that may be itself.
+    Refused { repeated: bool },
+}
+
 /// Whether the connection is up, and how often it has been.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct State {
@@ -127,7 +136,7 @@ impl Connection {
                 why = format!("no connection to {}", self.options.shown());
                 return Err(Error::unavailable(what, why));
             }
-            match timeout_at(deadline, attempt()).await {
+            match timeout_at(deadline, self.attempt(attempt())).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(Failure::Final(error))) => return Err(error),
                 Ok(Err(Failure::Again(reason))) => why = reason,
@@ -141,28 +150,50 @@ impl Connection {
         }
     }
 
-    /// Stores a message; its number, or `None` if its subject's newest message is not the one that it expects. Has to
-    /// have an id, because it may be sent repeatedly.
+    /// Waits for an answer, but not for one that was lost with its connection.
+    async fn attempt<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut state = self.state.clone();
+        let began = *state.borrow_and_update();
+        tokio::select! {
+            answer = answer => answer,
+            _ = state.wait_for(|state| *state != began) => {
+                Err(Failure::Again("the connection was lost".to_owned()))
+            }
+        }
+    }
+
+    /// Stores a message. Has to have an id, because it may be sent repeatedly.
     pub(super) async fn publish(
         &self,
         subject: &str,
         message: &PublishMessage,
-    ) -> Result<Option<u64>, Error> {
-        let send = || async {
-            let sent = self
-                .context
-                .send_publish(subject.to_owned(), message.clone());
-            let stored = match sent.await {
-                Ok(stored) => stored.await,
-                Err(error) => Err(error),
-            };
-            match stored {
-                Ok(stored) => Ok(Some(stored.sequence)),
-                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
-                Err(error) => Err(Failure::of(subject, &error)),
-            }
+    ) -> Result<Stored, Error> {
+        let mut attempts = 0;
+        let send = || {
+            attempts += 1;
+            self.send(subject, message)
         };
-        self.call(subject, send).await
+        let number = self.call(subject, send).await?;
+        let repeated = attempts > 1;
+        Ok(number.map_or(Stored::Refused { repeated }, Stored::At))
+    }
+
+    async fn send(&self, subject: &str, message: &PublishMessage) -> Result<Option<u64>, Failure> {
+        let sent = self
+            .context
+            .send_publish(subject.to_owned(), message.clone());
+        let stored = match sent.await {
+            Ok(stored) => stored.await,
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(stored) => Ok(Some(stored.sequence)),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+            Err(error) => Err(Failure::of(subject, &error)),
+        }
     }
 
     /// A handle to a stream that is there.

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use tokio::time::sleep;
 
 use super::MARKERS;
-use super::connection::Connection;
+use super::connection::{Connection, Stored};
 use super::follow::Follower;
 use super::read::{self, Snapshot};
 use crate::resume::Known;
@@ -25,8 +25,8 @@ const OPERATION: &str = "KV-Operation";
 /// Between two attempts to take a watch up again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Times that a key may change under a `create` before it gives up.
-const CREATE_ATTEMPTS: usize = 8;
+/// Times that a key may change under a write before it gives up.
+const CHANGES_MAX: usize = 8;
 
 #[derive(Debug, Clone)]
 pub(super) struct NatsKeys {
@@ -72,7 +72,6 @@ impl NatsKeys {
         write: Write,
         expected: Option<u64>,
     ) -> Result<Option<u64>, Error> {
-        // By its id the server recognises a repetition, before it compares revisions.
         let id = nuid::next();
         let mut message = PublishMessage::build().message_id(id.as_str());
         if let Some(expected) = expected {
@@ -84,7 +83,26 @@ impl NatsKeys {
                 .header(OPERATION, "DEL")
                 .header(header::NATS_MESSAGE_TTL, format!("{}s", MARKERS.as_secs())),
         };
-        self.connection.publish(subject, &message).await
+        for _ in 0..CHANGES_MAX {
+            match self.connection.publish(subject, &message).await? {
+                Stored::At(revision) => return Ok(Some(revision)),
+                Stored::Refused { repeated: false } => return Ok(None),
+                Stored::Refused { repeated: true } => {}
+            }
+            // The server compares revisions before ids, so a repetition is refused because of itself.
+            let newest = read::last(&self.connection, &self.stream, subject).await?;
+            let number = newest.as_ref().map_or(0, |newest| newest.sequence);
+            if newest.is_some_and(|newest| has_id(&newest.headers, id.as_str())) {
+                return Ok(Some(number));
+            }
+            if Some(number) != expected {
+                break;
+            }
+            // Of two copies of this message one is still on its way into the stream.
+            sleep(PAUSE).await;
+        }
+        let why = "the answer was lost, and others have written since; read it again";
+        Err(Error::unavailable(subject, why))
     }
 
     async fn put_value(
@@ -128,7 +146,7 @@ impl Keys for NatsKeys {
     async fn create(&self, key: &str, value: Bytes) -> Result<u64, Error> {
         // What was never there has no message: number 0. What was deleted has one that says so.
         let mut expected = 0;
-        for _ in 0..CREATE_ATTEMPTS {
+        for _ in 0..CHANGES_MAX {
             let written = self.put_value(key, value.clone(), Some(expected)).await?;
             if let Some(revision) = written {
                 return Ok(revision);
@@ -286,6 +304,11 @@ fn deletes(headers: &HeaderMap) -> bool {
         || headers
             .get(OPERATION)
             .is_some_and(|operation| operation.as_str() != "PUT")
+}
+
+fn has_id(headers: &HeaderMap, id: &str) -> bool {
+    let found = headers.get(header::NATS_MESSAGE_ID);
+    found.is_some_and(|found| found.as_str() == id)
 }
 
 fn entry(message: StreamMessage) -> Option<Entry> {

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
+use percent_encoding::percent_decode_str;
 
 use crate::{Error, Retention};
 
 /// How to connect, and how to keep things.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `nats://host:port`, `tls://host:port`; one server, or several of a cluster. May carry `user:password@`.
+    /// `nats://host:port`, `tls://host:port`; one server, or several of a cluster. The first may carry
+    /// `user:password@`, for all.
     pub servers: Vec<String>,
     /// What the connection is called in the server's lists.
     pub name: String,
@@ -107,6 +109,15 @@ impl Options {
         self.servers.iter().map(address).collect()
     }
 
+    /// Those of the first URL that has any; the client library does not look there.
+    fn user_and_password(&self) -> Result<Option<(String, String)>, Error> {
+        let addresses = self.addresses()?;
+        let found = addresses
+            .iter()
+            .find_map(|address| Some((address.username()?, address.password()?)));
+        Ok(found.map(|(user, password)| (decoded(user), decoded(password))))
+    }
+
     /// The servers, for people.
     pub(super) fn shown(&self) -> String {
         let shown: Vec<String> = self.servers.iter().map(|server| hidden(server)).collect();
@@ -127,7 +138,10 @@ impl Options {
         let tls = self.require_tls || self.root_certificates.is_some() || self.identity.is_some();
         options = options.require_tls(tls);
         match &self.credentials {
-            Credentials::Anonymous => Ok(options),
+            Credentials::Anonymous => Ok(match self.user_and_password()? {
+                Some((user, password)) => options.user_and_password(user, password),
+                None => options,
+            }),
             Credentials::File(file) => {
                 let text = read("credentials", file)?;
                 options.credentials(&text).map_err(|error| {
@@ -148,6 +162,11 @@ impl Options {
             }
         }
     }
+}
+
+/// What a URL encodes as %40, for instance.
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// A server's URL without its password.

@@ -16,7 +16,7 @@ use crate::bench::{bytes, options};
 async fn works(options: Options) {
     let store = connect(options).await.unwrap();
     let keys = store.keys("things", None).await.unwrap();
-    let revision = keys.create("a", bytes("one")).await.unwrap();
+    let revision = keys.put("a", bytes("one")).await.unwrap();
     assert_eq!(keys.get("a").await.unwrap().unwrap().revision, revision);
     store.bus().await.unwrap();
     assert!(store.connected());
@@ -160,9 +160,10 @@ async fn a_password_opens_the_door() {
     if !nats::available() {
         return;
     }
-    let server = NatsServer::with("authorization { user: river, password: secret }");
+    let server = NatsServer::with("authorization { user: river, password: \"s:cr@t\" }");
+    // As URLs write what has a meaning in them.
     let url = |who: &str| server.url().replace("nats://", &format!("nats://{who}@"));
-    works(options(vec![url("river:secret")])).await;
+    works(options(vec![url("river:s%3Acr%40t")])).await;
     let error = connect(options(vec![url("river:wrong")]))
         .await
         .unwrap_err();

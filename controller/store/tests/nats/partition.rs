@@ -1,11 +1,12 @@
-//! The leader's connection is cut; the leader itself lives.
+//! A client's connection is cut, or loses what the server says; the client itself lives.
 
 use std::time::Duration;
 
-use tributary_store::{Backend, Error, Leadership, Role, nats};
+use tributary_store::nats::{self, Options};
+use tributary_store::{Backend, Change, Error, Leadership, Role};
 use tributary_tests::nats::{self as servers, NatsServer};
 
-use crate::bench::{bytes, connect, options, soon};
+use crate::bench::{PATIENCE, bytes, connect, next, options, soon};
 use crate::proxy::Proxy;
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -53,4 +54,53 @@ async fn a_leader_without_connection_is_followed_and_fenced() {
     let late = far_keys.update("leader", bytes("late"), old).await;
     assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
     assert_eq!(*second_role.borrow(), Role::Leader { term });
+}
+
+/// A write whose answer is lost is repeated, and is not taken for somebody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_no_conflict() {
+    if !servers::available() {
+        return;
+    }
+    let server = NatsServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let near = connect(&server).await.keys("things", None).await.unwrap();
+    let patient = Options {
+        call_timeout: PATIENCE,
+        ..options(vec![proxy.url()])
+    };
+    let far = nats::connect(patient).await.unwrap();
+    let far = far.keys("things", None).await.unwrap();
+    let mut watch = near.watch("").await.unwrap();
+    assert_eq!(next(&mut watch).await, Change::UpToDate);
+    let mut revision = 0;
+    for value in ["created", "updated", "put", "deleted"] {
+        proxy.deafen();
+        let write = tokio::spawn({
+            let (far, value) = (far.clone(), value.to_owned());
+            async move {
+                match value.as_str() {
+                    "created" => far.create("a", bytes("created")).await,
+                    "updated" => far.update("a", bytes("updated"), revision).await,
+                    "put" => far.put("a", bytes("put")).await,
+                    _ => far.delete_if("a", revision).await.map(|()| 0),
+                }
+            }
+        });
+        // Somebody else sees it; only then the connection breaks, and comes back.
+        let seen = next(&mut watch).await;
+        proxy.cut();
+        proxy.mend();
+        let written = soon(write).await.unwrap().unwrap();
+        match seen {
+            Change::Put(_, entry) => {
+                assert_eq!((entry.value, entry.revision), (bytes(value), written));
+            }
+            other => assert_eq!(other, Change::Deleted("a".to_owned())),
+        }
+        revision = written;
+    }
+    // Each was written once.
+    near.create("b", bytes("end")).await.unwrap();
+    assert!(matches!(next(&mut watch).await, Change::Put(key, _) if key == "b"));
 }

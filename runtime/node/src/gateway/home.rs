@@ -7,31 +7,43 @@ use tributary_api::ClientName;
 use tributary_api::placement::Member;
 
 impl Gateway {
-    /// Ok if the client's update belongs here.
+    /// Ok if the client's update for the round `trained` belongs here; if that is not told, the open one.
     ///
-    /// Where homes have moved in the middle of the round, the earlier ones are asked first: one may have an update
-    /// of the client already. One that says no will take none, so nobody counts twice.
-    pub(super) async fn check_home(&self, job: &Job, client: &ClientName) -> Result<(), Refusal> {
-        match job.home(client) {
+    /// Where homes have moved since that round opened, the earlier ones are asked first: one may have the client's
+    /// update already. One that says no will take none, so nobody counts twice.
+    pub(super) async fn check_home(
+        &self,
+        job: &Job,
+        client: &ClientName,
+        trained: Option<u64>,
+    ) -> Result<(), Refusal> {
+        match job.home(client, trained) {
             Home::Here => Ok(()),
             Home::At(url) => Err(elsewhere(job, client, &url)),
             Home::HereUnless(asked) => {
                 for member in asked {
-                    self.ask(job, client, &member).await?;
+                    let trained = trained.unwrap_or_else(|| job.model().version);
+                    self.ask(job, client, trained, &member).await?;
                 }
                 Ok(())
             }
         }
     }
 
-    async fn ask(&self, job: &Job, client: &ClientName, member: &Member) -> Result<(), Refusal> {
+    async fn ask(
+        &self,
+        job: &Job,
+        client: &ClientName,
+        trained: u64,
+        member: &Member,
+    ) -> Result<(), Refusal> {
         let Some(placement) = job.placement() else {
             return Ok(());
         };
         let peer = self
             .peers
             .at(&member.url, &job.name, &job.node, &placement.secret);
-        match peer.holds(client, job.model().version).await {
+        match peer.holds(client, trained).await {
             Ok(false) => Ok(()),
             Ok(true) => Err(elsewhere(job, client, &member.url)),
             Err(error) => Err(Refusal::HomeUnknown {

@@ -88,10 +88,10 @@ async fn put_into<S: Source>(
             "a slot is committed without a body, over HTTP/1.1, on the connection that asked for it",
         ));
     }
-    gateway
-        .check_home(job, &client)
-        .await
-        .map_err(|refusal| refusal.with_query(&address.query))?;
+    let wait_for_header = told.round.is_none() && job.home_needs_round();
+    if !wait_for_header {
+        check_home(gateway, job, address, &client, told.round).await?;
+    }
     if let Some(round) = told.round {
         check_sender(job, &client, round)?;
     }
@@ -104,6 +104,9 @@ async fn put_into<S: Source>(
     let mut reader = Reader::new(body, idle);
     let (header_bytes, header) = read_header(job, &mut reader).await?;
     let (round, weight) = told.or_header(&header)?.settled()?;
+    if wait_for_header {
+        check_home(gateway, job, address, &client, Some(round)).await?;
+    }
     let sender = Sender {
         job,
         client,
@@ -124,6 +127,7 @@ async fn put_into<S: Source>(
             job: job.name.clone(),
             mismatch,
         })?;
+    until_open(job, round).await?;
     let mut filling = claim(job).await?;
     target(job)
         .fill(filling.vector_mut(), &plan, &mut reader, &mut digest)
@@ -133,7 +137,18 @@ async fn put_into<S: Source>(
         sent: reader.received,
         copied: reader.received * S::COPIES,
     };
-    sender.enter(filling, plan.slot, &digest, bytes)
+    sender.enter(filling, plan.slot, &digest, bytes).await
+}
+
+async fn check_home(
+    gateway: &Gateway,
+    job: &Job,
+    address: &Address,
+    client: &ClientName,
+    trained: Option<u64>,
+) -> Result<(), Refusal> {
+    let home = gateway.check_home(job, client, trained).await;
+    home.map_err(|refusal| refusal.with_query(&address.query))
 }
 
 /// What is checked in updates of a job.
@@ -158,6 +173,7 @@ pub(super) async fn claim(job: &Job) -> Result<Filling, Refusal> {
 pub(super) struct Sender<'a> {
     pub job: &'a Job,
     pub client: ClientName,
+    /// The round that the update was trained for.
     pub round: u64,
     pub weight: f64,
 }
@@ -177,8 +193,8 @@ impl Sender<'_> {
         digest
     }
 
-    /// Enters the checked update into its round.
-    pub(super) fn enter(
+    /// Enters the checked update into the open round, or the next one.
+    pub(super) async fn enter(
         self,
         filling: Filling,
         slot: SlotLayout,
@@ -194,34 +210,30 @@ impl Sender<'_> {
             copied: bytes.copied,
             slot,
         };
-        let answer = self.job.accept(update, filling);
+        let answer = self.job.accept(update, filling).await;
         self.told(answer)
     }
 
     /// The job's answer as the client gets it.
     fn told(&self, answer: Result<Accepted, crate::job::Refusal>) -> Result<Taken, Refusal> {
-        let job = self.job.name.clone();
         match answer {
             Ok(accepted) => {
                 let receipt = UpdateReceipt {
-                    job,
+                    job: self.job.name.clone(),
                     client: self.client.clone(),
-                    round: self.round,
+                    round: accepted.round,
+                    staleness: accepted.staleness,
                     slot_state: "ready".into(),
                     contributors: accepted.contributors,
                 };
                 Ok((accepted, receipt))
             }
-            Err(refusal) => Err(Refusal::Job {
-                job,
-                given: self.round,
-                refusal,
-            }),
+            Err(refusal) => Err(refused(self.job, self.round, refusal)),
         }
     }
 }
 
-/// The round must be open, unless the client has an update in it: then it asks again.
+/// The update must be one that can be taken, unless it is known: then its client asks again.
 pub(super) fn check_sender(job: &Job, client: &ClientName, round: u64) -> Result<(), Refusal> {
     if job.has(client, round) {
         return Ok(());
@@ -232,12 +244,23 @@ pub(super) fn check_sender(job: &Job, client: &ClientName, round: u64) -> Result
 fn check_round(job: &Job, round: u64) -> Result<(), Refusal> {
     job.check_round(round).map_err(|refusal| {
         job.count_late(round);
-        Refusal::Job {
-            job: job.name.clone(),
-            given: round,
-            refusal,
-        }
+        refused(job, round, refusal)
     })
+}
+
+/// Waits while the open round is closing, if the next one may take the update.
+async fn until_open(job: &Job, round: u64) -> Result<(), Refusal> {
+    let open = job.until_open(round).await;
+    open.map_err(|refusal| refused(job, round, refusal))
+}
+
+/// An update for the round `given` that the job refuses.
+fn refused(job: &Job, given: u64, refusal: crate::job::Refusal) -> Refusal {
+    Refusal::Job {
+        job: job.name.clone(),
+        given,
+        refusal,
+    }
 }
 
 /// A body that is longer than any update of the job can be is refused unread.

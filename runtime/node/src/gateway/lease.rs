@@ -201,7 +201,8 @@ impl Leases {
         let layout = SlotLayout::new(Encoding::F32, job.layout.elements(), 0);
         let layout = layout.ok_or_else(|| Refusal::TooLarge(format!("{bytes} bytes")))?;
         let (sent, copied) = (bytes, 0);
-        let taken = sender.enter(filling, layout, &digest, Bytes { sent, copied })?;
+        let bytes = Bytes { sent, copied };
+        let taken = sender.enter(filling, layout, &digest, bytes).await?;
         job.count_local(&taken.0);
         Ok(taken)
     }

@@ -7,7 +7,7 @@ use tributary_api::model::{Encoding, Encodings, HeaderError, LayoutMismatch};
 use tributary_api::problem::Problem;
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 25] = [
+pub(crate) const OUTCOMES: [&str; 26] = [
     "accepted",
     "repeated",
     "malformed-update",
@@ -15,6 +15,7 @@ pub(crate) const OUTCOMES: [&str; 25] = [
     "unknown-job",
     "stalled-update",
     "wrong-round",
+    "stale-update",
     "round-closing",
     "job-completed",
     "job-failed",
@@ -107,7 +108,7 @@ pub(crate) enum Refusal {
          asked: {error}; send the update again in a second"
     )]
     HomeUnknown { job: Name, error: String },
-    #[error("round {given} of job {job} is not open: {}", told(.refusal))]
+    #[error("round {given} of job {job} is not open: {}", told(.refusal, *.given))]
     Job {
         job: Name,
         given: u64,
@@ -115,10 +116,25 @@ pub(crate) enum Refusal {
     },
 }
 
-fn told(refusal: &job::Refusal) -> String {
+fn told(refusal: &job::Refusal, given: u64) -> String {
     match refusal {
         job::Refusal::WrongRound { open } => {
             format!("round {open} is; pull the newest model and train from it")
+        }
+        job::Refusal::Stale {
+            open,
+            staleness,
+            max,
+        } => format!(
+            "round {open} is, {staleness} versions later, and at most {max} are allowed \
+             (spec.round.staleness.max); pull the newest model and train from it"
+        ),
+        job::Refusal::Forgotten { open, since } => format!(
+            "round {open} is, and of rounds before {since} this node does not know who contributed, \
+             so this update might count twice; pull the newest model and train from it"
+        ),
+        job::Refusal::Closing { round } if *round != given => {
+            format!("the model of round {round} is being made; send the update again in a second")
         }
         job::Refusal::Closing { .. } => "its model is being made; pull the next one".into(),
         job::Refusal::Completed { version } => {
@@ -222,13 +238,14 @@ impl Refusal {
         use job::Refusal as R;
         let (status, slug, title) = match refusal {
             R::WrongRound { .. } => (409, "wrong-round", "Wrong round"),
+            R::Stale { .. } | R::Forgotten { .. } => (409, "stale-update", "The update is too old"),
             R::Closing { .. } => (409, "round-closing", "The round is closing"),
             R::Completed { .. } => (409, "job-completed", "The job is completed"),
             R::Failed(_) => (409, "job-failed", "The job has failed"),
             R::OtherBytes => (
                 409,
                 "other-bytes",
-                "The client has sent another update in this round",
+                "The client has sent another update for this round",
             ),
             R::Function(_) => (422, "function-failed", "The function failed on this update"),
             R::Stopped => (404, "unknown-job", "Unknown job"),
@@ -243,7 +260,15 @@ impl Refusal {
         };
         let problem = Problem::new(status, slug, title, detail);
         match refusal {
-            R::WrongRound { open } => problem.with("round", *open),
+            R::WrongRound { open } | R::Forgotten { open, .. } => problem.with("round", *open),
+            R::Stale {
+                open,
+                staleness,
+                max,
+            } => problem
+                .with("round", *open)
+                .with("staleness", *staleness)
+                .with("max", *max),
             R::Closing { round } => problem.with("round", *round),
             R::Completed { version } => problem.with("version", *version),
             _ => problem,

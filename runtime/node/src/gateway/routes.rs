@@ -167,7 +167,7 @@ async fn held(
     if let Some(receipt) = job.receipt(&client, round) {
         return Json(receipt).into_response();
     }
-    match gateway.check_home(&job, &client).await {
+    match gateway.check_home(&job, &client, Some(round)).await {
         Err(refusal) => refused(&refusal.with_query(uri.query().unwrap_or_default())),
         Ok(()) => {
             let detail = format!("no update of client {client} is in round {round} of job {name}");

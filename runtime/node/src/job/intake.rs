@@ -1,7 +1,7 @@
 //! Updates into a round: who may send, what is known of them, when the round closes.
 
 use super::{Inner, Job, descriptor};
-use crate::round::{Close, Known, Reason, Round};
+use crate::round::{Close, Reason};
 use jiff::Timestamp;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -13,16 +13,24 @@ use tributary_arena::{
 };
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 
+/// How long an update that comes while its round is closing waits for the next one. Until it has a slot, waiting
+/// costs nothing: the body stays in the client's socket.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Why an update is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// Another round is open.
     WrongRound { open: u64 },
+    /// The update was trained for a round too long before the open one.
+    Stale { open: u64, staleness: u64, max: u32 },
+    /// The update was trained for a round of which this node knows no updates: it could be a repeat.
+    Forgotten { open: u64, since: u64 },
     /// The round takes no more updates; its model is being made.
     Closing { round: u64 },
     /// All rounds are done.
     Completed { version: u64 },
-    /// The client has sent other bytes in this round.
+    /// The client has sent other bytes for this round.
     OtherBytes,
     /// The function failed on this update before.
     Function(String),
@@ -39,11 +47,29 @@ pub(crate) enum Refusal {
 pub(crate) struct Accepted {
     pub repeated: bool,
     pub contributors: u32,
+    /// The round that took it.
+    pub round: u64,
+    /// How many rounds before that it was trained for.
+    pub staleness: u64,
+}
+
+/// Why an update is not entered.
+enum NotEntered {
+    Refused(Refusal),
+    /// The round takes no more, and the next one will take it.
+    Late(Filling),
+}
+
+impl From<Refusal> for NotEntered {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// A checked update, ready to be entered.
 pub(crate) struct Update {
     pub client: ClientName,
+    /// The round that it was trained for.
     pub round: u64,
     pub weight: f64,
     pub digest: u128,
@@ -56,9 +82,30 @@ pub(crate) struct Update {
 }
 
 impl Job {
-    /// Whether an update for `round` could be accepted now.
+    /// Whether an update for `round` could be accepted, now or once the next round opens.
     pub(crate) fn check_round(&self, round: u64) -> Result<(), Refusal> {
         self.lock().check_round(round)
+    }
+
+    /// Waits while the open round is closing, if updates for `round` are carried into the next one.
+    pub(crate) async fn until_open(&self, round: u64) -> Result<(), Refusal> {
+        let open = async {
+            loop {
+                let opened = self.opened.notified();
+                if !self.lock().would_be_late(round)? {
+                    return Ok(());
+                }
+                opened.await;
+            }
+        };
+        let open = tokio::time::timeout(CLOSING_PATIENCE, open).await;
+        open.unwrap_or_else(|_| Err(self.closing()))
+    }
+
+    /// The open round takes no more updates.
+    fn closing(&self) -> Refusal {
+        let round = self.lock().round.number();
+        Refusal::Closing { round }
     }
 
     /// Counts an update that came for a round that has ended.
@@ -100,13 +147,12 @@ impl Job {
         self.metrics.local_updates.with_label_values(&labels).inc();
     }
 
-    /// True if the client has an update in the open round or the one before: another body of it
-    /// needs no slot.
+    /// True if an update of the client for that round is known: another body of it needs no slot.
     pub(crate) fn has(&self, client: &ClientName, round: u64) -> bool {
-        self.lock().book(round).is_some_and(|book| book.has(client))
+        self.lock().book_with(client, round).is_some()
     }
 
-    /// Answers a client that has an update in the round already; `None` if it has none.
+    /// Answers a client whose update for that round is known; `None` if it has none.
     pub(crate) fn repeated(
         &self,
         client: &ClientName,
@@ -116,29 +162,57 @@ impl Job {
         self.lock().answer_known(client, round, digest)
     }
 
-    /// Enters an update, publishes its slot and sends its descriptor.
-    pub(crate) fn accept(&self, update: Update, filling: Filling) -> Result<Accepted, Refusal> {
+    /// Enters an update, publishes its slot and sends its descriptor. One whose round has begun to close waits for
+    /// the next one, if that may take it.
+    pub(crate) async fn accept(
+        &self,
+        update: Update,
+        mut filling: Filling,
+    ) -> Result<Accepted, Refusal> {
+        let patience = tokio::time::Instant::now() + CLOSING_PATIENCE;
+        loop {
+            let opened = self.opened.notified();
+            filling = match self.enter(&update, filling) {
+                Ok(accepted) => return Ok(accepted),
+                Err(NotEntered::Refused(refusal)) => return Err(refusal),
+                Err(NotEntered::Late(filling)) => filling,
+            };
+            if tokio::time::timeout_at(patience, opened).await.is_err() {
+                return Err(self.closing());
+            }
+        }
+    }
+
+    fn enter(&self, update: &Update, filling: Filling) -> Result<Accepted, NotEntered> {
         let mut state = self.lock();
         if let Some(answer) = state.answer_known(&update.client, update.round, update.digest) {
-            return answer;
+            return Ok(answer?);
         }
         state.check_round(update.round)?;
-        if state.has_moved(&update.client) {
-            return Err(Refusal::Moved);
+        if state.has_moved(&update.client, update.round) {
+            return Err(Refusal::Moved.into());
         }
-        if state.is_full(self.plan.geometry.clients) {
-            return Err(Refusal::Closing {
-                round: update.round,
-            });
-        }
+        let round = state.round.number();
+        let staleness = round.saturating_sub(update.round);
         let now = Instant::now();
         let first = state.round.first_update().is_none();
         let epoch = state.round.epoch;
-        let Some(placement) = state.round.accept(update.client, update.digest, now) else {
-            return Err(Refusal::Closing {
-                round: update.round,
+        let full = state.is_full(self.plan.geometry.clients);
+        let placement = (!full)
+            .then(|| {
+                let client = update.client.clone();
+                state.round.accept(client, update.round, update.digest, now)
+            })
+            .flatten();
+        let Some(placement) = placement else {
+            // A slot may be kept over the end of a round if the finished model has one of its own.
+            return Err(if state.carries() && self.plan.reserve > 0 {
+                NotEntered::Late(filling)
+            } else {
+                Refusal::Closing { round }.into()
             });
         };
+        let weight = state.spec.round.weigh(update.weight, staleness);
         let leaf = Destination::new(self.number, Level::Leaf, placement.leaf);
         let descriptor = descriptor(
             leaf,
@@ -151,7 +225,7 @@ impl Job {
             kind: SlotKind::Update,
             aggregator: leaf,
             round: epoch.raw(),
-            weight: update.weight,
+            weight,
             client: placement.client,
             sequence: 0,
             content: Content {
@@ -162,7 +236,7 @@ impl Job {
         };
         if !filling.publish(State::Ready, &claim) {
             // Only this process recovers its own slots, at its end.
-            return Err(Refusal::Stopped);
+            return Err(Refusal::Stopped.into());
         }
         state.tally.bytes_copied += update.copied;
         let labels = [self.name.as_str()];
@@ -176,11 +250,15 @@ impl Job {
             .with_label_values(&labels)
             .inc_by(update.bytes);
         self.metrics.accepted.inc();
+        if state.spec.round.staleness.is_some() {
+            self.metrics
+                .observe_staleness(self.name.as_str(), staleness);
+        }
         state.last_activity = now;
         let accepted = state.round.accepted_everywhere();
         self.tell(
             EventKind::UpdateAccepted,
-            || json!({ "round": epoch.round(), "accepted": accepted }),
+            || json!({ "round": epoch.round(), "accepted": accepted, "staleness": staleness }),
         );
         let reason = state.round.due(now);
         self.close_if(&mut state, reason);
@@ -194,6 +272,8 @@ impl Job {
         Ok(Accepted {
             repeated: false,
             contributors: accepted,
+            round,
+            staleness,
         })
     }
 
@@ -224,6 +304,7 @@ impl Job {
         let reason = match reason {
             Reason::Full => "full",
             Reason::Deadline => "deadline",
+            Reason::Window => "window",
         };
         self.tell(EventKind::RoundClosed, || {
             json!({ "round": state.round.number(), "accepted": state.round.accepted_everywhere(), "reason": reason })
@@ -286,46 +367,9 @@ impl Job {
 }
 
 impl Inner {
-    fn check_round(&self, round: u64) -> Result<(), Refusal> {
-        let open = self.round.number();
-        if self.stopped {
-            Err(Refusal::Stopped)
-        } else if let Some(why) = &self.failed {
-            Err(Refusal::Failed(why.clone()))
-        } else if self.completed {
-            Err(Refusal::Completed { version: open })
-        } else if round != open {
-            Err(Refusal::WrongRound { open })
-        } else {
-            Ok(())
-        }
-    }
-
-    /// The book of the open round or of the one before.
-    pub(super) fn book(&self, round: u64) -> Option<&Round> {
-        let books = std::iter::once(&self.round).chain(&self.round_before);
-        books.into_iter().find(|book| book.number() == round)
-    }
-
-    /// The answer to a client that the round knows, or to everybody once it is closed.
-    fn answer_known(
-        &self,
-        client: &ClientName,
-        round: u64,
-        digest: u128,
-    ) -> Option<Result<Accepted, Refusal>> {
-        let book = self.book(round)?;
-        match book.known(client, digest) {
-            Some(Known::Same) => Some(Ok(Accepted {
-                repeated: true,
-                contributors: book.accepted(),
-            })),
-            Some(Known::Other) => Some(Err(Refusal::OtherBytes)),
-            Some(Known::Refused(why)) => Some(Err(Refusal::Function(why))),
-            None if book.is_closed() && round == self.round.number() => {
-                Some(Err(Refusal::Closing { round }))
-            }
-            None => None,
-        }
+    /// Whether an update for that round would be taken by the next round only.
+    fn would_be_late(&self, round: u64) -> Result<bool, Refusal> {
+        self.check_round(round)?;
+        Ok(self.round.is_closed() && self.carries())
     }
 }

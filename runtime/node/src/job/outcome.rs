@@ -170,6 +170,7 @@ impl Job {
             None => {
                 let round = state.round.number();
                 state.failed = Some(format!("round {round} failed too often: {error}"));
+                self.opened.notify_waiters();
             }
         }
     }
@@ -238,7 +239,11 @@ impl Job {
             state.last_error = Some(error);
         }
         self.tell(EventKind::RoundCompleted, || {
-            json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds })
+            let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
+            if let Some(staleness) = status.staleness {
+                data["staleness"] = json!(staleness);
+            }
+            data
         });
         state.remember(status);
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
@@ -254,7 +259,8 @@ impl Job {
             Some(epoch) => self.open_round(&mut state, epoch),
             None => {
                 state.failed = Some(too_many_rounds(model.version));
-                None
+                self.opened.notify_waiters();
+                Vec::new()
             }
         };
         drop(state);
@@ -264,20 +270,20 @@ impl Job {
         drop(forgotten);
     }
 
-    /// Opens a round; gives the book that is not needed any more.
-    fn open_round(&self, state: &mut Inner, epoch: Epoch) -> Option<Round> {
-        let next = Round::new(epoch, self.plan.tree, state.spec.closing());
-        let before = std::mem::replace(&mut state.round, next);
-        let again = before.epoch.round() == epoch.round();
+    /// Opens a round; gives the books that are not needed any more.
+    fn open_round(&self, state: &mut Inner, epoch: Epoch) -> Vec<Round> {
+        let closing = state.spec.closing();
+        let next = Round::new(epoch, self.plan.tree, closing, Instant::now());
+        let again = state.round.epoch.round() == epoch.round();
+        let forgotten = state.turn_over(next);
         state.reopen_part(if again { Opened::Again } else { Opened::Next });
-        let kept = (!again).then_some(before);
-        let forgotten = std::mem::replace(&mut state.round_before, kept);
         state.tally = Tally::new();
         state.finished = false;
         if state.hands_over_early(&self.node) {
             self.close_here(state);
         }
         self.changed();
+        self.opened.notify_waiters();
         if state.completed {
             self.tell(
                 EventKind::JobCompleted,

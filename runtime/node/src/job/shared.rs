@@ -24,7 +24,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
-use tributary_api::placement::{Directive, Duty, Member, Placement, Report};
+use tributary_api::placement::{Directive, Duty, Member, Placement, Report, StalenessSum};
 use tributary_api::status::{PlacementStatus, Share, UpdateReceipt};
 use tributary_api::{ClientName, Name};
 use tributary_arena::{
@@ -92,8 +92,9 @@ pub(crate) struct WholePartial {
 pub(super) struct Part {
     placement: Arc<Placement>,
     role: Role,
-    /// Clients whose later homes have asked for them: their updates of this round belong there.
-    moved: BTreeSet<ClientName>,
+    /// Updates, by client and the round that they were trained for, whose clients' later homes have asked for them:
+    /// they belong there.
+    moved: BTreeSet<(ClientName, u64)>,
     /// Updates of the round that are lost with their nodes.
     lost: u32,
 }
@@ -144,6 +145,11 @@ impl Follower {
             .map_or(reported, |(contributors, _)| contributors)
     }
 
+    fn staleness(&self) -> StalenessSum {
+        let report = self.report.as_ref();
+        report.map_or_else(StalenessSum::default, |report| report.staleness)
+    }
+
     fn first_update(&self) -> Option<Instant> {
         let ago = self.report.as_ref()?.first_update?;
         self.heard?.checked_sub(ago)
@@ -166,9 +172,13 @@ impl Part {
         matches!(self.role, Role::Follows(_))
     }
 
-    /// Another round is open, or another attempt at the same one.
-    fn reopen(&mut self, round: Opened) {
-        self.moved.clear();
+    /// Another round is open, or another attempt at the same one. It takes updates that were trained for rounds from
+    /// `since` on.
+    fn reopen(&mut self, round: Opened, since: u64) {
+        match round {
+            Opened::Next => self.moved.retain(|(_, trained)| *trained >= since),
+            Opened::Again => self.moved.clear(),
+        }
         self.lost = 0;
         let members: BTreeSet<Name> = self
             .placement
@@ -199,6 +209,10 @@ impl Part {
             contributors: followers().map(Follower::contributors).sum(),
             missing: !followers().all(Follower::is_settled),
             first_update: followers().filter_map(Follower::first_update).min(),
+            staleness: followers().fold(StalenessSum::default(), |mut sum, follower| {
+                sum.merge(follower.staleness());
+                sum
+            }),
         }
     }
 
@@ -320,11 +334,7 @@ impl Job {
         }
         let reason = state.round.due(Instant::now());
         self.close_if(state, reason);
-        let closing = state.spec.closing();
-        let enough = closing
-            .deadline
-            .map_or(closing.full, |(_, quorum)| quorum)
-            .max(1);
+        let enough = state.spec.closing().least().max(1);
         let over = state.round.is_closed() && !others.missing;
         if over && lost > 0 && state.round.contributors_everywhere() < enough {
             let why = format!(
@@ -342,20 +352,27 @@ impl Job {
 
     // === clients ===
 
-    /// Where an update of the client belongs now.
-    pub(crate) fn home(&self, client: &ClientName) -> Home {
+    /// Whether an update's home may depend on the round that it was trained for, which may be one before the open.
+    pub(crate) fn home_needs_round(&self) -> bool {
+        let state = self.lock();
+        state.part.is_some() && state.carries()
+    }
+
+    /// Where an update of the client belongs now; `trained` is the round that it was trained for, else the open one.
+    pub(crate) fn home(&self, client: &ClientName, trained: Option<u64>) -> Home {
         let state = self.lock();
         let Some(part) = &state.part else {
             return Home::Here;
         };
-        let round = state.round.number();
-        if state.book(round).is_some_and(|book| book.has(client)) {
+        let trained = trained.unwrap_or_else(|| state.round.number());
+        if state.book_with(client, trained).is_some() {
             return Home::Here;
         }
         let placement = &part.placement;
         match placement.home(client) {
             Some(home) if home.node != self.node => Home::At(home.url.clone()),
-            _ if placement.since != round => Home::Here,
+            // Nobody took it before homes moved, or nobody will.
+            _ if trained > placement.since || state.check_round(trained).is_err() => Home::Here,
             _ => Home::of(placement, &self.node, client),
         }
     }
@@ -367,28 +384,30 @@ impl Job {
         part.placement.leader().map(|leader| leader.url.clone())
     }
 
-    /// The receipt of the client's update in the round, if it is in it here.
-    pub(crate) fn receipt(&self, client: &ClientName, round: u64) -> Option<UpdateReceipt> {
+    /// The receipt of the client's update for the round `trained`, if a round that is known here has it.
+    pub(crate) fn receipt(&self, client: &ClientName, trained: u64) -> Option<UpdateReceipt> {
         let state = self.lock();
-        let book = state.book(round).filter(|book| book.has(client))?;
+        let book = state.book_with(client, trained)?;
         Some(UpdateReceipt {
             job: self.name.clone(),
             client: client.clone(),
-            round,
+            round: book.number(),
+            staleness: book.number() - trained,
             slot_state: "ready".into(),
             contributors: book.accepted(),
         })
     }
 
-    /// A later home asks for the client: true if it has an update in the round here, else none will be taken.
-    pub(crate) fn holds(&self, client: &ClientName, round: u64) -> bool {
+    /// A later home asks for the client's update for the round `trained`: true if it is here, else it will not be
+    /// taken.
+    pub(crate) fn holds(&self, client: &ClientName, trained: u64) -> bool {
         let mut state = self.lock();
-        if state.book(round).is_some_and(|book| book.has(client)) {
+        if state.book_with(client, trained).is_some() {
             return true;
         }
-        let open = state.round.number() == round;
-        if let Some(part) = state.part.as_mut().filter(|_| open) {
-            part.moved.insert(client.clone());
+        let current = trained >= state.taken_since();
+        if let Some(part) = state.part.as_mut().filter(|_| current) {
+            part.moved.insert((client.clone(), trained));
         }
         false
     }
@@ -539,6 +558,7 @@ impl Job {
             contributors: round.contributors(),
             closed: round.is_closed(),
             first_update: round.first_update().map(|first| first.elapsed()),
+            staleness: round.staleness(),
         })
     }
 
@@ -743,8 +763,9 @@ impl Inner {
 
     /// The part begins anew with a round that was opened.
     pub(super) fn reopen_part(&mut self, opened: Opened) {
+        let since = self.taken_since();
         let Some(part) = &mut self.part else { return };
-        part.reopen(opened);
+        part.reopen(opened, since);
         let follows = part.follows();
         self.round.set_follows(follows);
     }
@@ -753,11 +774,18 @@ impl Inner {
         self.part.as_ref().map_or(0, Part::lost)
     }
 
+    /// The earliest round whose updates the open one may take.
+    fn taken_since(&self) -> u64 {
+        let max = u64::from(self.spec.round.staleness_max());
+        self.round.number().saturating_sub(max)
+    }
+
     /// Whether an update of the client is refused here, because its later home has asked for it.
-    pub(super) fn has_moved(&self, client: &ClientName) -> bool {
+    pub(super) fn has_moved(&self, client: &ClientName, trained: u64) -> bool {
+        let update = (client.clone(), trained);
         self.part
             .as_ref()
-            .is_some_and(|part| part.moved.contains(client))
+            .is_some_and(|part| part.moved.contains(&update))
     }
 
     /// Whether a partial of that round could be taken; false if it is here already.

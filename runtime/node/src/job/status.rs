@@ -4,7 +4,7 @@ use super::{Inner, Job};
 use crate::metrics::ARENA_SLOTS;
 use std::sync::atomic::Ordering;
 use tributary_api::status::{
-    AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStatus,
+    AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStaleness, RoundStatus,
 };
 use tributary_arena::Room;
 
@@ -15,6 +15,21 @@ impl Inner {
             (None, true) => JobPhase::Completed,
             (None, false) => JobPhase::Running,
         }
+    }
+}
+
+impl Inner {
+    /// How old the models were from which the open round's updates were trained, if the job takes such updates.
+    fn describe_staleness(&self) -> Option<RoundStaleness> {
+        let _ = self.spec.round.staleness?;
+        let (accepted, sum) = (
+            self.round.accepted_everywhere(),
+            self.round.staleness_everywhere(),
+        );
+        Some(RoundStaleness {
+            mean: sum.total as f64 / f64::from(accepted.max(1)),
+            max: sum.max,
+        })
     }
 }
 
@@ -95,6 +110,7 @@ impl Job {
             late: 0,
             lost: state.lost(),
             shares: self.shares(state),
+            staleness: state.describe_staleness(),
             opened_at: Some(tally.opened_at),
             closed_at: tally.closed.map(|(at, _)| at),
             completed_at: None,

@@ -1,7 +1,8 @@
 //! Rounds in which nothing goes wrong.
 
 use crate::world::{JOB, SHAPES, World};
-use tributary_api::status::RoundPhase;
+use tributary_api::status::{RoundPhase, UpdateReceipt};
+use tributary_tests::http::Answer;
 use tributary_tests::job::updates;
 use tributary_tests::reference;
 
@@ -99,6 +100,93 @@ fn a_deadline_counts_from_the_first_update_on_any_node() {
     }
     assert!(world.model(0, 2).bits() == reference::exact(&updates).bits());
     assert_eq!(world.round(0, 1).contributors, 3);
+}
+
+#[test]
+fn a_window_counts_from_the_leaders_opening() {
+    let world = World::of(
+        2,
+        r#"{ "window": "300ms", "staleness": { "max": 1 } }"#,
+        EXACT,
+    );
+    for round in 1..=3 {
+        let updates = updates(SHAPES, 2, round);
+        for (client, update) in world.clients_of(1, 2).iter().zip(&updates[..1]) {
+            world.push(1, client, round, update);
+        }
+        let expected = reference::exact(&updates[..1]).bits();
+        assert!((0..2).all(|host| world.model(host, round + 1).bits() == expected));
+        assert_eq!(world.round(0, round).contributors, 1, "round {round}");
+    }
+}
+
+#[test]
+fn stale_updates_count_once_and_by_their_weight_on_any_node() {
+    let round = r#"{ "count": 6, "staleness": { "max": 2, "weight": "polynomial", "a": 1 } }"#;
+    let mut world = World::of(3, round, EXACT);
+    let homes: Vec<Vec<String>> = (0..3).map(|host| world.clients_of(host, 4)).collect();
+    let client = |number: usize| homes[number % 3][number / 3].as_str();
+    let weighed = |seed| {
+        let updates = updates(SHAPES, 6, seed).into_iter();
+        // Weights of which a half is whole.
+        updates
+            .map(|(model, weight)| (model, weight * 2.0))
+            .collect::<Vec<_>>()
+    };
+    let receipt = |answer: Answer| {
+        let receipt: UpdateReceipt = answer.json();
+        (receipt.round, receipt.staleness)
+    };
+    let first = weighed(1);
+    for (number, update) in first.iter().enumerate() {
+        world.push(number % 3, client(number), 1, update);
+    }
+    let expected = reference::exact(&first).bits();
+    assert!((0..3).all(|host| world.model(host, 2).bits() == expected));
+
+    // Six others, the first three of them late.
+    let mut second = weighed(2);
+    for (number, update) in second.iter().enumerate() {
+        let trained = 1 + (number / 3) as u64;
+        let answer = world
+            .send(0, client(6 + number), trained, update)
+            .expect(202);
+        assert_eq!(receipt(answer), (2, 2 - trained));
+    }
+    second
+        .iter_mut()
+        .take(3)
+        .for_each(|(_, weight)| *weight /= 2.0);
+    let expected = reference::exact(&second).bits();
+    assert!((0..3).all(|host| world.model(host, 3).bits() == expected));
+    let told = world.round(0, 2).staleness.unwrap();
+    assert_eq!((told.mean, told.max), (0.5, 1));
+
+    // Homes move to two nodes. Who has sent before is known wherever it asks, whatever round took it.
+    world.move_homes(world.spread(&[2, 0]));
+    let placement = world.placement_since(3, 0, &[0, 1, 2]);
+    world.place(&[0, 1, 2], &placement);
+    for host in 0..3 {
+        for (number, update) in first.iter().enumerate() {
+            let answer = world.send(host, client(number), 1, update).expect(200);
+            assert_eq!(receipt(answer), (1, 0));
+        }
+        for (number, (update, _)) in second.iter().enumerate() {
+            let trained = 1 + (number / 3) as u64;
+            let sent = (update.clone(), weighed(2)[number].1);
+            let answer = world
+                .send(host, client(6 + number), trained, &sent)
+                .expect(200);
+            assert_eq!(receipt(answer), (2, 2 - trained));
+        }
+    }
+    assert_eq!(world.round(0, 3).accepted, 0);
+    let third = weighed(3);
+    for (number, update) in third.iter().enumerate() {
+        let _ = world.send(1, client(number), 3, update).expect(202);
+    }
+    let expected = reference::exact(&third).bits();
+    assert!((0..3).all(|host| world.model(host, 4).bits() == expected));
 }
 
 #[test]

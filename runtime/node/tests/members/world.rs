@@ -154,6 +154,19 @@ impl World {
         self.placement_now_with(leader, members, draining)
     }
 
+    /// The next placement, whose earlier homes count for updates of rounds up to `since`.
+    pub(crate) fn placement_since(
+        &mut self,
+        since: u64,
+        leader: usize,
+        members: &[usize],
+    ) -> Placement {
+        Placement {
+            since,
+            ..self.placement(leader, members)
+        }
+    }
+
     /// The placement once more.
     pub(crate) fn placement_now(&self, leader: usize, members: &[usize]) -> Placement {
         self.placement_now_with(leader, members, &[])

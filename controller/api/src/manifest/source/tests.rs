@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::manifest::Timer;
+use crate::quantity::Interval;
 
 const GOOD: &str = "\
 apiVersion: tributary.dev/v1
@@ -56,11 +58,8 @@ fn the_example_is_read_whole() {
     };
     assert_eq!(job.spec.closing().full, 20);
     assert_eq!(
-        job.spec
-            .closing()
-            .deadline
-            .map(|(time, quorum)| (time.millis(), quorum)),
-        Some((30_000, 15))
+        job.spec.closing().timer,
+        Some(Timer::Deadline(Interval::from_secs(30), 15))
     );
     assert_eq!(job.spec.tree.fan_in, Some(4));
     assert_eq!(job.spec.function.config["accumulate"], "f64");
@@ -77,7 +76,7 @@ fn what_is_left_out_has_a_default() {
         job.spec.closing(),
         super::super::Closing {
             full: 3,
-            deadline: None
+            timer: None
         }
     );
     assert_eq!(job.spec.keep_alive.to_string(), "1m");
@@ -255,7 +254,7 @@ fn missing_fields_are_named_where_they_should_be() {
             "  round: {}\n"
         ),
         [
-            "m.yaml:17:3: spec.round: a round that nothing closes: give `expected`, `quorum` or `deadline`"
+            "m.yaml:17:3: spec.round: a round that nothing closes: give `expected`, `quorum`, `deadline`, `count`, `window` or `each`"
         ]
     );
     assert_eq!(

@@ -1,0 +1,300 @@
+//! What processes of several machines share: NATS, and the address that others reach them by.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args as ClapArgs;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
+use tributary_api::{Name, quantity::Interval};
+use tributary_store::{
+    Backend,
+    nats::{self, Credentials, Identity, Options},
+};
+
+/// The time after which a server that cannot be reached is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How NATS is reached.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "NATS")]
+pub(crate) struct NatsOptions {
+    /// Servers, separated by commas: nats://HOST:PORT or tls://HOST:PORT, with USER:PASSWORD@ if need be.
+    #[arg(
+        long,
+        required = true,
+        value_name = "URL",
+        value_delimiter = ',',
+        env = "TRIBUTARY_NATS"
+    )]
+    pub(crate) nats: Vec<String>,
+    /// The beginning of all names in NATS, so that several clusters can share its servers.
+    #[arg(
+        long,
+        default_value = "tributary",
+        value_name = "NAME",
+        env = "TRIBUTARY_NATS_PREFIX"
+    )]
+    pub(crate) nats_prefix: String,
+    /// Copies of everything that is stored: 3 in a cluster of NATS servers.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "N",
+        env = "TRIBUTARY_NATS_REPLICAS"
+    )]
+    pub(crate) nats_replicas: usize,
+    /// A file with the certificates of authorities, in PEM.
+    #[arg(long, value_name = "FILE", env = "TRIBUTARY_NATS_TLS_CA")]
+    pub(crate) nats_tls_ca: Option<PathBuf>,
+    /// A file with the certificate to show to servers, in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "nats_tls_key",
+        env = "TRIBUTARY_NATS_TLS_CERT"
+    )]
+    pub(crate) nats_tls_cert: Option<PathBuf>,
+    /// A file with the certificate's key, in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "nats_tls_cert",
+        env = "TRIBUTARY_NATS_TLS_KEY"
+    )]
+    pub(crate) nats_tls_key: Option<PathBuf>,
+    /// A file with a user's credentials, as `nsc` writes them.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "nats_nkey",
+        env = "TRIBUTARY_NATS_CREDS"
+    )]
+    pub(crate) nats_creds: Option<PathBuf>,
+    /// A file with the seed of a user's nkey.
+    #[arg(long, value_name = "FILE", env = "TRIBUTARY_NATS_NKEY")]
+    pub(crate) nats_nkey: Option<PathBuf>,
+}
+
+/// How others know this process.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServedOptions {
+    /// The URL by which others reach this process [default: from --listen, unless that is a wildcard].
+    #[arg(long, value_name = "URL", env = "TRIBUTARY_ADVERTISE")]
+    pub(crate) advertise: Option<String>,
+    /// The name of this process among the others [default: made once, and kept].
+    #[arg(long, value_name = "NAME", env = "TRIBUTARY_NAME")]
+    pub(crate) name: Option<Name>,
+    /// The time after a node's last beat after which it counts as lost; the same for all controllers and nodes.
+    #[arg(
+        long,
+        default_value = "3s",
+        value_name = "TIME",
+        env = "TRIBUTARY_BEAT_BELIEVED"
+    )]
+    pub(crate) beat_believed: Interval,
+    /// The time after which a leader that is not heard is succeeded; the same for all controllers and nodes.
+    #[arg(
+        long,
+        default_value = "3s",
+        value_name = "TIME",
+        env = "TRIBUTARY_LEASE"
+    )]
+    pub(crate) lease: Interval,
+}
+
+impl NatsOptions {
+    fn options(&self, name: &str) -> Options {
+        let certificate = self.nats_tls_cert.clone();
+        let identity = certificate.zip(self.nats_tls_key.clone());
+        Options {
+            servers: self.nats.clone(),
+            name: format!("tributary {name}"),
+            prefix: self.nats_prefix.clone(),
+            replicas: self.nats_replicas,
+            root_certificates: self.nats_tls_ca.clone(),
+            identity: identity.map(|(certificate, key)| Identity { certificate, key }),
+            credentials: match (&self.nats_creds, &self.nats_nkey) {
+                (Some(file), _) => Credentials::File(file.clone()),
+                (None, Some(file)) => Credentials::NkeySeed(file.clone()),
+                (None, None) => Credentials::Anonymous,
+            },
+            ..Options::default()
+        }
+    }
+
+    /// Connects, however long it takes a server to be there. What is wrong with the options is an error.
+    pub(crate) async fn connect(&self, name: &str) -> anyhow::Result<Arc<dyn Backend>> {
+        let mut told = false;
+        loop {
+            match nats::connect(self.options(name)).await {
+                Ok(nats) => return Ok(Arc::new(nats)),
+                Err(error) if error.is_unavailable() && !is_refusal(&error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!("{error}; this process waits for it");
+                    }
+                }
+                Err(error) => return Err(error).context(self.who()),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// The option by which this process says who it is.
+    fn who(&self) -> &'static str {
+        if self.nats_creds.is_some() {
+            "--nats-creds"
+        } else if self.nats_nkey.is_some() {
+            "--nats-nkey"
+        } else {
+            "--nats"
+        }
+    }
+
+    /// Does what needs NATS at the start, however long it takes a server to be there.
+    pub(crate) async fn waited<T, E, F>(&self, what: impl Fn() -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Into<tributary_controller::Error>,
+    {
+        let mut told = false;
+        loop {
+            let error = match what().await {
+                Ok(done) => return Ok(done),
+                Err(error) => error.into(),
+            };
+            if error.problem().status != 503 {
+                return Err(error.into());
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!("{error}; this process waits for it");
+            }
+            sleep(RETRY).await;
+        }
+    }
+}
+
+/// Whether a server was reached and does not let this process in: waiting does not help.
+fn is_refusal(error: &tributary_store::Error) -> bool {
+    // The words of the server's own answer.
+    let text = error.to_string().to_lowercase();
+    ["authorization violation", "authentication"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+/// The URL by which others reach a process that listens on `address`.
+pub(crate) fn advertised(given: Option<&str>, address: SocketAddr) -> anyhow::Result<String> {
+    if let Some(url) = given {
+        let host = url.strip_prefix("http://").unwrap_or_default();
+        let host = host.trim_end_matches('/');
+        if host.is_empty() || host.contains(['/', ' ']) {
+            bail!("--advertise {url:?} is no URL of a process; write http://HOST:PORT");
+        }
+        return Ok(format!("http://{host}"));
+    }
+    let wildcard = match address.ip() {
+        IpAddr::V4(ip) => ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    if wildcard {
+        bail!(
+            "others cannot reach {address}: give --advertise http://HOST:{}, or --listen with an address of this machine",
+            address.port()
+        );
+    }
+    Ok(format!("http://{address}"))
+}
+
+/// Listens, and says under which URL others will find it.
+pub(crate) async fn listen(
+    address: SocketAddr,
+    served: &ServedOptions,
+) -> anyhow::Result<(TcpListener, String)> {
+    let listener = TcpListener::bind(address).await;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {address}; give --listen"))?;
+    // The port may have been left to the system (`--listen 127.0.0.1:0`).
+    let address = listener.local_addr()?;
+    let url = advertised(served.advertise.as_deref(), address)?;
+    tracing::info!("listening on http://{address}");
+    if !address.ip().is_loopback() {
+        tracing::warn!("{address} is not a loopback address, and there is no authentication yet");
+    }
+    Ok((listener, url))
+}
+
+/// The signals that end a process.
+pub(crate) struct Ending {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ending {
+    /// From here on signals are heard.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one of them.
+    pub(crate) async fn come(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advertised_url_is_given_or_follows_from_the_address() {
+        let address = |text: &str| text.parse().unwrap();
+        let cases = [
+            (None, "10.0.0.2:7879", Ok("http://10.0.0.2:7879")),
+            (None, "[::1]:7879", Ok("http://[::1]:7879")),
+            (
+                Some("http://n1:7879/"),
+                "0.0.0.0:7879",
+                Ok("http://n1:7879"),
+            ),
+            (
+                None,
+                "0.0.0.0:7879",
+                Err("give --advertise http://HOST:7879"),
+            ),
+            (None, "[::]:7879", Err("give --advertise")),
+            (
+                Some("n1:7879"),
+                "10.0.0.2:7879",
+                Err("write http://HOST:PORT"),
+            ),
+            (
+                Some("https://n1"),
+                "10.0.0.2:7879",
+                Err("write http://HOST:PORT"),
+            ),
+        ];
+        for (given, listens, expected) in cases {
+            let url = advertised(given, address(listens)).map_err(|error| error.to_string());
+            match expected {
+                Ok(expected) => assert_eq!(url.as_deref(), Ok(expected)),
+                Err(part) => assert!(url.as_ref().unwrap_err().contains(part), "{url:?}"),
+            }
+        }
+    }
+}

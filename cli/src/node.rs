@@ -1,0 +1,115 @@
+//! `tributary node`: a node of several.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Context as _;
+use futures_util::FutureExt as _;
+use tokio::sync::{broadcast, watch};
+use tributary_api::event::Event;
+use tributary_controller::{Beat, Publisher, State, Station, node_routes, serve_node};
+use tributary_node::{events::Events, identity::Identity};
+use tributary_store::{Backend, Leadership};
+
+use crate::{
+    args::NodeOptions,
+    logging,
+    machine::{self, raise_open_files},
+    network::{Ending, listen},
+    state_dir::state_dir,
+};
+
+pub(crate) fn run(options: NodeOptions) -> anyhow::Result<()> {
+    logging::start();
+    raise_open_files();
+    tokio::runtime::Runtime::new()?.block_on(serve(options))
+}
+
+async fn serve(options: NodeOptions) -> anyhow::Result<()> {
+    let directory = state_dir(options.machine.state_dir.clone())?;
+    let identity = Identity::take(&directory)?;
+    let identity = match &options.served.name {
+        Some(name) => identity.named(name.as_str()),
+        None => identity,
+    };
+    let name = identity.name().to_owned();
+    let (listener, url) = listen(options.listen, &options.served).await?;
+    let mut ending = Ending::new()?;
+    let (backend, state) = tokio::select! {
+        () = ending.come() => return Ok(()),
+        joined = join(&options, &name) => joined?,
+    };
+    let spool = state.spool(directory.join("spool")).await?;
+    let events = Events::new(&name);
+    let heard = events.listen();
+    let node = machine::start(identity, &options.machine, spool.clone(), events)?;
+    let beat = Beat {
+        every: options.beat.duration(),
+        believed: options.served.beat_believed.duration(),
+    };
+    let lease = options.served.lease.duration();
+    let office = || Leadership::open(&*backend, "leader", lease);
+    let office = options.nats.waited(office).await?;
+    let (stop, stopped) = watch::channel(false);
+    let server = node.serve(listener, node_routes(office), stopped);
+    let labels: BTreeMap<_, _> = options.labels.iter().cloned().collect();
+    let started = || {
+        Station::new(
+            node.clone(),
+            state.clone(),
+            Some(url.clone()),
+            labels.clone(),
+        )
+    };
+    let station = options.nats.waited(started).await?;
+    let bus = options.nats.waited(|| backend.bus()).await?;
+    let publisher = Publisher::new(bus, format!("/nodes/{name}"));
+    tracing::info!(name, url, "this node takes part");
+    let served = async {
+        let ended = ending.come().shared();
+        options
+            .nats
+            .waited(|| serve_node(&*backend, Arc::clone(&station), beat, ended.clone()))
+            .await
+    };
+    tokio::select! {
+        served = served => served?,
+        () = spool.run() => {}
+        () = publish(&publisher, heard) => {}
+    }
+    // Nobody listens any more if the server has ended by itself.
+    let _ = stop.send(true);
+    server.await.context("the gateway ended abnormally")?;
+    node.shutdown().await;
+    Ok(())
+}
+
+async fn join(options: &NodeOptions, name: &str) -> anyhow::Result<(Arc<dyn Backend>, State)> {
+    let backend = options.nats.connect(name).await?;
+    let opened = || State::on(Arc::clone(&backend));
+    let state = options.nats.waited(opened).await?;
+    Ok((backend, state))
+}
+
+/// Publishes the node's own events, for ever. Who wants them all and is too slow, or away, misses some.
+async fn publish(publisher: &Publisher, mut events: broadcast::Receiver<Arc<Event>>) {
+    let mut failing = false;
+    loop {
+        let published = match events.recv().await {
+            Ok(event) => publisher.publish(&event).await,
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "events were not published");
+                continue;
+            }
+            // The sender ends with the node.
+            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+        };
+        match published {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(%error, "events are not published");
+            }
+            Err(_) => {}
+        }
+    }
+}

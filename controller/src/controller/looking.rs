@@ -1,0 +1,301 @@
+//! What the controller says of jobs, functions, nodes and placements.
+
+use std::collections::BTreeMap;
+
+use tributary_api::{
+    Name,
+    fleet::{MemberDescription, NodeCapacity, NodeEntry, NodeState, PlacementDescription},
+    manifest::{ApiVersion, JobManifest, Kind, Metadata},
+    status::{FunctionStatus, JobPhase, JobStatus, PlacementStatus},
+};
+
+use super::{Controller, Known, lock, unknown};
+use crate::{
+    Error,
+    fleet::Seen,
+    placing::Placed,
+    store::{Desired, FunctionRecord, JobRecord},
+};
+
+impl Controller {
+    /// The status of all jobs, running or not.
+    ///
+    /// # Errors
+    /// As the store fails.
+    pub async fn jobs(&self) -> Result<Vec<JobStatus>, Error> {
+        let (known, nodes) = self.look().await;
+        let mut jobs = Vec::new();
+        for (name, record) in &known.desired.jobs {
+            jobs.push(self.status(&known, &nodes, name, record).await?);
+        }
+        Ok(jobs)
+    }
+
+    /// The status of a job, running or not.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; otherwise as the store fails.
+    pub async fn job(&self, name: &str) -> Result<JobStatus, Error> {
+        let (known, nodes) = self.look().await;
+        let found = known.desired.jobs.get_key_value(name);
+        let (name, record) = found.ok_or_else(|| unknown(Kind::Job, name))?;
+        self.status(&known, &nodes, name, record).await
+    }
+
+    /// Where a job is, and why there.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub async fn placement(&self, name: &str) -> Result<PlacementDescription, Error> {
+        let (known, nodes) = self.look().await;
+        let found = known.desired.jobs.get_key_value(name);
+        let (name, _) = found.ok_or_else(|| unknown(Kind::Job, name))?;
+        Ok(describe(&known, &nodes, name, self.fleet.is_many()))
+    }
+
+    /// The gateway of the node that leads a job, for what only nodes can answer.
+    pub(crate) fn gateway(&self, job: &str) -> Option<String> {
+        let known = self.known();
+        let leader = known.placed.get(job)?.placement.leader()?;
+        Some(leader.url.clone())
+    }
+
+    /// The manifest of a job's newest revision.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn manifest(&self, name: &str) -> Result<JobManifest, Error> {
+        let (name, record) = self
+            .find_job(name)
+            .ok_or_else(|| unknown(Kind::Job, name))?;
+        let (api_version, kind) = (ApiVersion::V1, tributary_api::manifest::job::JobKind::Job);
+        Ok(JobManifest {
+            api_version,
+            kind,
+            metadata: Metadata { name },
+            spec: record.spec,
+        })
+    }
+
+    /// The newest revisions of all functions.
+    #[must_use]
+    pub fn functions(&self) -> Vec<FunctionStatus> {
+        let known = self.known();
+        let desired = &known.desired;
+        let functions = desired.functions.values();
+        functions.map(|record| function(desired, record)).collect()
+    }
+
+    /// The newest revision of a function.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn function(&self, name: &str) -> Result<FunctionStatus, Error> {
+        let known = self.known();
+        let record = known.desired.functions.get(name);
+        let record = record.ok_or_else(|| unknown(Kind::Function, name))?;
+        Ok(function(&known.desired, record))
+    }
+
+    /// The nodes.
+    pub async fn nodes(&self) -> Vec<NodeEntry> {
+        let (known, nodes) = self.look().await;
+        let entries = nodes.iter();
+        entries
+            .map(|(name, seen)| self.entry(&known, name, seen))
+            .collect()
+    }
+
+    pub(super) fn find_job(&self, name: &str) -> Option<(Name, JobRecord)> {
+        self.known()
+            .desired
+            .jobs
+            .get_key_value(name)
+            .map(|(name, record)| (name.clone(), record.clone()))
+    }
+
+    /// Brings the gauges of metrics up to date.
+    pub(crate) fn observe(&self) {
+        let (known, nodes) = (self.known(), self.fleet.seen());
+        let states = nodes.iter().map(|(name, seen)| state(&known, name, seen));
+        let connected = self.state.backend.connected();
+        let leads = self.term().is_some();
+        self.metrics
+            .observe(states, leads, connected, known.nowhere.len());
+    }
+
+    /// Everything as it is now.
+    async fn look(&self) -> (std::sync::Arc<Known>, BTreeMap<Name, Seen>) {
+        if let Some(term) = self.term() {
+            self.fleet.refresh(term).await;
+        }
+        (self.known(), self.fleet.seen())
+    }
+
+    fn entry(&self, known: &Known, name: &Name, seen: &Seen) -> NodeEntry {
+        let report = &seen.report;
+        let cores = report.status.cores;
+        let capacity = seen.gauge.capacity_or_default(cores);
+        let milli = |value: f64| (value * 1e3) as u64;
+        let many = self.fleet.is_many();
+        NodeEntry {
+            status: report.status.clone(),
+            state: state(known, name, seen),
+            url: report.url.clone(),
+            labels: report.labels.clone(),
+            heard_milliseconds_ago: many
+                .then(|| u64::try_from(seen.heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            capacity: many.then(|| NodeCapacity {
+                measured: seen.gauge.capacity().is_some(),
+                concurrency_milli: milli(capacity.concurrency),
+                update_microseconds: (capacity.seconds_per_update * 1e6) as u64,
+                arrivals_milli_per_second: milli(seen.gauge.arrivals()),
+            }),
+        }
+    }
+
+    /// A job as its leader sees it, with the workers of all its nodes; else as it would be.
+    async fn status(
+        &self,
+        known: &Known,
+        nodes: &BTreeMap<Name, Seen>,
+        name: &Name,
+        record: &JobRecord,
+    ) -> Result<JobStatus, Error> {
+        let placed = known.placed.get(name);
+        let leader = placed.map(|placed| &placed.placement.leader);
+        let alive = nodes.iter().filter(|(_, seen)| !seen.lost);
+        let running: Vec<_> = alive
+            .filter_map(|(node, seen)| Some((node, seen.report.job(name)?)))
+            .filter(|(node, _)| {
+                placed.is_none_or(|placed| placed.placement.member(node.as_str()).is_some())
+            })
+            .collect();
+        let first = running.iter().min_by_key(|(node, _)| Some(*node) != leader);
+        let mut status = match first {
+            Some((_, status)) => (*status).clone(),
+            None => self.absent(name, record, placed).await?,
+        };
+        status.workers = running.iter().map(|(_, status)| status.workers).sum();
+        let failure = lock(&self.work).failure(name, leader).cloned();
+        if let Some(failure) = failure {
+            status.last_error = Some(failure.message);
+        } else if let Some(reason) = known.nowhere.get(name) {
+            status.last_error = Some(reason.clone());
+        }
+        Ok(status)
+    }
+
+    /// The status of a job that no node runs.
+    async fn absent(
+        &self,
+        name: &Name,
+        record: &JobRecord,
+        placed: Option<&Placed>,
+    ) -> Result<JobStatus, Error> {
+        let versions = self.state.models.versions(name).await?;
+        Ok(JobStatus {
+            name: name.clone(),
+            phase: JobPhase::Failed,
+            function: record.spec.function.name.clone(),
+            function_revision: record.function_revision,
+            revision: record.revision,
+            version: versions.last().copied().unwrap_or(1),
+            rounds: record.spec.rounds,
+            expected: record.spec.expected(),
+            accepted: 0,
+            parameters: record.elements,
+            model_bytes: record.elements * 4,
+            last_error: Some("the job has not been started yet".into()),
+            node: None,
+            arena: None,
+            workers: 0,
+            placement: placed.map(placement_status),
+        })
+    }
+}
+
+fn state(known: &Known, name: &Name, seen: &Seen) -> NodeState {
+    let is_member = |placed: &Placed| placed.placement.member(name.as_str()).is_some();
+    if seen.lost {
+        NodeState::Lost
+    } else if !known.desired.drained().contains(name) {
+        NodeState::Ready
+    } else if known.placed.values().any(is_member) {
+        NodeState::Draining
+    } else {
+        NodeState::Drained
+    }
+}
+
+fn placement_status(placed: &Placed) -> PlacementStatus {
+    let placement = &placed.placement;
+    let members = placement.members.iter();
+    PlacementStatus {
+        generation: placement.generation,
+        leader: placement.leader.clone(),
+        members: members.map(|member| member.node.clone()).collect(),
+    }
+}
+
+fn describe(
+    known: &Known,
+    nodes: &BTreeMap<Name, Seen>,
+    job: &Name,
+    many: bool,
+) -> PlacementDescription {
+    let nowhere = known.nowhere.get(job);
+    let Some(placed) = known.placed.get(job) else {
+        let waiting = if many {
+            "the job has not been placed yet"
+        } else {
+            "there is one node"
+        };
+        return PlacementDescription {
+            job: job.clone(),
+            generation: 0,
+            leader: None,
+            members: Vec::new(),
+            reason: nowhere.cloned().unwrap_or_else(|| waiting.into()),
+        };
+    };
+    let placement = &placed.placement;
+    let members = placement.members.iter().map(|member| {
+        let homes = &placement.homes;
+        let index = homes.nodes.iter().position(|node| *node == member.node);
+        let buckets = homes.buckets.iter();
+        let own = buckets.filter(|bucket| Some(usize::from(**bucket)) == index);
+        let status = nodes
+            .get(&member.node)
+            .filter(|seen| !seen.lost)
+            .and_then(|seen| seen.report.job(job));
+        MemberDescription {
+            node: member.node.clone(),
+            url: member.url.clone(),
+            duty: member.duty,
+            expected: placed.shares.get(&member.node).copied().unwrap_or(0),
+            buckets: own.count() as u32,
+            generation: status.and_then(|status| Some(status.placement.as_ref()?.generation)),
+        }
+    });
+    PlacementDescription {
+        job: job.clone(),
+        generation: placement.generation,
+        leader: Some(placement.leader.clone()),
+        members: members.collect(),
+        reason: nowhere.cloned().unwrap_or_else(|| placed.reason.clone()),
+    }
+}
+
+fn function(desired: &Desired, record: &FunctionRecord) -> FunctionStatus {
+    let revision = &record.revision;
+    FunctionStatus {
+        name: revision.name.clone(),
+        revision: revision.revision,
+        digest: revision.digest,
+        algebra: revision.spec.algebra,
+        limits: revision.spec.limits.clone(),
+        description: record.description.clone(),
+        jobs: desired.jobs_of(&revision.name),
+    }
+}

@@ -1,0 +1,98 @@
+//! What a node is told, and what it answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tributary_api::{
+    Name,
+    control::{FunctionDescription, FunctionRevision, NodeError},
+    manifest::JobSpec,
+    placement::Placement,
+};
+
+use super::NodeReport;
+
+/// A command of a leader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The leader's term.
+    pub(crate) term: u64,
+    pub(crate) command: Command,
+}
+
+/// What a node can be told. Every command may be repeated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Command {
+    /// Says how it is.
+    Report,
+    /// Checks and compiles a module, which it finds in the store.
+    Deploy(FunctionRevision),
+    /// Checks that the job could be started.
+    Check(JobOrder),
+    /// Starts the job at its newest model, which it finds in the store.
+    Start(JobOrder),
+    /// Changes the running job without a restart.
+    Update(JobOrder),
+    /// Lets the running job go on with another placement.
+    Place(Name, Placement),
+    /// Stops the job.
+    Stop(Name),
+    /// Sends clients of jobs that do not run here to these gateways.
+    Direct(BTreeMap<Name, String>),
+}
+
+/// A job, as a node is told of it: large things by reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct JobOrder {
+    pub(crate) name: Name,
+    pub(crate) revision: u64,
+    pub(crate) spec: JobSpec,
+    pub(crate) function: FunctionRevision,
+    pub(crate) placement: Option<Placement>,
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) outcome: Result<Outcome, NodeError>,
+    /// How the node is now.
+    pub(crate) report: NodeReport,
+}
+
+/// What came of a command that was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Outcome {
+    Done,
+    Deployed(FunctionDescription),
+}
+
+/// Why a node was not asked, or did not listen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Refusal {
+    /// Somebody of a higher term leads.
+    #[error("the order is of term {term}, and the node has seen {seen}: another controller leads")]
+    Deposed { term: u64, seen: u64 },
+    /// The node was not reached, or did not answer; whether it was done is not known.
+    #[error("node {node} does not answer: {why}")]
+    Unreachable { node: String, why: String },
+}
+
+impl Command {
+    /// For logs and errors.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Deploy(_) => "deploy",
+            Self::Check(_) => "check",
+            Self::Start(_) => "start",
+            Self::Update(_) => "update",
+            Self::Place(..) => "place",
+            Self::Stop(_) => "stop",
+            Self::Direct(_) => "direct",
+        }
+    }
+}

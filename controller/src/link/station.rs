@@ -1,0 +1,231 @@
+//! The node's side: carries orders out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tributary_api::{
+    Digest, Name,
+    control::{FunctionRevision, JobDesired, NodeControl, NodeError},
+    model::ModelLayout,
+};
+
+use super::{Answer, Command, JobOrder, Link, NodeReport, Order, Outcome, Refusal};
+use crate::{Error, State, store::Desired};
+
+/// Drives one node as it is told.
+pub struct Station {
+    node: Arc<dyn NodeControl>,
+    state: State,
+    url: Option<String>,
+    labels: BTreeMap<String, String>,
+    life: u64,
+    reports: AtomicU64,
+    leaving: AtomicBool,
+    term: AtomicU64,
+    /// One command at a time changes the node.
+    turn: tokio::sync::Mutex<()>,
+    /// The modules that were compiled in this life.
+    deployed: Mutex<BTreeSet<Digest>>,
+    elsewhere: Mutex<BTreeMap<Name, String>>,
+}
+
+impl Station {
+    /// A node's station. `url` is its gateway's, if it is one of several nodes.
+    ///
+    /// # Errors
+    /// As the store fails.
+    pub async fn new(
+        node: Arc<dyn NodeControl>,
+        state: State,
+        url: Option<String>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Arc<Self>, Error> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let life = since.map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        });
+        let term = state.store.load(&Desired::default()).await?.term();
+        Ok(Arc::new(Self {
+            node,
+            state,
+            url,
+            labels,
+            life,
+            reports: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            term: AtomicU64::new(term),
+            turn: tokio::sync::Mutex::default(),
+            deployed: Mutex::default(),
+            elsewhere: Mutex::default(),
+        }))
+    }
+
+    /// The node itself.
+    #[must_use]
+    pub fn node(&self) -> &Arc<dyn NodeControl> {
+        &self.node
+    }
+
+    /// From now on reports say that the process ends, and nothing is begun any more.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// How the node is now.
+    pub async fn report(&self) -> NodeReport {
+        // The number comes first: what is told under a higher one was looked at later.
+        let number = self.reports.fetch_add(1, Ordering::SeqCst);
+        NodeReport {
+            life: self.life,
+            number,
+            status: self.node.node_status().await,
+            url: self.url.clone(),
+            labels: self.labels.clone(),
+            jobs: self.node.jobs().await,
+            elsewhere: lock(&self.elsewhere).clone(),
+            term: self.term.load(Ordering::SeqCst),
+            leaving: self.leaving.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Takes note of a term; refuses one that is over.
+    fn admit(&self, term: u64) -> Result<(), Refusal> {
+        let seen = self.term.fetch_max(term, Ordering::SeqCst);
+        if term < seen {
+            return Err(Refusal::Deposed { term, seen });
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&self, command: Command) -> Result<Outcome, NodeError> {
+        let done = |()| Outcome::Done;
+        match command {
+            Command::Report => Ok(Outcome::Done),
+            Command::Deploy(function) => self.deploy(&function).await,
+            Command::Check(job) => self.check(&job).await.map(done),
+            Command::Start(job) => self.start(job).await.map(done),
+            Command::Update(job) => self.update(&job).await.map(done),
+            Command::Place(job, placement) => self.node.place_job(&job, placement).await.map(done),
+            Command::Stop(job) => self.node.stop_job(&job).await.map(done),
+            Command::Direct(elsewhere) => {
+                self.node.direct(elsewhere.clone()).await?;
+                *lock(&self.elsewhere) = elsewhere;
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    async fn deploy(&self, function: &FunctionRevision) -> Result<Outcome, NodeError> {
+        let wasm = self.blob(function.digest).await?;
+        let description = self.node.deploy(function, wasm).await?;
+        lock(&self.deployed).insert(function.digest);
+        Ok(Outcome::Deployed(description))
+    }
+
+    /// Makes sure that the node has compiled the job's function.
+    async fn prepare(&self, function: &FunctionRevision) -> Result<(), NodeError> {
+        if !lock(&self.deployed).contains(&function.digest) {
+            self.deploy(function).await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&self, job: &JobOrder) -> Result<(), NodeError> {
+        self.prepare(&job.function).await?;
+        self.node.check_job(&self.desired(job).await?).await
+    }
+
+    async fn start(&self, job: JobOrder) -> Result<(), NodeError> {
+        let running = self.node.job_status(&job.name).await;
+        // The answer to an earlier order of the same may have been lost: the job must not begin anew.
+        if running.is_some_and(|running| running.revision == job.revision) {
+            return match job.placement {
+                Some(placement) => self.node.place_job(&job.name, placement).await,
+                None => Ok(()),
+            };
+        }
+        self.prepare(&job.function).await?;
+        let mut desired = self.desired(&job).await?;
+        let kept = self.state.models.newest(&job.name, &desired.layout).await;
+        let model = match kept.map_err(unavailable)? {
+            Some((version, file)) => {
+                desired.version = version;
+                file
+            }
+            None => self.blob(model_of(&job)?).await?,
+        };
+        self.node.start_job(desired, model).await
+    }
+
+    async fn update(&self, job: &JobOrder) -> Result<(), NodeError> {
+        self.prepare(&job.function).await?;
+        self.node.update_job(self.desired(job).await?).await
+    }
+
+    /// The job with its layout; the version is 1 as long as nobody says more.
+    async fn desired(&self, job: &JobOrder) -> Result<JobDesired, NodeError> {
+        Ok(JobDesired {
+            name: job.name.clone(),
+            revision: job.revision,
+            spec: job.spec.clone(),
+            function: job.function.clone(),
+            layout: Arc::new(self.layout(model_of(job)?).await?),
+            version: 1,
+            placement: job.placement.clone(),
+        })
+    }
+
+    async fn layout(&self, model: Digest) -> Result<ModelLayout, NodeError> {
+        let layout = self.state.blobs.layout(model).await.map_err(unavailable)?;
+        layout.map_err(|error| NodeError::Refused(error.to_string()))
+    }
+
+    async fn blob(&self, digest: Digest) -> Result<Bytes, NodeError> {
+        self.state.blobs.get(digest).await.map_err(unavailable)
+    }
+}
+
+#[async_trait]
+impl Link for Station {
+    async fn give(&self, order: Order) -> Result<Answer, Refusal> {
+        let Order { term, command } = order;
+        self.admit(term)?;
+        let outcome = if command == Command::Report {
+            Ok(Outcome::Done)
+        } else {
+            let _turn = self.turn.lock().await;
+            // While this one waited, an order of a higher term may have been carried out.
+            self.admit(term)?;
+            if self.leaving.load(Ordering::SeqCst) {
+                Err(NodeError::Unavailable("the node is leaving".into()))
+            } else {
+                self.carry_out(command).await
+            }
+        };
+        let report = self.report().await;
+        Ok(Answer { outcome, report })
+    }
+}
+
+fn model_of(job: &JobOrder) -> Result<Digest, NodeError> {
+    let missing = || NodeError::Refused("the job's record names no model".into());
+    job.spec.model.digest.ok_or_else(missing)
+}
+
+/// What is not in the store now may be there later.
+fn unavailable(error: Error) -> NodeError {
+    NodeError::Unavailable(error.to_string())
+}
+
+/// A panic of another task while it held the lock leaves these whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,95 @@
+//! The controller's metrics, one family a line. Labels are bounded: fixed words only.
+
+use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use tributary_api::fleet::NodeState;
+
+use crate::placing::Cause;
+
+/// Every value of the label `state` of nodes.
+const STATES: [(NodeState, &str); 4] = [
+    (NodeState::Ready, "ready"),
+    (NodeState::Draining, "draining"),
+    (NodeState::Drained, "drained"),
+    (NodeState::Lost, "lost"),
+];
+
+/// All families of a controller.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    nodes: IntGaugeVec,
+    leader: IntGauge,
+    connected: IntGauge,
+    placements: IntCounterVec,
+    jobs_nowhere: IntGauge,
+}
+
+/// Registers a family; names and labels here are constants, so a clash is a programming error that the first start
+/// shows.
+macro_rules! family {
+    ($registry:expr, $family:expr) => {{
+        #[allow(clippy::expect_used, reason = "constant names and labels")]
+        let family = $family.expect("a valid family");
+        #[allow(clippy::expect_used, reason = "constant names and labels")]
+        $registry
+            .register(Box::new(family.clone()))
+            .expect("a family registered once");
+        family
+    }};
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let nodes = Opts::new("tributary_nodes", "Nodes that are known, by state.");
+        let placements = Opts::new(
+            "tributary_placements_total",
+            "Placements of jobs that this controller has made, by what led to them.",
+        );
+        let leader = "Whether this controller leads.";
+        let connected = "Whether the store can be reached.";
+        let nowhere = "Jobs for which no node will do.";
+        let metrics = Self {
+            nodes: family!(r, IntGaugeVec::new(nodes, &["state"])),
+            leader: family!(r, IntGauge::new("tributary_leader", leader)),
+            connected: family!(r, IntGauge::new("tributary_nats_connected", connected)),
+            placements: family!(r, IntCounterVec::new(placements, &["reason"])),
+            jobs_nowhere: family!(r, IntGauge::new("tributary_jobs_without_node", nowhere)),
+            registry,
+        };
+        for cause in Cause::ALL {
+            metrics.placements.with_label_values(&[cause.label()]);
+        }
+        metrics
+    }
+
+    pub(crate) fn placements(&self, cause: Cause) {
+        self.placements.with_label_values(&[cause.label()]).inc();
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn observe(
+        &self,
+        nodes: impl Iterator<Item = NodeState>,
+        leads: bool,
+        connected: bool,
+        nowhere: usize,
+    ) {
+        let nodes: Vec<_> = nodes.collect();
+        for (state, label) in STATES {
+            let count = nodes.iter().filter(|node| **node == state).count();
+            self.nodes.with_label_values(&[label]).set(count as i64);
+        }
+        self.leader.set(i64::from(leads));
+        self.connected.set(i64::from(connected));
+        self.jobs_nowhere.set(nowhere as i64);
+    }
+
+    /// The Prometheus text format.
+    pub(crate) fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}

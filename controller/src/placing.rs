@@ -1,0 +1,420 @@
+//! Where jobs go, and what becomes of the placements that they have: a pure function of desired jobs and nodes.
+//!
+//! [`tributary_planning`] says which nodes take how many updates. Here that becomes placements that nodes can follow
+//! from the ones they follow now: generations grow, a member that is not wanted any more hands over before it goes, and
+//! the homes that a round has had are remembered while it is open.
+
+mod homes;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    sync::Arc,
+};
+
+use tributary_api::{
+    Name,
+    manifest::{Determinism, PlacementPolicy},
+    placement::{Duty, Homes, Member, Placement},
+    status::JobStatus,
+};
+use tributary_planning::placement::{self as planning, Outcome, Plan, Settings};
+
+use crate::{
+    link::NodeReport,
+    store::{Desired, JobRecord},
+};
+pub(crate) use record::{Cause, Placed};
+
+/// Earlier tables of a round that are remembered. A round in which homes move more often is a round of failures.
+const EARLIER_MAX: usize = 8;
+
+/// A node, as far as placement is concerned.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) node: planning::Node,
+    pub(crate) url: String,
+    pub(crate) report: Arc<NodeReport>,
+}
+
+/// What is to change.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Placing {
+    pub(crate) changed: BTreeMap<Name, Placed>,
+    /// Why jobs have no node that would do.
+    pub(crate) nowhere: BTreeMap<Name, String>,
+}
+
+/// Nodes that cannot have a job, by job: they could not start it. A round would wait for them.
+pub(crate) type Unfit = BTreeMap<Name, BTreeSet<Name>>;
+
+/// Places all jobs; `placed` is what was decided before. `secret` makes what members show each other.
+pub(crate) fn place(
+    desired: &Desired,
+    sites: &BTreeMap<Name, Site>,
+    placed: &BTreeMap<Name, Placed>,
+    unfit: &Unfit,
+    mut secret: impl FnMut() -> String,
+) -> Placing {
+    let mut nodes: Vec<_> = sites.values().map(|site| site.node.clone()).collect();
+    let mut jobs: Vec<_> = desired
+        .jobs
+        .iter()
+        .map(|(name, record)| job(name, record, sites))
+        .collect();
+    leave_out(unfit, &mut nodes, &mut jobs);
+    let known = placed
+        .iter()
+        .filter(|(name, _)| desired.jobs.contains_key(*name));
+    let previous = Plan {
+        jobs: known
+            .map(|(name, placed)| (name.to_string(), placed.outcome()))
+            .collect(),
+    };
+    let plan = planning::plan(&nodes, &jobs, Some(&previous), &Settings::default());
+    let mut placing = Placing::default();
+    for (name, record) in &desired.jobs {
+        let before = placed.get(name);
+        let shares = match plan.jobs.get(name.as_str()) {
+            Some(Outcome::Placed(planned)) => Wanted::of(planned),
+            Some(Outcome::Unplaced(reason)) => {
+                placing.nowhere.insert(name.clone(), reason.to_string());
+                let left = before.map(|before| Wanted::left(before, sites));
+                left.filter(|wanted| !wanted.shares.is_empty())
+            }
+            None => None,
+        };
+        let Some(wanted) = shares else { continue };
+        let scene = Scene {
+            name,
+            record,
+            desired,
+            sites,
+        };
+        let next = match before {
+            None => Some(scene.first(&wanted, secret())),
+            Some(before) => scene.next(before, &wanted, &mut secret),
+        };
+        placing
+            .changed
+            .extend(next.map(|next| (name.clone(), next)));
+    }
+    placing
+}
+
+/// What planning wants for a job.
+struct Wanted {
+    shares: BTreeMap<Name, u32>,
+    top: Option<Name>,
+    overload: u32,
+}
+
+impl Wanted {
+    fn of(planned: &planning::Placement) -> Option<Self> {
+        let shares = planned.shares.iter();
+        Some(Self {
+            shares: shares
+                .filter_map(|(node, share)| Some((node.parse().ok()?, *share)))
+                .collect(),
+            top: planned.top.parse().ok(),
+            overload: planned.overload,
+        })
+    }
+
+    /// No node will do: those that have the job keep it, as long as they live.
+    fn left(before: &Placed, sites: &BTreeMap<Name, Site>) -> Self {
+        let members = before.placement.members.iter();
+        let alive = members.filter(|member| alive(sites, &member.node).is_some());
+        let share = |node: &Name| before.shares.get(node).copied().unwrap_or(0).max(1);
+        Self {
+            shares: alive
+                .map(|member| (member.node.clone(), share(&member.node)))
+                .collect(),
+            top: None,
+            overload: 0,
+        }
+    }
+}
+
+/// One job and everything around it.
+struct Scene<'a> {
+    name: &'a Name,
+    record: &'a JobRecord,
+    desired: &'a Desired,
+    sites: &'a BTreeMap<Name, Site>,
+}
+
+impl Scene<'_> {
+    fn first(&self, wanted: &Wanted, secret: String) -> Placed {
+        let nodes: Vec<_> = wanted.shares.keys().cloned().collect();
+        let leader = wanted.top.clone().unwrap_or_else(|| nodes[0].clone());
+        let generation = 1;
+        let cause = Cause::Created;
+        Placed {
+            placement: Placement {
+                generation,
+                leader,
+                members: self.members(wanted, &[]),
+                homes: homes::table(None, &wanted.shares),
+                earlier: Vec::new(),
+                since: 0,
+                secret,
+            },
+            reason: self.reason(cause, wanted),
+            joined: nodes.into_iter().map(|node| (node, generation)).collect(),
+            shares: wanted.shares.clone(),
+            revision: self.record.revision,
+            cause,
+        }
+    }
+
+    /// What follows `before`, if it is anything else.
+    fn next(
+        &self,
+        before: &Placed,
+        wanted: &Wanted,
+        secret: &mut impl FnMut() -> String,
+    ) -> Option<Placed> {
+        let now = &before.placement;
+        let open = self.open_round(now);
+        let leaving: Vec<Name> = self.leaving(before, wanted, open);
+        let members = self.members(wanted, &leaving);
+        let leader = self.leader(now, wanted, &leaving);
+        let homes = homes::table(Some(&now.homes), &wanted.shares);
+        let anew = self.begins_anew(before);
+        let same = members == now.members && leader == now.leader && homes == now.homes && !anew;
+        if same {
+            let planned = before.shares != wanted.shares;
+            return planned.then(|| Placed {
+                shares: wanted.shares.clone(),
+                ..before.clone()
+            });
+        }
+        let generation = now.generation + 1;
+        let cause = self.cause(before, &members, anew);
+        let (since, earlier) = earlier(now, &homes, open);
+        let joined = members.iter().map(|member| {
+            let node = member.node.clone();
+            let since = before.joined.get(&node).copied().unwrap_or(generation);
+            (node, since)
+        });
+        Some(Placed {
+            joined: joined.collect(),
+            placement: Placement {
+                generation,
+                leader,
+                members,
+                homes,
+                earlier,
+                since,
+                // Who still runs the job as it was must not be understood by those who do not.
+                secret: if anew { secret() } else { now.secret.clone() },
+            },
+            reason: self.reason(cause, wanted),
+            shares: wanted.shares.clone(),
+            revision: self.record.revision,
+            cause,
+        })
+    }
+
+    /// The round that is open, as far as reports know: the newest version of any member.
+    fn open_round(&self, now: &Placement) -> u64 {
+        let statuses = now
+            .members
+            .iter()
+            .filter_map(|member| self.status(&member.node));
+        statuses
+            .map(|status| status.version)
+            .max()
+            .unwrap_or(now.since)
+    }
+
+    fn status(&self, node: &Name) -> Option<&JobStatus> {
+        alive(self.sites, node)?.report.job(self.name)
+    }
+
+    /// Members that are not wanted any more, and have something to hand over.
+    fn leaving(&self, before: &Placed, wanted: &Wanted, open: u64) -> Vec<Name> {
+        let members = before.placement.members.iter();
+        let unwanted = members.filter(|member| !wanted.shares.contains_key(&member.node));
+        let leaving = unwanted.filter(|member| match member.duty {
+            Duty::Serving => self.status(&member.node).is_some(),
+            Duty::Draining => self.has_something(before, &member.node, open),
+        });
+        leaving.map(|member| member.node.clone()).collect()
+    }
+
+    /// Whether a draining member may still have updates of the round in which it began to drain.
+    fn has_something(&self, before: &Placed, node: &Name, open: u64) -> bool {
+        let Some(status) = self.status(node) else {
+            return false;
+        };
+        let placement = &before.placement;
+        let follows = status
+            .placement
+            .as_ref()
+            .map(|placement| placement.generation);
+        // It takes no update since it follows this placement, and it has none.
+        let empty = follows >= Some(placement.generation) && status.accepted == 0;
+        open <= placement.since && !empty
+    }
+
+    fn members(&self, wanted: &Wanted, leaving: &[Name]) -> Vec<Member> {
+        let serving = wanted.shares.keys().map(|node| (node, Duty::Serving));
+        let draining = leaving.iter().map(|node| (node, Duty::Draining));
+        let all: BTreeMap<_, _> = draining.chain(serving).collect();
+        let members = all.into_iter().filter_map(|(node, duty)| {
+            let url = self.sites.get(node)?.url.clone();
+            let node = node.clone();
+            Some(Member { node, url, duty })
+        });
+        members.collect()
+    }
+
+    /// Who leads stays leader as long as it lives and takes part: a change of leader costs what it has merged.
+    fn leader(&self, now: &Placement, wanted: &Wanted, leaving: &[Name]) -> Name {
+        let stays = wanted.shares.contains_key(&now.leader) || leaving.contains(&now.leader);
+        let best = wanted.shares.iter().max_by_key(|(node, share)| {
+            let version = self.status(node).map_or(0, |status| status.version);
+            // The last of several equals is taken; of equal names there is one.
+            (version, **share, std::cmp::Reverse((*node).clone()))
+        });
+        match best {
+            Some((node, _)) if !stays => node.clone(),
+            _ => now.leader.clone(),
+        }
+    }
+
+    /// Whether the job's nodes have to start it anew, because it is not what it was.
+    fn begins_anew(&self, before: &Placed) -> bool {
+        if before.revision == self.record.revision {
+            return false;
+        }
+        let record = self.desired.job_at(self.name, before.revision);
+        record.is_none_or(|record| crate::reconcile::restarts(record, self.record))
+    }
+
+    fn cause(&self, before: &Placed, members: &[Member], anew: bool) -> Cause {
+        let was = |node: &Name| before.placement.member(node.as_str()).is_some();
+        let lost = |member: &Member| alive(self.sites, &member.node).is_none();
+        let drains = |member: &Member| {
+            let node = self.sites.get(&member.node);
+            let begins = member.duty == Duty::Serving;
+            begins && node.is_some_and(|site| site.node.state == planning::NodeState::Draining)
+        };
+        let gone = |member: &&Member| !members.iter().any(|next| next.node == member.node);
+        let former = &before.placement.members;
+        if anew {
+            Cause::Restarted
+        } else if former.iter().any(lost) {
+            Cause::Lost
+        } else if former.iter().any(drains) {
+            Cause::Drained
+        } else if members.iter().any(|member| !was(&member.node)) {
+            Cause::Joined
+        } else if former.iter().any(|member| gone(&member)) {
+            Cause::Left
+        } else {
+            Cause::Moved
+        }
+    }
+
+    fn reason(&self, cause: Cause, wanted: &Wanted) -> String {
+        let policy = self.record.spec.placement.policy.as_str();
+        let nodes: Vec<_> = wanted.shares.keys().map(Name::as_str).collect();
+        let mut reason = format!("{cause}; {policy} takes {}", nodes.join(", "));
+        if wanted.overload > 0 {
+            let beyond = format!(
+                "; {} updates are beyond the nodes' capacity",
+                wanted.overload
+            );
+            reason += &beyond;
+        }
+        reason
+    }
+}
+
+/// The round in which homes have moved last, and the tables that it had before.
+fn earlier(now: &Placement, homes: &Homes, open: u64) -> (u64, Vec<Homes>) {
+    let same_round = now.since == open;
+    let mut tables = if same_round {
+        now.earlier.clone()
+    } else {
+        Vec::new()
+    };
+    if now.homes == *homes {
+        return if same_round {
+            (now.since, tables)
+        } else {
+            (now.since, Vec::new())
+        };
+    }
+    if !tables.contains(&now.homes) {
+        tables.push(now.homes.clone());
+    }
+    let excess = tables.len().saturating_sub(EARLIER_MAX);
+    tables.drain(..excess);
+    (open, tables)
+}
+
+fn alive<'a>(sites: &'a BTreeMap<Name, Site>, node: &Name) -> Option<&'a Site> {
+    let site = sites.get(node)?;
+    (site.node.state != planning::NodeState::Lost).then_some(site)
+}
+
+/// Keeps jobs from nodes that cannot have them, as long as there are others: by a label that all nodes but these have.
+fn leave_out(unfit: &Unfit, nodes: &mut [planning::Node], jobs: &mut [planning::Job]) {
+    for job in jobs {
+        let Some(unfit) = unfit.get(job.name.as_str()) else {
+            continue;
+        };
+        let fits = |node: &planning::Node| !unfit.contains(node.name.as_str());
+        let may = |node: &planning::Node| {
+            let mut required = job.required_labels.iter();
+            let labels = required.all(|(key, value)| node.labels.get(key) == Some(value));
+            node.state == planning::NodeState::Ready && labels && fits(node)
+        };
+        // What is left is better than nothing, and its status says what is wrong.
+        if !nodes.iter().any(may) {
+            continue;
+        }
+        // No label that a user can give has a space in it.
+        let label = (format!("fit for {}", job.name), String::new());
+        for node in nodes.iter_mut().filter(|node| fits(node)) {
+            node.labels.extend([label.clone()]);
+        }
+        job.required_labels.extend([label]);
+    }
+}
+
+fn job(name: &Name, record: &JobRecord, sites: &BTreeMap<Name, Site>) -> planning::Job {
+    let spec = &record.spec;
+    let wishes = &spec.placement;
+    let expected = NonZeroU32::new(spec.expected()).unwrap_or(NonZeroU32::MIN);
+    let names = |names: &BTreeSet<Name>| names.iter().map(Name::to_string).collect();
+    planning::Job {
+        policy: match wishes.policy {
+            PlacementPolicy::BestFit => planning::Policy::BestFit,
+            PlacementPolicy::WorstFit => planning::Policy::WorstFit,
+            PlacementPolicy::FirstFit => planning::Policy::FirstFit,
+            PlacementPolicy::Spread => planning::Policy::Spread,
+        },
+        required_labels: wishes.selector.clone(),
+        preferred_labels: wishes.preferred.clone(),
+        affinity: names(&wishes.affinity),
+        anti_affinity: names(&wishes.anti_affinity),
+        single_node: spec.determinism == Determinism::Ordered || in_place(name, sites),
+        nodes_max: wishes.nodes.max.and_then(NonZeroU32::new),
+        ..planning::Job::new(name.as_str(), "", expected)
+    }
+}
+
+/// Whether the job's sums are changed in place: one node said so when it planned the job.
+fn in_place(name: &Name, sites: &BTreeMap<Name, Site>) -> bool {
+    let statuses = sites.values().filter_map(|site| site.report.job(name));
+    let mut plans = statuses.filter_map(|status| status.arena.as_ref());
+    plans.any(|arena| arena.plan.in_place)
+}

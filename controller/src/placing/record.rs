@@ -1,0 +1,97 @@
+//! What is kept of a placement.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tributary_api::{Name, placement::Placement};
+use tributary_planning::placement::{self as planning, Outcome};
+
+/// A placement and how it came about, as the store has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Placed {
+    pub(crate) placement: Placement,
+    /// The updates of a round that each node is planned for.
+    pub(crate) shares: BTreeMap<Name, u32>,
+    /// Since which generation each member has been one without a break. A node that comes back after it was given up
+    /// starts the job anew: what it has was declared lost.
+    pub(crate) joined: BTreeMap<Name, u64>,
+    /// The job's revision that it was made for.
+    pub(crate) revision: u64,
+    pub(crate) cause: Cause,
+    /// The same for people, and more.
+    pub(crate) reason: String,
+}
+
+/// What led to a placement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Cause {
+    /// The job is new.
+    Created,
+    /// The job is not what it was, and starts anew.
+    Restarted,
+    /// A member is lost.
+    Lost,
+    /// A member is drained.
+    Drained,
+    /// A node takes part that did not.
+    Joined,
+    /// A member has handed over what it had.
+    Left,
+    /// Nodes take other shares, or their gateways are elsewhere.
+    Moved,
+}
+
+impl Placed {
+    /// As planning takes it.
+    pub(super) fn outcome(&self) -> Outcome {
+        let shares = self.shares.iter();
+        Outcome::Placed(planning::Placement {
+            shares: shares
+                .map(|(node, share)| (node.to_string(), *share))
+                .collect(),
+            top: self.placement.leader.to_string(),
+            overload: 0,
+        })
+    }
+}
+
+impl Cause {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Created,
+        Self::Restarted,
+        Self::Lost,
+        Self::Drained,
+        Self::Joined,
+        Self::Left,
+        Self::Moved,
+    ];
+
+    /// The value of a metric's label.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Restarted => "restarted",
+            Self::Lost => "lost",
+            Self::Drained => "drained",
+            Self::Joined => "joined",
+            Self::Left => "left",
+            Self::Moved => "moved",
+        }
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Created => "the job is new",
+            Self::Restarted => "the job was changed and starts anew",
+            Self::Lost => "a node was lost",
+            Self::Drained => "a node is drained",
+            Self::Joined => "a node takes part",
+            Self::Left => "a node has handed over what it had",
+            Self::Moved => "the nodes' shares have changed",
+        })
+    }
+}

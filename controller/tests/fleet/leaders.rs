@@ -1,0 +1,171 @@
+//! Controllers that succeed each other.
+
+use axum::{body::Body, http::Request};
+use serde_json::json;
+use tributary_api::fleet::NodeState;
+use tributary_controller::Error;
+
+use crate::{
+    cluster::{Cluster, Leader, Store, until},
+    world::{lines, with},
+};
+
+on_both!(
+    a_leader_that_is_killed_is_succeeded,
+    one_that_stops_is_succeeded_and_nothing_is_started_again,
+    a_deposed_leader_changes_nothing,
+    followers_answer_reads_and_send_writes_on,
+    a_restart_of_everything_loses_nothing,
+);
+
+async fn cluster(store: Store) -> Cluster {
+    let mut cluster = Cluster::new(store);
+    for name in ["n1", "n2"] {
+        cluster.add(name).await;
+    }
+    cluster
+}
+
+/// The other one leads now.
+async fn leads(leader: &Leader) {
+    until("another leader", || async {
+        leader.is_refused().await.is_none().then_some(())
+    })
+    .await;
+}
+
+async fn a_leader_that_is_killed_is_succeeded(store: Store) {
+    let cluster = cluster(store).await;
+    let first = cluster.leader("c1", 2).await;
+    let second = cluster.controller("c2").await;
+    first.apply(&first.example().await).await;
+    first.members("j", &["n1", "n2"]).await;
+    cluster.take_logs();
+    first.kill();
+    leads(&second).await;
+    // It goes on with what there is: the placement of before, and numbers that go on.
+    second.members("j", &["n1", "n2"]).await;
+    assert_eq!(cluster.take_logs(), Vec::<String>::new());
+    let [f, j] = second.example().await;
+    let results = second.apply(&[f, with(j, "/spec/rounds", 9)]).await;
+    assert_eq!(
+        lines(&results),
+        ["unchanged Function f@1", "configured Job j@2"]
+    );
+    assert_eq!(cluster.take_logs(), ["n1: update j@2", "n2: update j@2"]);
+}
+
+async fn one_that_stops_is_succeeded_and_nothing_is_started_again(store: Store) {
+    let cluster = cluster(store).await;
+    let first = cluster.leader("c1", 2).await;
+    first.apply(&first.example().await).await;
+    first.members("j", &["n1", "n2"]).await;
+    let generation = first.controller.placement("j").await.unwrap().generation;
+    let second = cluster.controller("c2").await;
+    cluster.take_logs();
+    first.stop().await;
+    leads(&second).await;
+    second.members("j", &["n1", "n2"]).await;
+    let placement = second.controller.placement("j").await.unwrap();
+    assert_eq!(placement.generation, generation);
+    assert_eq!(cluster.take_logs(), Vec::<String>::new());
+}
+
+async fn a_deposed_leader_changes_nothing(store: Store) {
+    let mut cluster = cluster(store).await;
+    let first = cluster.leader("c1", 2).await;
+    first.apply(&first.example().await).await;
+    first.members("j", &["n1", "n2"]).await;
+    let (module, _) = (first.upload(&b"\0asm other"[..]).await, ());
+    let deposed = first.freeze();
+    let second = cluster.leader("c2", 2).await;
+    // What the second one does, the first one does not know.
+    second.controller.delete_job("j").await.unwrap();
+    cluster.take_logs();
+
+    // It believes that the job is to run, and tells the nodes so.
+    deposed.reconcile().await;
+    assert_eq!(
+        cluster.take_logs(),
+        Vec::<String>::new(),
+        "orders of an old term"
+    );
+    // A node that starts now has never heard of the new leader, and knows its term all the same.
+    cluster.stop("n1").await;
+    let node = cluster.add("n1").await;
+    deposed.reconcile().await;
+    assert_eq!(node.take_log(), Vec::<String>::new());
+
+    let function = crate::world::function("g", module);
+    let error = deposed.apply(&[function], false).await.unwrap_err();
+    assert!(
+        matches!(error, Error::NotLeading { .. } | Error::NoNode(_)),
+        "{error}"
+    );
+    let error = deposed.drain("n1", true).await.unwrap_err();
+    assert!(matches!(error, Error::NotLeading { .. }), "{error}");
+    assert_eq!(second.state("n1").await, Some(NodeState::Ready));
+    assert_eq!(second.controller.functions().len(), 1);
+}
+
+async fn followers_answer_reads_and_send_writes_on(store: Store) {
+    let cluster = cluster(store).await;
+    let first = cluster.leader("c1", 2).await;
+    let second = cluster.controller("c2").await;
+    first.apply(&first.example().await).await;
+    first.members("j", &["n1", "n2"]).await;
+    second.members("j", &["n1", "n2"]).await;
+    assert_eq!(second.controller.jobs().await.unwrap().len(), 1);
+    assert_eq!(second.controller.functions().len(), 1);
+    let location = until("a follower that knows its leader", || async {
+        let request = Request::post("/v1/apply?dryRun=true").body(Body::from("[]"));
+        let response = second.send(request.unwrap()).await;
+        assert!(
+            matches!(response.status().as_u16(), 307 | 503),
+            "{response:?}"
+        );
+        let location = response.headers().get("location")?;
+        Some(location.to_str().unwrap().to_owned())
+    })
+    .await;
+    assert_eq!(location, "http://c1/v1/apply?dryRun=true");
+    let metrics = Request::get("/metrics").body(Body::empty()).unwrap();
+    let text = second.send(metrics).await.into_body();
+    let text = axum::body::to_bytes(text, 1 << 20).await.unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    for line in [
+        "tributary_leader 0",
+        "tributary_nats_connected 1",
+        "tributary_nodes{state=\"ready\"} 2",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+}
+
+async fn a_restart_of_everything_loses_nothing(store: Store) {
+    let mut cluster = cluster(store).await;
+    let first = cluster.leader("c1", 2).await;
+    let [f, j] = first.example().await;
+    first.apply(&[f.clone(), j.clone()]).await;
+    first.members("j", &["n1", "n2"]).await;
+    first.controller.drain("n2", true).await.unwrap();
+    first.members("j", &["n1"]).await;
+    first.kill();
+    cluster.kill("n1");
+    cluster.kill("n2");
+
+    cluster.add("n1").await;
+    cluster.add("n2").await;
+    let second = cluster.controller("c1").await;
+    leads(&second).await;
+    assert_eq!(second.members("j", &["n1"]).await, "n1");
+    let logs = cluster.take_logs();
+    assert_eq!(logs, ["n1: deploy f@1", "n1: start j@1 v1 with f@1"]);
+    let results = second
+        .apply(&[f, with(j, "/spec/tree", json!({"fanIn": 2}))])
+        .await;
+    assert_eq!(
+        lines(&results),
+        ["unchanged Function f@1", "configured Job j@2"]
+    );
+}
