@@ -172,8 +172,8 @@ def elsewhere(node: Node | str, asked: Asked) -> bytes:
     return problem(307, "elsewhere", location, *close)
 
 
-def receipt(status: int = 202, round: int = 1, contributors: int = 1) -> bytes:
-    return answer(status, {"job": "job", "client": "client", "round": round, "contributors": contributors})
+def receipt(status: int = 202, round: int = 1, contributors: int = 1, **members: object) -> bytes:
+    return answer(status, {"job": "job", "client": "client", "round": round, "contributors": contributors, **members})
 
 
 def model(version: int, **tensors: np.ndarray[Any, Any]) -> bytes:

@@ -228,6 +228,23 @@ def test_an_older_server_is_asked_once(new_driver: MakeDriver, new_node: MakeNod
 
 
 @pytest.mark.usefixtures("at_once")
+def test_an_update_from_an_older_model_is_known_by_that_one(new_driver: MakeDriver, new_node: MakeNode) -> None:
+    held = [problem(404, "not-held"), receipt(200, round=5, staleness=2)]
+
+    def at_home(asked: Asked) -> bytes | None:
+        if asked.path.endswith("/model"):
+            return model(6) if len(held) < 2 else NOTHING_NEW
+        return held.pop(0) if asked.method == "GET" else receipt(round=5, staleness=2)
+
+    node = new_node(at_home)
+    driver = new_driver(node)
+    assert driver.push(UPDATE, round=3).staleness == 2
+    assert driver.pull(after=5, wait=60) is not None
+    assert node.lines == [PUT, ASK, PUT, GET]
+    assert [asked.target.partition("?")[2] for asked in node.asked[:3]] == ["round=3"] * 3
+
+
+@pytest.mark.usefixtures("at_once")
 def test_what_is_not_kept(new_driver: MakeDriver, new_node: MakeNode) -> None:
     """Updates of other names, of other rounds, of a client that does not want it, and any once there is a model."""
     for number in range(4):

@@ -37,6 +37,29 @@ FULL_JOB = Job(
     non_finite="allow",
     slots=600,
 )
+LATE_JOB = Job(
+    "late",
+    "fedavg",
+    DIGEST,
+    expected=12,
+    count=10,
+    staleness_max=4,
+    staleness_weight="hinge",
+    staleness_a=0.5,
+    staleness_b=2,
+)
+PLACED_JOB = Job(
+    "placed",
+    "fedavg",
+    DIGEST,
+    1,
+    policy="worstFit",
+    nodes_max=3,
+    selector={"disk": "ssd"},
+    preferred={"zone": "a"},
+    affinity=["digits"],
+    anti_affinity=["other"],
+)
 FULL_FUNCTION = Function("fedavg", DIGEST, algebra="monoid", memory="64MiB", deadline="2s")
 
 
@@ -52,10 +75,13 @@ def test_the_repositorys_manifests_round_trip() -> None:
     assert (function.name, function.memory) == ("fedavg", "64MiB")
     assert job.to_dict() == yaml.safe_load((ROOT / "manifests/digits.yaml").read_text())
     assert function.to_dict() == yaml.safe_load((ROOT / "manifests/functions.yaml").read_text())
-    assert load(ROOT / "manifests") == [job, function]
+    late, spread = Job.load(ROOT / "manifests/digits-async.yaml"), Job.load(ROOT / "manifests/digits-nodes.yaml")
+    assert (late.count, late.staleness_max, late.staleness_weight, late.staleness_a) == (10, 4, "polynomial", 0.5)
+    assert spread.policy == "spread"
+    assert load(ROOT / "manifests") == [late, spread, job, function]
 
 
-@pytest.mark.parametrize("manifest", [FULL_JOB, FULL_FUNCTION, Job("a", "b", DIGEST, 1)])
+@pytest.mark.parametrize("manifest", [FULL_JOB, LATE_JOB, PLACED_JOB, FULL_FUNCTION, Job("a", "b", DIGEST, 1)])
 @pytest.mark.parametrize("ending", ["yaml", "json"])
 def test_what_is_saved_is_valid_and_is_read_again(tmp_path: Path, manifest: Manifest, ending: str) -> None:
     jsonschema.validate(manifest.to_dict(), schema(manifest.KIND.lower()))

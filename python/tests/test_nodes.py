@@ -25,9 +25,11 @@ GET = "GET /v1/jobs/job/model"
 
 
 def serving(asked: Asked) -> bytes | None:
-    """A node at home: takes what comes, and has a model."""
+    """A node at home: takes what comes, has a model, and lends no slots."""
     if asked.method == "GET":
         return model(1)
+    if asked.method == "POST":
+        return problem(403, "not-local")
     return None if asked.body is None else receipt()
 
 
@@ -36,7 +38,7 @@ def serving(asked: Asked) -> bytes | None:
 
 def test_the_first_that_answers_is_used(new_driver: MakeDriver, new_node: MakeNode) -> None:
     node = new_node(serving)
-    driver = new_driver(dead(), dead(), node, patience=0)
+    driver = new_driver(dead(), dead(), node, patience=0, local=False)
     pulled = driver.pull()
     assert pulled is not None
     assert driver.push(UPDATE).address == node.address
@@ -261,11 +263,7 @@ def test_who_does_not_say_go_on_gets_the_body_all_the_same(
 
 def test_a_slot_is_asked_for_at_home(new_driver: MakeDriver, new_node: MakeNode) -> None:
     """The home lends none, so it gets a body; the door gets none."""
-
-    def at_home(asked: Asked) -> bytes | None:
-        return problem(403, "not-local") if asked.method == "POST" else serving(asked)
-
-    home = new_node(at_home)
+    home = new_node(serving)
     door = new_node(lambda asked: serving(asked) if asked.method == "GET" else elsewhere(home, asked))
     driver = new_driver(door)
     driver.pull()

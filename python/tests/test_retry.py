@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
-import socket
-import threading
-
 import numpy as np
 import pytest
 
-from conftest import MakeClient
+from conftest import MakeClient, MakeNode
+from scripted import Answer, always, answer, problem
 from tributary import errors
 from tributary._core.http import Dechunker, parse_head
 from tributary._core.retry import Backoff, Effort
@@ -51,6 +47,13 @@ def test_without_patience_there_is_one_attempt() -> None:
     assert Effort(0, Clock()).pause(LOST) is None
 
 
+def test_another_place_needs_no_pause() -> None:
+    effort = Effort(0, Clock())
+    assert effort.pause(LOST, elsewhere=True) == 0
+    assert effort.pause(errors.LayoutMismatch(""), elsewhere=True) is None
+    assert effort.pause(LOST) is None
+
+
 def test_the_servers_time_is_respected() -> None:
     effort = Effort(60, Clock(), Backoff(first=1, random=lambda: 1.0))
     assert effort.pause(errors.NoSlot("full", status=429, retry_after=5)) == 6
@@ -77,57 +80,20 @@ def test_what_is_tried_again(error: Exception, again: bool) -> None:
     assert (Effort(60, Clock()).pause(error) is not None) == again
 
 
-class Scripted:
-    """Answers one request after the other as told: for answers that depend on luck with a real server."""
-
-    def __init__(self, *answers: bytes) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.served = 0
-        threading.Thread(target=self._serve, args=(answers,), daemon=True).start()
-
-    def _serve(self, answers: tuple[bytes, ...]) -> None:
-        connection, _ = self._listener.accept()
-        with connection:
-            # Whole requests are read: a client that is answered in mid-body comes back on another connection.
-            for answer in answers:
-                received = b""
-                while (length := whole_length(received)) is None or len(received) < length:
-                    received += connection.recv(4096)
-                # Counted first: the client may look as soon as it has the answer.
-                self.served += 1
-                connection.sendall(answer)
-        self._listener.close()
-
-
-def whole_length(received: bytes) -> int | None:
-    """Bytes of the request, head and body, once its head is there."""
-    head, end, _ = received.partition(b"\r\n\r\n")
-    length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
-    return len(head) + len(end) + (int(length[1]) if length else 0) if end else None
-
-
-def answer(status: int, document: object, *headers: str) -> bytes:
-    text = json.dumps(document).encode()
-    kind = "application/json" if status < 300 else "application/problem+json"
-    lines = [f"HTTP/1.1 {status} Any", f"content-type: {kind}", f"content-length: {len(text)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + text
-
-
-def problem(status: int, slug: str) -> bytes:
-    document = {"type": f"https://tributary.dev/problems/{slug}", "title": "T", "status": status, "detail": "why"}
-    return answer(status, {**document, "more": 7}, "retry-after: 0")
-
-
 DONE = answer(202, {"job": "job", "client": "client", "round": 3, "contributors": 2, "new-in-0.2": True})
 UPDATE = {"a": np.float32(1)}
 
 
-def test_full_servers_and_closing_rounds_are_waited_for(new_client: MakeClient) -> None:
+def in_turn(*answers: bytes) -> Answer:
+    left = iter(answers)
+    return lambda _: next(left)
+
+
+def test_full_servers_and_closing_rounds_are_waited_for(new_client: MakeClient, new_node: MakeNode) -> None:
     refusals = [problem(507, "shared-memory-full"), problem(409, "round-closing"), answer(503, "not a problem")]
-    scripted = Scripted(*refusals, DONE)
-    done = new_client("job", "client", scripted.address).push(UPDATE, round=3)
-    assert (done.round, done.contributors, scripted.served) == (3, 2, 4)
+    node = new_node(in_turn(*refusals, DONE))
+    done = new_client("job", "client", node.address).push(UPDATE, round=3)
+    assert (done.round, done.contributors, len(node.asked)) == (3, 2, 4)
     assert done.raw["new-in-0.2"] is True
 
 
@@ -136,18 +102,18 @@ def test_full_servers_and_closing_rounds_are_waited_for(new_client: MakeClient) 
     [(507, "shared-memory-full", errors.SharedMemoryFull), (409, "round-closing", errors.RoundClosing)],
 )
 def test_without_patience_they_are_told(
-    new_client: MakeClient, status: int, slug: str, kind: type[errors.Problem]
+    new_client: MakeClient, new_node: MakeNode, status: int, slug: str, kind: type[errors.Problem]
 ) -> None:
-    scripted = Scripted(problem(status, slug))
+    node = new_node(always(problem(status, slug, more=7)))
     with pytest.raises(kind, match="why") as caught:
-        new_client("job", "client", scripted.address, patience=0).push(UPDATE, round=3)
+        new_client("job", "client", node.address, patience=0).push(UPDATE, round=3)
     assert caught.value.members == {"more": 7}
 
 
-def test_slugs_of_later_versions_are_problems(new_client: MakeClient) -> None:
-    scripted = Scripted(problem(418, "new-in-0-2"))
+def test_slugs_of_later_versions_are_problems(new_client: MakeClient, new_node: MakeNode) -> None:
+    node = new_node(always(problem(418, "new-in-0-2")))
     with pytest.raises(errors.Problem) as caught:
-        new_client("job", "client", scripted.address).push(UPDATE, round=3)
+        new_client("job", "client", node.address).push(UPDATE, round=3)
     assert (type(caught.value), caught.value.slug, caught.value.status) == (errors.Problem, "new-in-0-2", 418)
 
 

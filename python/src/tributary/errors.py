@@ -188,6 +188,11 @@ class StaleUpdate(UpdateRefused):
 
     slug = "stale-update"
 
+    @property
+    def round(self) -> int | None:
+        """The open round."""
+        return _number(self.members.get("round"))
+
 
 class OtherBytes(UpdateRefused):
     """This client has sent another update or weight in this round. The first one counts."""

@@ -14,7 +14,7 @@ import difflib
 import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -134,6 +134,19 @@ class Job(_Manifest):
         non_finite: what is done with an update that holds NaN or infinity.
         slots: slots of the job's shared memory.
         local: whether clients on the server's host may write updates into shared memory.
+        count: updates with which a round closes, whoever sent them.
+        window: time from a round's opening after which it closes with what is in.
+        each: whether each update makes a model.
+        staleness_max: updates from models so many versions old are taken; without it, from the newest only.
+        staleness_weight: what the weight of such an update is multiplied by.
+        staleness_a: the steepness of ``polynomial`` and ``hinge``.
+        staleness_b: the staleness up to which ``hinge`` is 1.
+        policy: how nodes are chosen, where there are several.
+        nodes_max: the most nodes.
+        selector: labels that a node must have.
+        preferred: labels that a node should have.
+        affinity: jobs whose nodes are filled first.
+        anti_affinity: jobs that it never shares a node with.
         directory: where relative paths start; the manifest's folder if it was loaded.
     """
 
@@ -157,6 +170,19 @@ class Job(_Manifest):
     non_finite: Literal["reject", "allow"] | None = _at("spec.ingest.nonFinite")
     slots: int | None = _at("spec.arena.slots")
     local: Literal["allow", "refuse"] | None = _at("spec.ingest.local")
+    count: int | None = _at("spec.round.count")
+    window: str | None = _at("spec.round.window")
+    each: bool | None = _at("spec.round.each")
+    staleness_max: int | None = _at("spec.round.staleness.max")
+    staleness_weight: Literal["constant", "polynomial", "hinge"] | None = _at("spec.round.staleness.weight")
+    staleness_a: float | None = _at("spec.round.staleness.a")
+    staleness_b: int | None = _at("spec.round.staleness.b")
+    policy: Literal["bestFit", "worstFit", "firstFit", "spread"] | None = _at("spec.placement.policy")
+    nodes_max: int | None = _at("spec.placement.nodes.max")
+    selector: Mapping[str, str] | None = _at("spec.placement.selector")
+    preferred: Mapping[str, str] | None = _at("spec.placement.preferred")
+    affinity: Sequence[str] | None = _at("spec.placement.affinity")
+    anti_affinity: Sequence[str] | None = _at("spec.placement.antiAffinity")
     directory: Path = dataclasses.field(default=Path(), kw_only=True, compare=False, repr=False)
 
 

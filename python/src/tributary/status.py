@@ -42,6 +42,7 @@ class Accepted(Document):
         repeated: the server had the same update already; nothing changed.
         local: it went through shared memory instead of the socket.
         address: the server that took it.
+        staleness: how many versions before the round its model was.
     """
 
     job: str
@@ -51,6 +52,7 @@ class Accepted(Document):
     repeated: bool = False
     local: bool = False
     address: str = ""
+    staleness: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,7 @@ class RoundStatus(Document):
         rejected: updates refused while it was open.
         late: updates that came after it closed.
         lost: updates that it had accepted and lost with their node.
+        staleness: how old its updates' models were, if the job takes old ones.
         shares: each node's part, if there are several: ``node``, ``accepted``, ``contributors`` and ``bytes``.
         opened_at: when it opened, RFC 3339.
         closed_at: when it took its last update, RFC 3339.
@@ -129,6 +132,7 @@ class RoundStatus(Document):
     rejected: int = 0
     late: int = 0
     lost: int = 0
+    staleness: Mapping[str, Any] | None = None
     shares: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
     opened_at: str | None = None
     closed_at: str | None = None

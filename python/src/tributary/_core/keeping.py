@@ -17,6 +17,7 @@ from pathlib import Path
 from tributary import errors
 from tributary._core import body, retry
 from tributary._core.session import Request, Session
+from tributary.status import Accepted
 
 log = logging.getLogger("tributary")
 
@@ -48,11 +49,14 @@ class Sending:
 class Kept:
     """An update that was accepted. The caller's arrays, or the file, are referenced and not copied."""
 
-    def __init__(self, content: body.Tensors | Path, sending: Sending, round: int) -> None:
-        self.round = round
+    def __init__(self, content: body.Tensors | Path, sending: Sending, accepted: Accepted) -> None:
+        self.round = accepted.round
+        """The round that took it."""
         self.subject = sending.subject
         self.doubted = False
         """Whether it must be asked for before anything else: its node could not be reached."""
+        # By this one servers know it: a round may take updates that were trained from an older model.
+        self._trained = accepted.round - accepted.staleness
         self._content = content
         self._target, self._query = sending.target, sending.query
         self._ask_at = 0.0
@@ -71,16 +75,16 @@ class Kept:
     @property
     def question(self) -> Request:
         """Asks whether a node has it."""
-        return Request("GET", f"{self._target}?round={self.round}", subject=self.subject)
+        return Request("GET", f"{self._target}?round={self._trained}", subject=self.subject)
 
     @contextlib.contextmanager
     def again(self) -> Iterator[Sending]:
         """The same push once more."""
         if isinstance(self._content, body.Tensors):
-            yield Sending(self._content, self._target, self._query, self.subject, self.round)
+            yield Sending(self._content, self._target, self._query, self.subject, self._trained)
             return
         with contextlib.closing(body.File(self._content)) as file:
-            yield Sending(file, self._target, self._query, self.subject, self.round, by_socket=True)
+            yield Sending(file, self._target, self._query, self.subject, self._trained, by_socket=True)
 
 
 Push = Callable[[Sending], Awaitable[object]]

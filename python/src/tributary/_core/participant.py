@@ -159,7 +159,7 @@ class Participant:
     def _keep(self, content: body.Tensors | Path, sending: Sending, accepted: Accepted) -> Accepted:
         """Keeps this client's own update. Those of other names are as many as there are names."""
         if self._options.keep_until_pulled and sending.subject == self._subject(self.name):
-            self._kept = Kept(content, sending, accepted.round)
+            self._kept = Kept(content, sending, accepted)
         return accepted
 
     def _kept_for(self, round: int) -> Kept | None:
