@@ -43,6 +43,8 @@ pub struct Size {
 struct Member {
     host: usize,
     child: Option<Child>,
+    /// It is stopped: its port takes connections and nobody answers.
+    frozen: bool,
     log: PathBuf,
     address: SocketAddr,
 }
@@ -119,6 +121,7 @@ impl Cluster {
         Member {
             host,
             child: Some(child),
+            frozen: false,
             log,
             address,
         }
@@ -162,7 +165,7 @@ impl Cluster {
         let doors = self
             .controllers
             .iter()
-            .filter(|member| member.child.is_some())
+            .filter(|member| member.child.is_some() && !member.frozen)
             .map(|member| Client::new(member.address));
         doors.into_iter().find(|door| {
             // One that follows sends writers to the leader.
@@ -378,7 +381,8 @@ impl Cluster {
     ///
     /// # Panics
     /// If it does not run.
-    pub fn freeze_controller(&self, controller: usize, frozen: bool) {
+    pub fn freeze_controller(&mut self, controller: usize, frozen: bool) {
+        self.controllers[controller].frozen = frozen;
         let child = self.controllers[controller]
             .child
             .as_ref()

@@ -93,6 +93,10 @@ pub struct FileReference {
 /// Any manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few manifests are held at a time, and only while they are applied"
+)]
 pub enum Manifest {
     /// A function's.
     Function(FunctionManifest),

@@ -38,7 +38,7 @@ fn the_leading_controller_dies_in_mid_round_and_another_takes_over() {
 
 #[test]
 fn a_controller_that_wakes_up_late_commands_nothing() {
-    let cluster = two_controllers();
+    let mut cluster = two_controllers();
     let asleep = cluster.leading();
     cluster.freeze_controller(asleep, true);
     until("another controller leads", || cluster.leading() != asleep);

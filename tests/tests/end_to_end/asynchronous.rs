@@ -85,7 +85,7 @@ fn weights_fall_with_staleness_bit_for_bit(sidecar: Sidecar) {
         let mean = exact(&weighted);
         for (tensor, mean) in model.tensors.iter_mut().zip(&mean.tensors) {
             for (value, mean) in tensor.values.iter_mut().zip(&mean.values) {
-                *value = mean + *value;
+                *value += mean;
             }
         }
         assert!(job.result(round).bits() == model.bits(), "round {round}");
