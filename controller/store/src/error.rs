@@ -76,6 +76,10 @@ pub enum Error {
     },
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "`why` is a text or an error, often a fresh one"
+)]
 impl Error {
     /// Whether asking again, later, may help.
     #[must_use]

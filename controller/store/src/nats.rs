@@ -7,6 +7,18 @@
 //! A call that finds the connection lost, or a stream without a leader, is tried again until
 //! [`Options::call_timeout`], then it fails with [`Error::Unavailable`](crate::Error::Unavailable). Writes carry ids, by
 //! which the server, or the writer itself, recognises a repeated one.
+//!
+//! # What NATS and its client library do not do by themselves
+//! Seen with nats-server 2.15 and async-nats 0.51.
+//! - A write that expects a revision is compared with the revision first, and with known ids second: repeated after a
+//!   lost answer it is refused because of itself. So a refused repetition looks whose message is the newest one.
+//! - What is sent while there is no connection is kept, and happens later. So nothing is sent before there is one.
+//! - Keys that expire leave no trace for watches, unless the bucket has markers for them (server 2.11). Markers expire as
+//!   well, so a watch that was interrupted lists again and compares.
+//! - Direct reads, and consumers, may be served by a copy that is behind. So values, lists and descriptions of objects
+//!   are read from the stream's leader, and consumers only tell what comes after.
+//! - An ordered consumer that is taken up again before anything has arrived begins with the oldest message.
+//! - User and password in a server's URL are parsed, and not used.
 
 mod bus;
 mod connection;
@@ -74,11 +86,8 @@ impl Backend for Nats {
             opened.await.map_err(|error| Failure::of(&what, &error))
         };
         let store = connection.call(&what, open).await?;
-        Ok(Arc::new(NatsKeys::new(
-            connection.clone(),
-            bucket,
-            store.stream,
-        )))
+        let keys = NatsKeys::new(connection.clone(), &bucket, store.stream);
+        Ok(Arc::new(keys))
     }
 
     async fn bus(&self) -> Result<Arc<dyn Bus>, Error> {

@@ -1,5 +1,10 @@
 //! What an embedded store has on its disk after a restart.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in tests, but does not take their helpers for tests"
+)]
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -11,8 +11,11 @@ pub(super) const ENTRIES: TableDefinition<(&str, &str), (u64, &[u8])> =
 /// The last number that was given out: `keys/<bucket>` for revisions, `stream/<name>` for messages.
 pub(super) const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 
-/// Stream and number to subject, id, time (milliseconds since 1970) and payload.
-pub(super) const MESSAGES: TableDefinition<(&str, u64), (&str, &str, u64, &[u8])> =
+/// Subject, id, time (milliseconds since 1970) and payload.
+type MessageRow = (&'static str, &'static str, u64, &'static [u8]);
+
+/// Stream and number to the message.
+pub(super) const MESSAGES: TableDefinition<(&str, u64), MessageRow> =
     TableDefinition::new("messages");
 
 /// Stream and id to the message's number and time, for as long as duplicates are recognised.

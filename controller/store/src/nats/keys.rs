@@ -42,7 +42,7 @@ enum Write {
 }
 
 impl NatsKeys {
-    pub(super) fn new(connection: Arc<Connection>, bucket: String, stream: Stream) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, bucket: &str, stream: Stream) -> Self {
         Self {
             connection,
             stream,

@@ -174,7 +174,7 @@ async fn a_password_opens_the_door() {
 }
 
 /// What an operator's tool would write: claims, signed.
-fn jwt(signer: &KeyPair, subject: &str, name: &str, nats: Value) -> String {
+fn jwt(signer: &KeyPair, subject: &str, name: &str, nats: &Value) -> String {
     let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
     let claims = json!({
         "jti": format!("{name}-id"),
@@ -219,19 +219,19 @@ async fn a_jwt_opens_the_door() {
             &operator,
             &operator.public_key(),
             "O",
-            json!({ "type": "operator", "version": 2 })
+            &json!({ "type": "operator", "version": 2 })
         ),
         system.public_key(),
         owner.public_key(),
-        jwt(&operator, &owner.public_key(), "A", account(false)),
+        jwt(&operator, &owner.public_key(), "A", &account(false)),
         system.public_key(),
-        jwt(&operator, &system.public_key(), "SYS", account(true)),
+        jwt(&operator, &system.public_key(), "SYS", &account(true)),
     ));
     let folder = tempfile::tempdir().unwrap();
     let claims = json!({ "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2 });
     let with = |name: &str, signer: &KeyPair| {
         let user = KeyPair::new_user();
-        let token = jwt(signer, &user.public_key(), name, claims.clone());
+        let token = jwt(signer, &user.public_key(), name, &claims);
         let text = format!(
             "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
              -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",

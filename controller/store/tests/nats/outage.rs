@@ -198,6 +198,24 @@ async fn messages_are_neither_lost_nor_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_before_a_subscription_stays_unheard() {
+    if !nats::available() {
+        return;
+    }
+    let mut server = NatsServer::start();
+    let store = connect(&server).await;
+    let bus = store.bus().await.unwrap();
+    bus.publish("events.a", "1", bytes("old")).await.unwrap();
+    let mut events = bus.subscribe("events.>").await.unwrap();
+    server.kill();
+    server.start_again();
+    persist(|| bus.publish("events.a", "2", bytes("new")))
+        .await
+        .unwrap();
+    assert_eq!(next(&mut events).await.payload, bytes("new"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_steps_down_and_another_term_begins() {
     if !nats::available() {
         return;
