@@ -19,10 +19,10 @@ pub(crate) fn record(revision: u64, function_revision: u64, spec: Value) -> JobR
     let mut whole = json!({
         "function": {"name": "f"}, "model": {"path": "m"}, "round": {"expected": 20},
     });
-    whole
-        .as_object_mut()
-        .unwrap()
-        .extend(spec.as_object().unwrap().clone());
+    let Value::Object(spec) = spec else {
+        panic!("{spec} is no object")
+    };
+    whole.as_object_mut().unwrap().extend(spec);
     JobRecord {
         revision,
         spec: serde_json::from_value(whole).unwrap(),

@@ -7,6 +7,7 @@
 
 #[path = "controller/apply.rs"]
 mod apply;
+#[allow(dead_code, reason = "tests of several nodes use more of it")]
 #[path = "controller/fake_node.rs"]
 mod fake_node;
 #[path = "controller/http.rs"]

@@ -115,7 +115,7 @@ impl Controller {
             }
         }
         // The campaign has ended, which it does with the process only.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Takes over, and stays until dropped.
@@ -129,7 +129,7 @@ impl Controller {
             sleep(PAUSE).await;
         }
         tracing::info!(term, "this controller leads");
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Lets every node know the term, so that it listens to no earlier leader any more, and says how it is.

@@ -221,6 +221,7 @@ fn model_of(job: &JobOrder) -> Result<Digest, NodeError> {
 }
 
 /// What is not in the store now may be there later.
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
 fn unavailable(error: Error) -> NodeError {
     NodeError::Unavailable(error.to_string())
 }
