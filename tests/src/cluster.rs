@@ -333,9 +333,14 @@ impl Cluster {
             &format!("{}.yaml", manifest.name()),
             manifest.text(&model).as_bytes(),
         );
-        let _ = self
-            .cli(&["apply", "-f", &yaml.to_string_lossy()])
-            .expect(0);
+        // NATS servers that elect a leader among themselves answer nobody for a moment.
+        eventually("the manifest is applied", || {
+            let ran = self.cli(&["apply", "-f", &yaml.to_string_lossy()]);
+            let passing =
+                ran.stderr.contains("unavailable") || ran.stderr.contains("no controller leads");
+            (!passing).then_some(ran)
+        })
+        .expect(0);
         let path = format!("/v1/jobs/{}/model", manifest.name());
         until("a node runs the job", || {
             self.any_door(|door| {

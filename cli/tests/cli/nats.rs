@@ -3,6 +3,8 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
 };
 
 use tempfile::tempdir;
@@ -26,15 +28,24 @@ impl Process {
         Self(piped.spawn().unwrap())
     }
 
-    /// Waits for a line of its log that contains this.
-    fn says(&mut self, text: &str) -> String {
+    /// The lines of its log, as they come.
+    fn log(&mut self) -> Receiver<String> {
         let log = BufReader::new(self.0.stderr.take().unwrap());
-        let found = log
-            .lines()
-            .map_while(Result::ok)
-            .find(|line| line.contains(text));
-        found.unwrap_or_else(|| panic!("the process has ended without saying {text:?}"))
+        let (sender, receiver) = channel();
+        thread::spawn(move || {
+            // Read to its end, whoever listens: a process whose log nobody reads stops, or fails.
+            for line in log.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        receiver
     }
+}
+
+/// Waits for a line of a log that contains this.
+fn says(log: &Receiver<String>, text: &str) -> String {
+    let found = log.iter().find(|line| line.contains(text));
+    found.unwrap_or_else(|| panic!("the process has ended without saying {text:?}"))
 }
 
 #[test]
@@ -81,7 +92,8 @@ fn a_process_waits_for_nats_and_says_so_once() {
         "--sidecar",
         "userspace",
     ]));
-    let line = node.says("this process waits for it");
+    let log = node.log();
+    let line = says(&log, "this process waits for it");
     assert!(line.contains(&server.port().to_string()), "{line}");
     let mut controller = Process::start(&mut command(&[
         "controller",
@@ -91,5 +103,5 @@ fn a_process_waits_for_nats_and_says_so_once() {
         "127.0.0.1:0",
     ]));
     server.start_again();
-    controller.says("dev.tributary.node.joined node=n1");
+    says(&controller.log(), "dev.tributary.node.joined node=n1");
 }

@@ -148,7 +148,11 @@ async fn check_home(
     trained: Option<u64>,
 ) -> Result<(), Refusal> {
     let home = gateway.check_home(job, client, trained).await;
-    home.map_err(|refusal| refusal.with_query(&address.query))
+    home.map_err(|refusal| refusal.with_query(&address.query))?;
+    if let Some(round) = trained {
+        job.catch_up_with(round).await;
+    }
+    Ok(())
 }
 
 /// What is checked in updates of a job.

@@ -20,7 +20,7 @@ use crate::round::Others;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
@@ -34,6 +34,9 @@ use tributary_sidecar_layout::{Destination, Kind, Level};
 
 /// The number of the place that other nodes' partials take beside this node's own middles.
 const REMOTE_MIDDLE: u32 = 0xff_ffff;
+
+/// How long an update waits for its round to open on a node that follows.
+const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// Where a client's update belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -382,6 +385,18 @@ impl Job {
         let state = self.lock();
         let part = state.part.as_ref().filter(|part| part.follows())?;
         part.placement.leader().map(|leader| leader.url.clone())
+    }
+
+    /// On a node that follows: waits a while for the next round to open, whose model the client has from a node that was
+    /// faster. No follower is further behind: a round ends only when all have told what they have in it.
+    pub(crate) async fn catch_up_with(&self, round: u64) {
+        if self.leader_url().is_none() || round != self.model().version + 1 {
+            return;
+        }
+        let mut versions = self.versions();
+        let open = versions.wait_for(|version| *version >= round || self.is_stopped());
+        // One that is still behind then says which round is open here.
+        let _ = tokio::time::timeout(CATCH_UP, open).await;
     }
 
     /// The receipt of the client's update for the round `trained`, if a round that is known here has it.

@@ -133,3 +133,20 @@ fn a_leader_that_is_behind_catches_up() {
     }
     assert!((0..2).all(|host| world.model(host, 3).bits() == reference::exact(&second).bits()));
 }
+
+/// The client has the model from the leader, and its home is a node that does not have it yet.
+#[test]
+fn a_client_may_be_ahead_of_its_home() {
+    let world = World::of(2, r#"{ "expected": 4 }"#, EXACT);
+    let mut clients = world.clients_of(0, 2);
+    clients.extend(world.clients_of(1, 2));
+    for round in 1..=20 {
+        let updates = updates(SHAPES, 4, round);
+        for (client, update) in clients.iter().zip(&updates) {
+            world.push(1, client, round, update);
+        }
+        // As soon as the leader has it: the follower fetches it at the same time.
+        let expected = reference::exact(&updates).bits();
+        assert!(world.model(0, round + 1).bits() == expected);
+    }
+}
