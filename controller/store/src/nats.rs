@@ -12,6 +12,8 @@
 //! Seen with nats-server 2.15 and async-nats 0.51.
 //! - A write that expects a revision is compared with the revision first, and with known ids second: repeated after a
 //!   lost answer it is refused because of itself. So a refused repetition looks whose message is the newest one.
+//! - A cluster refuses such a write with an error of its own (10164) while another one is on its way; the library knows
+//!   only the other error.
 //! - What is sent while there is no connection is kept, and happens later. So nothing is sent before there is one.
 //! - Keys that expire leave no trace for watches, unless the bucket has markers for them (server 2.11). Markers expire as
 //!   well, so a watch that was interrupted lists again and compares.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
+use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, stream::Stream};
 use async_nats::{Client, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::failure::{Failure, told};
+use super::failure::{Failure, expects_another, told};
 use super::options::Options;
 use crate::{Error, names};
 
@@ -191,7 +191,7 @@ impl Connection {
         };
         match stored {
             Ok(stored) => Ok(Some(stored.sequence)),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+            Err(error) if expects_another(&error) => Ok(None),
             Err(error) => Err(Failure::of(subject, &error)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode, stream::ConsumerErrorKind};
 
 use crate::Error;
@@ -24,14 +25,10 @@ impl From<Error> for Failure {
 impl Failure {
     /// Reads an error of the client library.
     pub(super) fn of(what: &str, error: &(dyn StdError + 'static)) -> Self {
-        let mut chain = Some(error);
-        while let Some(link) = chain {
-            if let Some(refusal) = link.downcast_ref::<jetstream::Error>() {
-                return Self::refused(what, refusal);
-            }
-            chain = link.source();
+        match refusal(error) {
+            Some(refusal) => Self::refused(what, refusal),
+            None => Self::Again(told(error)),
         }
-        Self::Again(told(error))
     }
 
     /// Reads a refusal of the server.
@@ -56,6 +53,26 @@ impl Failure {
             _ => Self::of(what, error),
         }
     }
+}
+
+/// What the server has said, if it has said anything.
+fn refusal<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a jetstream::Error> {
+    let mut chain = Some(error);
+    while let Some(link) = chain {
+        if let Some(refusal) = link.downcast_ref() {
+            return Some(refusal);
+        }
+        chain = link.source();
+    }
+    None
+}
+
+/// Whether a message was refused because it expects another newest message of its subject.
+pub(super) fn expects_another(error: &PublishError) -> bool {
+    // A cluster answers so while another message of the subject is on its way; the library has no kind for that.
+    let constant = ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT;
+    error.kind() == PublishErrorKind::WrongLastSequence
+        || refusal(error).is_some_and(|refusal| refusal.error_code() == constant)
 }
 
 /// An error with its causes.

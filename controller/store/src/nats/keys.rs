@@ -153,14 +153,16 @@ impl Keys for NatsKeys {
             }
             let subject = self.subject(key)?;
             let found = read::last(&self.connection, &self.stream, &subject).await?;
-            expected = match found {
-                Some(message) if !deletes(&message.headers) => {
-                    let key = key.to_owned();
-                    return Err(Error::Exists { key });
-                }
-                Some(message) => message.sequence,
-                None => 0,
-            };
+            if found.as_ref().is_some_and(|found| !deletes(&found.headers)) {
+                let key = key.to_owned();
+                return Err(Error::Exists { key });
+            }
+            let number = found.map_or(0, |found| found.sequence);
+            if number == expected {
+                // What is in the way is still on its way into the stream.
+                sleep(PAUSE).await;
+            }
+            expected = number;
         }
         Err(Error::unavailable(
             key,
