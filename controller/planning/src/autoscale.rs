@@ -35,8 +35,9 @@ pub use output::{Decision, Reason, Tree, Wanted};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use job::JobState;
+use job::{JobState, View};
 use share::{Demand, Lags};
+use warm::Newcomers;
 
 /// What [`decide`] remembers from one call to the next. A new one after a restart: it begins in panic where workers
 /// run, so nothing shrinks before a stable window was seen.
@@ -49,6 +50,7 @@ pub struct State {
 struct NodeState {
     jobs: BTreeMap<String, JobState>,
     lags: Lags,
+    newcomers: Newcomers,
     seen: Duration,
 }
 
@@ -66,22 +68,29 @@ pub fn decide(
 ) -> (State, Decision) {
     let mut next = State::default();
     let mut decision = Decision::default();
+    let mut by_node = BTreeMap::<&str, BTreeMap<&str, &JobSeen>>::new();
+    for job in &seen.jobs {
+        let of_node = by_node.entry(&job.node).or_default();
+        of_node.insert(&job.job, job);
+    }
     for node in &seen.nodes {
         let mut before = state.nodes.remove(&node.name).unwrap_or_default();
-        let jobs: BTreeMap<&str, &JobSeen> = seen
-            .jobs
-            .iter()
-            .filter(|job| job.node == node.name)
-            .map(|job| (job.job.as_str(), job))
-            .collect();
+        let jobs = by_node.remove(node.name.as_str()).unwrap_or_default();
         let mut after = NodeState {
             seen: now,
+            newcomers: before.newcomers,
             ..NodeState::default()
         };
         let mut wishes = BTreeMap::new();
         for (name, job) in &jobs {
             let mut one = before.jobs.remove(*name).unwrap_or_default();
-            wishes.insert(*name, one.wish(config, now, job, node.workers_max));
+            let view = View {
+                config,
+                now,
+                seen: job,
+                workers_max: node.workers_max,
+            };
+            wishes.insert(*name, one.wish(&view, &mut after.newcomers));
             after.jobs.insert((*name).to_owned(), one);
         }
         let demands: Vec<Demand<'_>> = jobs

@@ -2,7 +2,9 @@
 //!
 //! A [`Profile`] is the distribution F of arrivals' offsets from a round's opening. Of n expected updates that take E
 //! seconds each, `n * (F(t) - F(t - E))` are in service at offset t: those that came within the last E seconds. A
-//! worker takes I of them, and must be started S seconds before.
+//! worker takes I of them, and must be started S seconds before. Arrivals are random, so where m are expected in
+//! service there are often more: `m + z * sqrt(m)` are planned for, z standard deviations of a Poisson distributed
+//! number.
 
 use std::time::Duration;
 
@@ -75,6 +77,8 @@ pub struct Forecast<'a> {
     pub seconds_per_update: f64,
     /// I.
     pub updates_per_worker: f64,
+    /// z.
+    pub spread: f64,
     /// S, and what passes until the next decision.
     pub ahead_seconds: f64,
 }
@@ -94,7 +98,9 @@ impl Forecast<'_> {
             .chain([offset, until])
             .map(|at| self.in_service(at))
             .fold(0.0, f64::max);
-        super::job::workers(most, self.updates_per_worker)
+        let spread = self.spread.max(0.0) * most.sqrt();
+        let planned = (most + spread).min(f64::from(self.expected));
+        super::job::workers(planned, self.updates_per_worker)
     }
 
     fn in_service(&self, at: f64) -> f64 {
@@ -197,6 +203,7 @@ mod tests {
             expected,
             seconds_per_update: 0.5,
             updates_per_worker: 2.0,
+            spread: 0.0,
             ahead_seconds,
         }
     }
@@ -216,6 +223,22 @@ mod tests {
         assert_eq!(forecast(&profile, 50, 1.0).workers(9.5), 25);
         assert_eq!(forecast(&profile, 50, 1.0).workers(8.5), 0);
         assert_eq!(Profile::of([]), None);
+    }
+
+    #[test]
+    fn there_is_room_for_chance() {
+        let profile = Profile::of((0..=100).map(|n| f64::from(n) * 0.2)).unwrap();
+        let forecast = Forecast {
+            spread: 2.0,
+            ..forecast(&profile, 100, 0.0)
+        };
+        // 2.5 and twice its root.
+        assert_eq!(forecast.workers(10.0), 3);
+        let few = Forecast {
+            expected: 1,
+            ..forecast
+        };
+        assert_eq!(few.workers(10.0), 1);
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub struct Config {
     pub panic_threshold: f64,
     /// What is wanted is the most that was within this time.
     pub scale_down_delay_seconds: f64,
+    /// A forecast plans for so many standard deviations more than the mean.
+    pub forecast_spread: f64,
+    /// A forecast starts workers so many times the mean time of a start ahead: starts differ.
+    pub forecast_starts: f64,
     /// Middle and top run on leaves' workers that are done; without it each has a worker of its own.
     pub reuse: bool,
     /// What it costs to keep a worker, and not to have it.
@@ -43,6 +47,8 @@ impl Default for Config {
             panic_seconds: 6.0,
             panic_threshold: 2.0,
             scale_down_delay_seconds: 30.0,
+            forecast_spread: 3.0,
+            forecast_starts: 2.0,
             reuse: true,
             warm: warm::Config::default(),
             share: share::Config::default(),
@@ -90,6 +96,10 @@ pub struct JobSeen {
     pub arrivals_per_second: Option<f64>,
     /// E: seconds that an update took. `None`: not known, for instance because there was none.
     pub seconds_per_update: Option<f64>,
+    /// Updates that waited or were worked on, on average. Where it is known it is Q, which needs no estimate; but
+    /// not while a worker starts, when what waits for it is no load: then it is at most k * E.
+    #[serde(default)]
+    pub in_service: Option<f64>,
     /// Workers that can work.
     pub ready: u32,
     /// Workers that are being started.
@@ -114,6 +124,7 @@ impl JobSeen {
             top: false,
             arrivals_per_second: None,
             seconds_per_update: None,
+            in_service: None,
             ready: 0,
             starting: 0,
             start_seconds: None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::forecast::{Forecast, Rounds};
 use super::panic::Panic;
-use super::warm::{self, Hold, IdleTimes};
+use super::warm::{self, Hold, IdleTimes, Newcomers};
 use super::window::Window;
 use super::{Config, JobSeen, Reason, Tree, Wanted};
 
@@ -22,14 +22,6 @@ pub(super) fn workers(in_service: f64, updates_per_worker: f64) -> u32 {
     }
     // Conversions saturate.
     ((in_service / updates_per_worker.max(NOTHING) - ROUNDING).ceil() as u32).max(1)
-}
-
-/// The same for an average over past time.
-fn workers_of_mean(in_service: f64, updates_per_worker: f64) -> u32 {
-    if in_service < NOTHING {
-        return 0;
-    }
-    workers(in_service, updates_per_worker)
 }
 
 /// What is remembered of a job on a node.
@@ -113,35 +105,62 @@ impl Count {
     }
 }
 
+/// What a wish is made from.
+pub(super) struct View<'a> {
+    pub(super) config: &'a Config,
+    pub(super) now: Duration,
+    pub(super) seen: &'a JobSeen,
+    pub(super) workers_max: u32,
+}
+
+impl View<'_> {
+    /// S, as measured or as configured.
+    fn start_seconds(&self) -> f64 {
+        let measured = self.seen.start_seconds;
+        let sound = measured.filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+        sound.unwrap_or(self.config.warm.start_seconds)
+    }
+
+    fn workers(&self, in_service: f64) -> u32 {
+        workers(in_service, self.config.updates_per_worker)
+    }
+
+    fn workers_of_mean(&self, in_service: f64) -> u32 {
+        if in_service < NOTHING {
+            return 0;
+        }
+        self.workers(in_service)
+    }
+}
+
 impl JobState {
-    pub(super) fn wish(
-        &mut self,
-        config: &Config,
-        now: Duration,
-        seen: &JobSeen,
-        workers_max: u32,
-    ) -> Wish {
-        let wish = match self.in_service(seen) {
-            Some(in_service) => self.measured(config, now, seen, in_service, workers_max),
-            None => self.unmeasured(seen),
+    pub(super) fn wish(&mut self, view: &View<'_>, newcomers: &mut Newcomers) -> Wish {
+        let wish = match self.in_service(view.seen) {
+            Some(in_service) => self.measured(view, in_service, newcomers),
+            None => self.unmeasured(view.seen),
         };
         self.last = Some(wish);
         wish
     }
 
-    /// q = k * E. What queues up while a worker starts is no load: E is then the one from before.
+    /// What is in service: as counted, or q = k * E. What queues up while a worker starts is no load: E is then the
+    /// one from before.
     fn in_service(&mut self, seen: &JobSeen) -> Option<f64> {
         let sound = |value: Option<f64>| value.filter(|value| value.is_finite() && *value >= 0.0);
-        let rate = sound(seen.arrivals_per_second)?;
         let waited = self.starting || seen.starting > 0;
         self.starting = seen.starting > 0;
         if let Some(seconds) = sound(seen.seconds_per_update).filter(|_| !waited) {
             self.seconds = Some(seconds);
         }
-        if rate == 0.0 {
-            return Some(0.0);
+        let estimated = match sound(seen.arrivals_per_second) {
+            Some(0.0) => Some(0.0),
+            rate => rate.zip(self.seconds).map(|(rate, seconds)| rate * seconds),
+        };
+        match sound(seen.in_service) {
+            Some(counted) if !waited => Some(counted),
+            Some(counted) => estimated.map(|estimated| estimated.min(counted)),
+            None => estimated,
         }
-        Some(rate * self.seconds?)
     }
 
     /// Nothing is known: what is there stays, and what was wanted is wanted still.
@@ -154,28 +173,22 @@ impl JobState {
         wish
     }
 
-    fn measured(
-        &mut self,
-        config: &Config,
-        now: Duration,
-        seen: &JobSeen,
-        in_service: f64,
-        workers_max: u32,
-    ) -> Wish {
-        let queue = self.smooth(config, now, in_service);
-        let per_worker = config.updates_per_worker;
-        let needed = workers(in_service, per_worker);
-        let start = start_seconds(config, seen);
-        self.track(config, now, needed, start, workers_max);
+    fn measured(&mut self, view: &View<'_>, in_service: f64, newcomers: &mut Newcomers) -> Wish {
+        let View {
+            config, now, seen, ..
+        } = *view;
+        let queue = self.smooth(view, in_service);
+        let needed = view.workers(in_service);
+        self.track(view, needed, newcomers);
         let burst = self.sampled.mean(now, config.panic_seconds).unwrap_or(0.0);
         let panic = self.panic.step(
             now,
-            workers(burst, per_worker),
+            view.workers(burst),
             seen.ready,
             config.panic_threshold,
             config.stable_seconds,
         );
-        let planned = self.planned(config, now, seen, start);
+        let planned = self.planned(view);
         let mut count = Count {
             workers: 0,
             reason: Reason::Idle,
@@ -183,11 +196,11 @@ impl JobState {
         count.at_least(needed, Reason::Load);
         count.at_least(panic, Reason::Panic);
         count.at_least(planned.unwrap_or(0), Reason::Planned);
-        let leaves = count.workers.max(workers_of_mean(queue, per_worker));
-        let window = self.window(config, now);
-        // Where the round's course is known there is nothing to guess.
-        if planned.is_none() {
-            self.hold(config, now, window, start, &mut count);
+        let leaves = count.workers.max(view.workers_of_mean(queue));
+        let window = self.window(view);
+        // Where the round's course is known and nothing comes, nothing is kept for it.
+        if planned != Some(0) {
+            self.hold(view, window, newcomers.hold(), &mut count);
         }
         let leaves = leaves.min(count.workers);
         let others = u32::from(leaves > 1) + u32::from(seen.top);
@@ -206,7 +219,8 @@ impl JobState {
     }
 
     /// Q = a * Q + (1 - a) * q, and the windows.
-    fn smooth(&mut self, config: &Config, now: Duration, in_service: f64) -> f64 {
+    fn smooth(&mut self, view: &View<'_>, in_service: f64) -> f64 {
+        let View { config, now, .. } = *view;
         let passed = now.saturating_sub(self.seen).as_secs_f64();
         let periods = passed / config.period_seconds.max(1e-3);
         let past = config.past_weight.clamp(0.0, 1.0).powf(periods);
@@ -221,40 +235,41 @@ impl JobState {
     }
 
     /// What the stable window wants, and the most that it wanted within the delay.
-    fn window(&mut self, config: &Config, now: Duration) -> u32 {
+    fn window(&mut self, view: &View<'_>) -> u32 {
+        let View { config, now, .. } = *view;
         let mean = self.smoothed.mean(now, config.stable_seconds);
-        let wanted = workers_of_mean(mean.unwrap_or(0.0), config.updates_per_worker);
+        let wanted = view.workers_of_mean(mean.unwrap_or(0.0));
         let delay = config.scale_down_delay_seconds;
         self.wished.push(now, f64::from(wanted), delay);
         wanted.max(self.wished.most(now, delay) as u32)
     }
 
     /// Notes which workers are needed, and for how long they were not.
-    fn track(&mut self, config: &Config, now: Duration, needed: u32, start: f64, workers_max: u32) {
-        let known = LEVELS_MAX.min(workers_max as usize).min(needed as usize);
+    fn track(&mut self, view: &View<'_>, needed: u32, newcomers: &mut Newcomers) {
+        let (config, start) = (&view.config.warm, view.start_seconds());
+        let known = LEVELS_MAX.min(view.workers_max.min(needed) as usize);
         if self.levels.len() < known {
             self.levels.resize_with(known, Level::default);
         }
         for (level, number) in self.levels.iter_mut().zip(1..) {
             if needed < number {
-                level.idle_since.get_or_insert(now);
+                level.idle_since.get_or_insert(view.now);
             } else if let Some(since) = level.idle_since.take() {
-                level.times.push(&config.warm, now.saturating_sub(since));
-                level.hold = level.times.hold(&config.warm, start);
+                let idle = view.now.saturating_sub(since);
+                if !level.times.is_known(config) {
+                    newcomers.push(config, idle, start);
+                }
+                level.times.push(config, idle);
+                level.hold = level.times.hold(config, start);
             }
         }
     }
 
     /// Workers that the round's course asks for; `None` where it is not known.
-    fn planned(
-        &mut self,
-        config: &Config,
-        now: Duration,
-        seen: &JobSeen,
-        start: f64,
-    ) -> Option<u32> {
-        let round = seen.round?;
-        self.rounds.see(now, round);
+    fn planned(&mut self, view: &View<'_>) -> Option<u32> {
+        let config = view.config;
+        let round = view.seen.round?;
+        self.rounds.see(view.now, round);
         let profile = self.rounds.profile()?;
         if round.arrived >= round.expected {
             return Some(0);
@@ -264,22 +279,23 @@ impl JobState {
             expected: round.expected,
             seconds_per_update: self.seconds?,
             updates_per_worker: config.updates_per_worker,
-            ahead_seconds: start + config.period_seconds,
+            spread: config.forecast_spread,
+            ahead_seconds: view.start_seconds() * config.forecast_starts + config.period_seconds,
         };
-        let offset = now.saturating_sub(round.opened).as_secs_f64();
+        let offset = view.now.saturating_sub(round.opened).as_secs_f64();
         Some(forecast.workers(offset))
     }
 
     /// Idle workers that are worth keeping, or that the window keeps because nothing is known of them.
-    fn hold(&self, config: &Config, now: Duration, window: u32, start: f64, count: &mut Count) {
-        let busy = count.workers;
+    fn hold(&self, view: &View<'_>, window: u32, others: Option<Hold>, count: &mut Count) {
+        let (busy, start) = (count.workers, view.start_seconds());
         for (level, number) in self.levels.iter().zip(1..) {
             let Some(since) = level.idle_since.filter(|_| number > busy) else {
                 continue;
             };
-            let idle = now.saturating_sub(since).as_secs_f64();
-            let first = number == 1 && warm::unknown(&config.warm).holds(idle, start);
-            let held = match level.hold {
+            let idle = view.now.saturating_sub(since).as_secs_f64();
+            let first = number == 1 && warm::unknown(&view.config.warm).holds(idle, start);
+            let held = match level.hold.or(others) {
                 Some(hold) if hold.holds(idle, start) => Some(Reason::KeptWarm),
                 Some(_) => None,
                 None if window >= number => Some(Reason::Window),
@@ -290,11 +306,4 @@ impl JobState {
             }
         }
     }
-}
-
-/// S, as measured or as configured.
-fn start_seconds(config: &Config, seen: &JobSeen) -> f64 {
-    let measured = seen.start_seconds;
-    let sound = measured.filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
-    sound.unwrap_or(config.warm.start_seconds)
 }

@@ -15,7 +15,8 @@
 //! is taken. This is the break-even rule: hold on while the probability of being needed in the next second, times C,
 //! is above the cost of that second; the pair finds it also where that probability rises again later, as with timers.
 //! It is the hybrid histogram policy of Shahrad et al., *Serverless in the Wild* (ATC 2020), with the percentiles
-//! replaced by costs. Where too few idle times are known, or T is mostly beyond the histogram, the worker is held for
+//! replaced by costs. A worker of which too few idle times are known is taken for one like the others on the node were
+//! at first. Where that is unknown too, or T is mostly beyond the histogram, the worker is held for
 //! C seconds: never more than twice as dear as knowing T (ski rental; Karlin et al., *Competitive snoopy caching*,
 //! 1988).
 
@@ -49,7 +50,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            cold_start_cost_seconds: 60.0,
+            cold_start_cost_seconds: 120.0,
             start_seconds: 1.0,
             let_go_seconds_min: 10.0,
             samples_min: 6,
@@ -107,11 +108,17 @@ impl IdleTimes {
         self.seen = self.seen.saturating_add(1);
     }
 
+    /// Whether enough is known to be believed.
+    #[must_use]
+    pub const fn is_known(&self, config: &Config) -> bool {
+        self.seen >= config.samples_min
+    }
+
     /// The pair with the least expected cost, or `None` when too little is known.
     #[must_use]
     pub fn hold(&self, config: &Config, start_seconds: f64) -> Option<Hold> {
         let known: f64 = self.weights.iter().sum();
-        if self.seen < config.samples_min || known <= self.beyond {
+        if !self.is_known(config) || known <= self.beyond {
             return None;
         }
         let costs = Costs::new(self, config.cold_start_cost_seconds, start_seconds);
@@ -135,6 +142,27 @@ impl IdleTimes {
                 to: lower(to),
             }
         })
+    }
+}
+
+/// What is known of workers of which nothing is known yet: the first idle times of all others on the node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Newcomers {
+    times: IdleTimes,
+    hold: Option<Hold>,
+}
+
+impl Newcomers {
+    /// Adds one of the first idle times of a worker.
+    pub fn push(&mut self, config: &Config, idle: Duration, start_seconds: f64) {
+        self.times.push(config, idle);
+        self.hold = self.times.hold(config, start_seconds);
+    }
+
+    /// As [`IdleTimes::hold`].
+    #[must_use]
+    pub const fn hold(&self) -> Option<Hold> {
+        self.hold
     }
 }
 
@@ -223,7 +251,11 @@ mod tests {
     }
 
     fn hold(idle: &[f64]) -> Option<Hold> {
-        known(idle).hold(&Config::default(), 2.0)
+        let config = Config {
+            cold_start_cost_seconds: 60.0,
+            ..Config::default()
+        };
+        known(idle).hold(&config, 2.0)
     }
 
     #[test]
@@ -260,8 +292,8 @@ mod tests {
     fn little_is_not_believed() {
         assert_eq!(hold(&[3.0; 5]), None);
         assert_eq!(hold(&[100_000.0; 20]), None);
-        assert!(unknown(&Config::default()).holds(59.0, 2.0));
-        assert!(!unknown(&Config::default()).holds(61.0, 2.0));
+        assert!(unknown(&Config::default()).holds(119.0, 2.0));
+        assert!(!unknown(&Config::default()).holds(121.0, 2.0));
     }
 
     #[test]
