@@ -208,7 +208,7 @@ fn a_known_round_has_its_workers_before_its_updates_and_none_after() {
     assert!(
         wanted[26..50]
             .iter()
-            .all(|workers| (1..=2).contains(workers)),
+            .all(|workers| (1..=3).contains(workers)),
         "{wanted:?}"
     );
     assert_eq!(wanted[53..], [0; 47]);
