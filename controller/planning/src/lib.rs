@@ -8,9 +8,14 @@
 //! - [`placement`]: which nodes take how many updates of which job, and where the top goes.
 //! - [`homes`]: which node is a client's home.
 //! - [`capacity`]: what a node can take, estimated from what it did.
+//! - [`autoscale`]: how many workers each job has on each node, and when.
+//! - [`trace`]: recorded and made-up arrivals; [`simulate`] replays them through the autoscaler.
 #![forbid(unsafe_code)]
 
 mod apportion;
+pub mod autoscale;
 pub mod capacity;
 pub mod homes;
 pub mod placement;
+pub mod simulate;
+pub mod trace;

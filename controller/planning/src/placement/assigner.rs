@@ -15,7 +15,6 @@ use super::{Job, Node, Policy, Settings, Unplaced, job};
 pub struct Assigner {
     policy: Policy,
     names: Vec<String>,
-    numbers: BTreeMap<String, usize>,
     places: Vec<Place>,
     /// Updates that are expected and did not come yet.
     expected: u32,
@@ -26,7 +25,7 @@ pub struct Assigner {
     next: BTreeSet<Key>,
     /// Nodes with room that are not in use, smallest first; for `BestFit`, which opens them one by one.
     closed: BTreeSet<Key>,
-    /// All nodes that may be overloaded, the one with the smallest excess for its MC first.
+    /// Nodes that may have an excess, the one with the smallest for its MC first. Empty until there is one.
     excess: BTreeSet<(u64, usize)>,
 }
 
@@ -74,7 +73,6 @@ impl Assigner {
         });
         let mut assigner = Self {
             policy: job.policy,
-            numbers: names.iter().cloned().zip(0..).collect(),
             names,
             places: places.collect(),
             expected: job.expected_updates.get(),
@@ -85,9 +83,12 @@ impl Assigner {
             excess: BTreeSet::new(),
         };
         assigner.choose_width();
-        for at in 0..assigner.places.len() {
-            assigner.insert(at);
-            assigner.excess.insert(assigner.excess_key(at));
+        let open = (0..assigner.places.len()).filter(|at| assigner.places[*at].candidate.room > 0);
+        let keys = open.map(|at| assigner.key(at)).collect();
+        if assigner.policy == Policy::BestFit {
+            assigner.closed = keys;
+        } else {
+            assigner.next = keys;
         }
         Ok(assigner)
     }
@@ -99,9 +100,9 @@ impl Assigner {
             None => (self.least_excess(), true),
         };
         self.remove(at);
-        self.excess.remove(&self.excess_key(at));
+        let ordered = self.excess.remove(&self.excess_key(at));
         let place = &mut self.places[at];
-        self.used += usize::from(place.share == 0);
+        let opened = place.share == 0;
         place.share += 1;
         if overload {
             place.excess += 1;
@@ -110,7 +111,16 @@ impl Assigner {
         }
         self.expected = self.expected.saturating_sub(1);
         self.insert(at);
-        self.excess.insert(self.excess_key(at));
+        if ordered {
+            self.excess.insert(self.excess_key(at));
+        }
+        if opened {
+            self.used += 1;
+            if self.used == self.width {
+                // From now on only the nodes in use may have an excess.
+                self.excess.clear();
+            }
+        }
         Assigned {
             node: &self.names[at],
             overload,
@@ -119,14 +129,14 @@ impl Assigner {
 
     /// Takes an update of `node` back: it was lost, or goes elsewhere. False if the node has none.
     pub fn release_one(&mut self, node: &str) -> bool {
-        let Some(&at) = self.numbers.get(node) else {
+        let Ok(at) = self.names.binary_search_by(|name| name.as_str().cmp(node)) else {
             return false;
         };
         if self.places[at].share == 0 {
             return false;
         }
         self.remove(at);
-        self.excess.remove(&self.excess_key(at));
+        let ordered = self.excess.remove(&self.excess_key(at));
         let place = &mut self.places[at];
         place.share -= 1;
         if place.excess > 0 {
@@ -137,7 +147,9 @@ impl Assigner {
         self.used -= usize::from(place.share == 0);
         self.expected = self.expected.saturating_add(1);
         self.insert(at);
-        self.excess.insert(self.excess_key(at));
+        if ordered {
+            self.excess.insert(self.excess_key(at));
+        }
         true
     }
 
@@ -173,7 +185,6 @@ impl Assigner {
         chosen.sort_unstable();
         self.names = chosen.iter().map(|at| self.names[*at].clone()).collect();
         self.places = chosen.iter().map(|at| self.places[*at].clone()).collect();
-        self.numbers = self.names.iter().cloned().zip(0..).collect();
     }
 
     /// The node for the next update, if one has room.
@@ -203,12 +214,15 @@ impl Assigner {
     }
 
     /// Of the nodes that may be used, the one whose excess is smallest for its MC.
-    fn least_excess(&self) -> usize {
-        let full = self.used >= self.width;
-        let mut nodes = self.excess.iter();
-        let node = nodes.find(|(_, at)| !full || self.places[*at].share > 0);
-        // There is always one: a job is only assigned where it has a candidate, and width is at least 1.
-        node.map_or(0, |(_, at)| *at)
+    fn least_excess(&mut self) -> usize {
+        if self.excess.is_empty() {
+            let full = self.used >= self.width;
+            let all = 0..self.places.len();
+            let allowed = all.filter(|at| !full || self.places[*at].share > 0);
+            self.excess = allowed.map(|at| self.excess_key(at)).collect();
+        }
+        // There is always one: there is a candidate, and if no more may be used, one is used.
+        self.excess.first().map_or(0, |(_, at)| *at)
     }
 
     fn excess_key(&self, at: usize) -> (u64, usize) {

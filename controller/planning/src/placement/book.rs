@@ -12,7 +12,6 @@ const COST_MIN: f64 = 1e-6;
 /// Nodes in the order of their names, and what each has to do.
 pub(super) struct Book<'a> {
     nodes: Vec<Entry<'a>>,
-    numbers: BTreeMap<&'a str, usize>,
     /// Each job's arrival time, for the cost of its updates.
     seconds: Vec<Option<f64>>,
     /// What of MC each job has, by node.
@@ -29,13 +28,11 @@ struct Entry<'a> {
 impl<'a> Book<'a> {
     /// An empty book: nodes have the load of what is not of `jobs`.
     pub(super) fn new(nodes: &'a [Node], jobs: &[&Job], settings: &Settings) -> Self {
-        let mut by_name = BTreeMap::new();
-        for node in nodes {
-            by_name.entry(node.name.as_str()).or_insert(node);
-        }
+        let mut by_name: Vec<&Node> = nodes.iter().collect();
+        // Stable, so of several with one name the first stays.
+        by_name.sort_by(|a, b| a.name.cmp(&b.name));
+        by_name.dedup_by(|later, first| later.name == first.name);
         let planned: BTreeSet<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
-        let numbers = by_name.keys().enumerate();
-        let numbers = numbers.map(|(at, name)| (*name, at)).collect();
         let entry = |node: &'a Node| {
             let capacity = capacity(node, settings);
             let own = node.arrivals_of_jobs.iter();
@@ -49,8 +46,7 @@ impl<'a> Book<'a> {
             }
         };
         Self {
-            nodes: by_name.into_values().map(entry).collect(),
-            numbers,
+            nodes: by_name.into_iter().map(entry).collect(),
             seconds: jobs.iter().map(|job| job.arrival_seconds).collect(),
             taken: jobs.iter().map(|_| BTreeMap::new()).collect(),
         }
@@ -61,7 +57,10 @@ impl<'a> Book<'a> {
     }
 
     pub(super) fn node(&self, name: &str) -> Option<usize> {
-        self.numbers.get(name).copied()
+        let found = self
+            .nodes
+            .binary_search_by(|entry| entry.node.name.as_str().cmp(name));
+        found.ok()
     }
 
     pub(super) fn name(&self, node: usize) -> String {
