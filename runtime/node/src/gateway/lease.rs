@@ -49,6 +49,17 @@ struct Held {
     overdue: Option<Instant>,
 }
 
+/// A client writes into the memory of its home only. Where that is, it learns when it sends a body.
+async fn at_home(gateway: &Gateway, job: &Job, address: &Address) -> Result<(), Refusal> {
+    let round = Told::from_query(&address.query)?.round;
+    match gateway.check_home(job, &address.client()?, round).await {
+        Err(Refusal::Elsewhere { .. }) => Err(Refusal::not_local(
+            "another node takes this client's updates",
+        )),
+        other => other,
+    }
+}
+
 impl Leases {
     pub(super) fn new(peer: IpAddr) -> Self {
         Self {
@@ -71,7 +82,10 @@ impl Leases {
         keep_alive: bool,
     ) -> Result<SlotLease, Refusal> {
         let job = address.job(gateway)?;
-        let lent = self.lend(&job, address, stream, keep_alive).await;
+        let lent = match at_home(gateway, &job, address).await {
+            Ok(()) => self.lend(&job, address, stream, keep_alive).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = &lent {
             job.count_outcome(refusal.problem().slug());
         }

@@ -250,3 +250,48 @@ fn report(node: &str) -> Vec<u8> {
     });
     report.to_string().into_bytes()
 }
+
+#[test]
+fn a_slot_is_lent_at_home_only() {
+    let world = World::of(2, r#"{ "expected": 3 }"#, "");
+    let client = &world.clients_of(1, 1)[0];
+    let path = format!("/v1/jobs/{JOB}/updates/{client}/slot?round=1&weight=1");
+    let refused = world.door(0).send("POST", &path, &[], &[]);
+    let problem = refused.refused(403, "not-local");
+    assert!(
+        problem.detail.contains("another node"),
+        "{}",
+        problem.detail
+    );
+}
+
+#[test]
+fn whether_an_update_is_held_is_told_wherever_one_asks() {
+    let world = World::of(2, r#"{ "expected": 3 }"#, "");
+    let clients = world.clients_of(1, 2);
+    world.push(1, &clients[0], 1, &updates(SHAPES, 1, 1)[0]);
+    let ask = |at, client: &String| {
+        world
+            .door(at)
+            .get(&format!("/v1/jobs/{JOB}/updates/{client}?round=1"))
+    };
+    assert_eq!(ask(1, &clients[0]).status, 200);
+    let _ = ask(1, &clients[1]).refused(404, "not-held");
+    let sent = ask(0, &clients[0]);
+    let there = format!(
+        "http://{}/v1/jobs/{JOB}/updates/{}?round=1",
+        world.host(1).address,
+        clients[0]
+    );
+    assert_eq!(
+        (sent.status, sent.header("location")),
+        (307, Some(there.as_str()))
+    );
+    // Rounds are told by who leads.
+    let rounds = world.door(1).get(&format!("/v1/jobs/{JOB}/rounds"));
+    let leader = format!("http://{}/v1/jobs/{JOB}/rounds", world.host(0).address);
+    assert_eq!(
+        (rounds.status, rounds.header("location")),
+        (307, Some(leader.as_str()))
+    );
+}
