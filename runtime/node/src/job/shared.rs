@@ -630,14 +630,11 @@ impl Job {
         if !round.is_closed() || round.contributors() == 0 {
             return None;
         }
-        // A child that has sent its partial changes it no more; the top's accumulator is whole with all clients in it.
-        let at_rest = |info: &SlotInfo| match info.word.state {
-            State::Sent => true,
-            State::Live => info.aggregator.level() == Some(Level::Top),
-            _ => false,
-        };
+        // Nothing can be added to a partial with all clients in it, wherever in the tree it lies: what still comes to it
+        // is known already. It is not told when it is sent from place to place, so it is not waited for either.
+        let committed = |info: &SlotInfo| matches!(info.word.state, State::Live | State::Sent);
         let whole = |info: &SlotInfo| {
-            at_rest(info)
+            committed(info)
                 && info.round == round.epoch.raw()
                 && self.arena.contributors(info.slot).len() == round.contributors()
         };

@@ -71,6 +71,26 @@ fn a_tree_on_each_node_hands_over_one_partial() {
     }
 }
 
+/// Two leaves below a middle, which has the whole partial and tells nobody.
+#[test]
+fn a_partial_is_handed_over_wherever_it_is_whole() {
+    let world = World::of(
+        2,
+        r#"{ "expected": 12 }"#,
+        &format!(r#"{EXACT}, "tree": {{ "fanIn": 4 }}"#),
+    );
+    let mut clients = world.clients_of(0, 6);
+    clients.extend(world.clients_of(1, 6));
+    for round in 1..=30 {
+        let updates = updates(SHAPES, 12, round);
+        for (client, update) in clients.iter().zip(&updates) {
+            world.push(1, client, round, update);
+        }
+        let expected = reference::exact(&updates).bits();
+        assert!(world.model(0, round + 1).bits() == expected);
+    }
+}
+
 #[test]
 fn a_node_without_clients_in_the_round_hands_over_nothing() {
     for busy in 0..3 {
