@@ -336,7 +336,7 @@ impl Cluster {
         // NATS servers that elect a leader among themselves answer nobody for a moment.
         let _ = eventually("the manifest is applied", || {
             let ran = self.cli(&["apply", "-f", &yaml.to_string_lossy()]);
-            let passing = ["unavailable", "leads", "no node can check"];
+            let passing = ["unavailable", "Unavailable", "leads", "no node can check"];
             let passing = passing.iter().any(|text| ran.stderr.contains(text));
             (!passing).then_some(ran)
         })
