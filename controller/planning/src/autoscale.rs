@@ -17,20 +17,25 @@
 //!
 //! Then the wishes of all jobs share the node's worker slots ([`share`]). Missing data means no action: what was
 //! wanted before is wanted still.
+//!
+//! Who calls it need not do so while nothing runs: [`State::next`] says when something may be wanted although nothing
+//! new is seen. What was decided can be checked later: [`replay`].
 
 pub mod forecast;
 mod input;
 mod job;
 mod output;
 mod panic;
+mod replay;
 pub mod share;
 #[cfg(test)]
 mod tests;
 pub mod warm;
 mod window;
 
-pub use input::{Config, JobSeen, NodeSeen, Observations, RoundSeen};
+pub use input::{Config, ConfigError, JobSeen, NodeSeen, Observations, RoundSeen};
 pub use output::{Decision, Reason, Tree, Wanted};
+pub use replay::{Decided, Difference, Line, replay};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,6 +57,21 @@ struct NodeState {
     lags: Lags,
     newcomers: Newcomers,
     seen: Duration,
+}
+
+impl State {
+    /// When workers may be wanted next although nothing new was seen since the last decision, at `now`: for a round
+    /// whose updates are expected, or because workers used to be needed again by then. `None`: not before something
+    /// is seen.
+    #[must_use]
+    pub fn next(&self, config: &Config, now: Duration) -> Option<Duration> {
+        let of_node = |node: &NodeState| {
+            let others = node.newcomers.hold();
+            let jobs = node.jobs.values();
+            jobs.filter_map(|job| job.next(config, others, now)).min()
+        };
+        self.nodes.values().filter_map(of_node).min()
+    }
 }
 
 /// Decides how many workers there should be.

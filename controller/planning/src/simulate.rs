@@ -3,7 +3,7 @@
 //! A worker works on one update at a time. An update that finds an idle worker is worked on at once. One that finds
 //! none has a worker started (a route miss is an activation), and is worked on by whichever worker is free first: it is
 //! a *cold start*. The policy decides which idle workers stay, and which are started before they are missed.
-//! [`decide`] is the very function that the controller calls; it sees what a node would report, once in each period.
+//! [`decide`] is the very function that a node's agent calls; it sees what a node would report, once in each period.
 
 mod oracle;
 mod pool;
@@ -230,6 +230,7 @@ impl<'a> Run<'a> {
                     opened: Duration::from_secs_f64(*seconds),
                     expected: *expected,
                     arrived: 0,
+                    first: None,
                 });
             }
             Record::Arrival {
@@ -284,7 +285,7 @@ impl<'a> Run<'a> {
         job
     }
 
-    /// What the controller does, once in each period.
+    /// What a node's agent does, once in each period.
     fn decide(&mut self, seconds: f64) {
         let Policy::Autoscaler(config) = self.setup.policy else {
             return;

@@ -58,6 +58,12 @@ impl Profile {
         self.offsets[0]
     }
 
+    /// The offset of the last arrival.
+    #[must_use]
+    pub const fn last(&self) -> f64 {
+        self.offsets[QUANTILES]
+    }
+
     /// Mixes a newer profile in.
     fn renew(&mut self, newer: &Self) {
         for (old, new) in self.offsets.iter_mut().zip(newer.offsets) {
@@ -137,6 +143,11 @@ impl Rounds {
             if before == last {
                 self.points.pop();
             }
+        }
+        if let Some(first) = round.first.filter(|_| last == 0 && round.arrived > 0) {
+            let first = first.saturating_sub(round.opened).as_secs_f64();
+            let before = self.points.last().map_or(0.0, |(at, _)| *at);
+            self.points.push((first.max(before).min(offset), 0));
         }
         if round.arrived >= last {
             self.points.push((offset, round.arrived));
@@ -256,6 +267,7 @@ mod tests {
                     opened,
                     expected: 40,
                     arrived,
+                    first: None,
                 };
                 rounds.see(opened + Duration::from_secs(second), round);
                 assert_eq!(rounds.profile().is_some(), number > 1);
@@ -268,6 +280,30 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_seldom_learns_when_the_first_came_all_the_same() {
+        let mut rounds = Rounds::default();
+        let second = |second: u64| Duration::from_secs(second);
+        for (number, now, arrived, first) in [
+            (1, 100, 0, None),
+            // Nobody looked for fifty seconds; the first came after forty.
+            (1, 150, 10, Some(second(140))),
+            (2, 160, 0, None),
+        ] {
+            let round = RoundSeen {
+                number,
+                opened: second(100),
+                expected: 10,
+                arrived,
+                first,
+            };
+            rounds.see(second(now), round);
+        }
+        let profile = rounds.profile().unwrap();
+        assert!((profile.first() - 40.0).abs() < 0.01, "{profile:?}");
+        assert_eq!(profile.last(), 50.0);
+    }
+
+    #[test]
     fn a_round_without_arrivals_teaches_nothing() {
         let mut rounds = Rounds::default();
         for number in 1..5 {
@@ -276,6 +312,7 @@ mod tests {
                 opened: Duration::ZERO,
                 expected: 10,
                 arrived: 0,
+                first: None,
             };
             rounds.see(Duration::from_secs(number), round);
         }
@@ -314,7 +351,7 @@ mod tests {
         ) {
             let mut rounds = Rounds::default();
             for (second, number, arrived) in seen {
-                let round = RoundSeen { number, opened: Duration::from_secs(10), expected: 20, arrived };
+                let round = RoundSeen { number, opened: Duration::from_secs(10), expected: 20, arrived, first: None };
                 rounds.see(Duration::from_secs(second), round);
                 if let Some(profile) = rounds.profile() {
                     prop_assert!(profile.offsets.iter().all(|offset| offset.is_finite()));

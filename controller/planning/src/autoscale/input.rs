@@ -8,7 +8,7 @@ use super::{share, warm};
 
 /// The parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The weight of the past in `Q = a * Q + (1 - a) * k * E`, each `period_seconds`. Reports of the method differ in
     /// which side has 0.7: 0.7 here forgets by half in two periods, 0.3 in less than one.
@@ -52,6 +52,72 @@ impl Default for Config {
             reuse: true,
             warm: warm::Config::default(),
             share: share::Config::default(),
+        }
+    }
+}
+
+/// A parameter that makes no sense.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{field} is {value}: it must be {wanted}")]
+pub struct ConfigError {
+    /// Its name, as it is written.
+    pub field: &'static str,
+    /// What it is.
+    pub value: f64,
+    /// What it may be.
+    pub wanted: &'static str,
+}
+
+impl Config {
+    /// Whether all parameters make sense.
+    ///
+    /// # Errors
+    /// The first one that does not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (warm, share) = (&self.warm, &self.share);
+        let part = (0.0..=1.0, "from 0 to 1");
+        let above = (f64::MIN_POSITIVE..=f64::MAX, "a number above 0");
+        let not_below = (0.0..=f64::MAX, "0 or a number above 0");
+        let all = [
+            ("past_weight", self.past_weight, &part),
+            ("period_seconds", self.period_seconds, &above),
+            ("updates_per_worker", self.updates_per_worker, &above),
+            ("stable_seconds", self.stable_seconds, &not_below),
+            ("panic_seconds", self.panic_seconds, &not_below),
+            ("panic_threshold", self.panic_threshold, &above),
+            (
+                "scale_down_delay_seconds",
+                self.scale_down_delay_seconds,
+                &not_below,
+            ),
+            ("forecast_spread", self.forecast_spread, &not_below),
+            ("forecast_starts", self.forecast_starts, &not_below),
+            (
+                "warm.cold_start_cost_seconds",
+                warm.cold_start_cost_seconds,
+                &not_below,
+            ),
+            ("warm.start_seconds", warm.start_seconds, &not_below),
+            (
+                "warm.let_go_seconds_min",
+                warm.let_go_seconds_min,
+                &not_below,
+            ),
+            ("warm.remembered", warm.remembered, &part),
+            ("share.floor", share.floor, &part),
+            ("share.slice_seconds", share.slice_seconds, &above),
+        ];
+        // What is not a number is in no range.
+        let wrong = all
+            .into_iter()
+            .find(|(_, value, (range, _))| !range.contains(value));
+        match wrong {
+            Some((field, value, (_, wanted))) => Err(ConfigError {
+                field,
+                value,
+                wanted,
+            }),
+            None => Ok(()),
         }
     }
 }
@@ -100,6 +166,9 @@ pub struct JobSeen {
     /// not while a worker starts, when what waits for it is no load: then it is at most k * E.
     #[serde(default)]
     pub in_service: Option<f64>,
+    /// The most workers that it has a use for; without it as many as the node has.
+    #[serde(default)]
+    pub workers_max: Option<u32>,
     /// Workers that can work.
     pub ready: u32,
     /// Workers that are being started.
@@ -125,6 +194,7 @@ impl JobSeen {
             arrivals_per_second: None,
             seconds_per_update: None,
             in_service: None,
+            workers_max: None,
             ready: 0,
             starting: 0,
             start_seconds: None,
@@ -144,4 +214,7 @@ pub struct RoundSeen {
     pub expected: u32,
     /// Those of them that have arrived.
     pub arrived: u32,
+    /// When the first of them did, on the same clock: who looks seldom knows it all the same.
+    #[serde(default)]
+    pub first: Option<Duration>,
 }

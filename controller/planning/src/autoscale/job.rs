@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::forecast::{Forecast, Rounds};
+use super::forecast::{Forecast, Profile, Rounds};
 use super::panic::Panic;
 use super::warm::{self, Hold, IdleTimes, Newcomers};
 use super::window::Window;
-use super::{Config, JobSeen, Reason, Tree, Wanted};
+use super::{Config, JobSeen, Reason, RoundSeen, Tree, Wanted};
 
 /// Workers whose idle times are known one by one, at most.
 const LEVELS_MAX: usize = 256;
@@ -41,6 +41,9 @@ pub(super) struct JobState {
     /// The first worker, the second, and so on.
     levels: Vec<Level>,
     rounds: Rounds,
+    /// The round as it was seen last, and S.
+    round: Option<RoundSeen>,
+    start_seconds: f64,
     last: Option<Wish>,
 }
 
@@ -105,6 +108,15 @@ impl Count {
     }
 }
 
+/// From the one to the other of two times in seconds, after `since`.
+fn after(since: Duration, (from, to): (f64, f64)) -> (Duration, Duration) {
+    let at = |seconds: f64| {
+        let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+        since.saturating_add(seconds)
+    };
+    (at(from), at(to))
+}
+
 /// What a wish is made from.
 pub(super) struct View<'a> {
     pub(super) config: &'a Config,
@@ -121,8 +133,13 @@ impl View<'_> {
         sound.unwrap_or(self.config.warm.start_seconds)
     }
 
+    /// As many as are needed, but no more than the job has a use for.
     fn workers(&self, in_service: f64) -> u32 {
-        workers(in_service, self.config.updates_per_worker)
+        self.useful(workers(in_service, self.config.updates_per_worker))
+    }
+
+    fn useful(&self, workers: u32) -> u32 {
+        workers.min(self.seen.workers_max.unwrap_or(u32::MAX))
     }
 
     fn workers_of_mean(&self, in_service: f64) -> u32 {
@@ -135,9 +152,17 @@ impl View<'_> {
 
 impl JobState {
     pub(super) fn wish(&mut self, view: &View<'_>, newcomers: &mut Newcomers) -> Wish {
+        (self.round, self.start_seconds) = (view.seen.round, view.start_seconds());
         let wish = match self.in_service(view.seen) {
             Some(in_service) => self.measured(view, in_service, newcomers),
-            None => self.unmeasured(view.seen),
+            None => {
+                // What came was not measured, but that somebody was needed for it is known.
+                let came = view.seen.arrivals_per_second.is_some_and(|rate| rate > 0.0);
+                if came || view.seen.starting > 0 {
+                    self.track(view, 1, newcomers);
+                }
+                self.unmeasured(view.seen)
+            }
         };
         self.last = Some(wish);
         wish
@@ -149,7 +174,9 @@ impl JobState {
         let sound = |value: Option<f64>| value.filter(|value| value.is_finite() && *value >= 0.0);
         let waited = self.starting || seen.starting > 0;
         self.starting = seen.starting > 0;
-        if let Some(seconds) = sound(seen.seconds_per_update).filter(|_| !waited) {
+        // One that may be too large is better than none: it is held against what was counted.
+        let believed = |_: &f64| !waited || self.seconds.is_none();
+        if let Some(seconds) = sound(seen.seconds_per_update).filter(believed) {
             self.seconds = Some(seconds);
         }
         let estimated = match sound(seen.arrivals_per_second) {
@@ -283,7 +310,37 @@ impl JobState {
             ahead_seconds: view.start_seconds() * config.forecast_starts + config.period_seconds,
         };
         let offset = view.now.saturating_sub(round.opened).as_secs_f64();
-        Some(forecast.workers(offset))
+        Some(view.useful(forecast.workers(offset)))
+    }
+
+    /// When workers may be wanted from now on although nothing new was seen: for what the round still expects, or
+    /// because of how long idle workers were idle before.
+    pub(super) fn next(
+        &self,
+        config: &Config,
+        others: Option<Hold>,
+        now: Duration,
+    ) -> Option<Duration> {
+        let ahead = |(from, to): (Duration, Duration)| (now <= to).then(|| now.max(from));
+        if let Some((round, profile, seconds)) = self.course() {
+            if round.arrived >= round.expected {
+                return None;
+            }
+            let start = self.start_seconds * config.forecast_starts + config.period_seconds;
+            let span = (profile.first() - start, profile.last() + seconds);
+            return ahead(after(round.opened, span));
+        }
+        let held = self.levels.iter().filter_map(|level| {
+            let (since, hold) = (level.idle_since?, level.hold.or(others)?);
+            let span = (hold.from - self.start_seconds, hold.to);
+            (hold.to > 0.0).then(|| ahead(after(since, span))).flatten()
+        });
+        held.min()
+    }
+
+    /// The open round, if it is known when its updates come.
+    fn course(&self) -> Option<(RoundSeen, &Profile, f64)> {
+        Some((self.round?, self.rounds.profile()?, self.seconds?))
     }
 
     /// Idle workers that are worth keeping, or that the window keeps because nothing is known of them.

@@ -67,6 +67,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All that there are.
+    pub const ALL: [Self; 8] = [
+        Self::Idle,
+        Self::Load,
+        Self::Panic,
+        Self::Planned,
+        Self::KeptWarm,
+        Self::Window,
+        Self::NoData,
+        Self::NodeFull,
+    ];
+
     /// Its name in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -21,7 +21,7 @@ const LAG_SLICES_MAX: f64 = 10.0;
 
 /// The parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The part of its fair share that a job has against all priorities, of 1.
     pub floor: f64,

@@ -174,6 +174,27 @@ fn what_waited_for_a_cold_start_is_no_load() {
     assert_eq!(alone.see(flushed).workers, 1);
 }
 
+#[test]
+fn a_worker_that_was_started_for_a_first_update_is_kept_for_a_second_one() {
+    let mut alone = Alone::new();
+    // It was worked on before anybody could measure.
+    let first = JobSeen {
+        seconds_per_update: None,
+        starting: 1,
+        ..job("j", 0.5, 0)
+    };
+    assert_eq!(alone.see(first).reason, Reason::NoData);
+    alone.ready = 1;
+    for _ in 0..100 {
+        let wanted = alone.rate(0.0);
+        assert_eq!((wanted.workers, wanted.reason), (1, Reason::KeptWarm));
+    }
+    for _ in 0..30 {
+        alone.rate(0.0);
+    }
+    assert_eq!(alone.ready, 0);
+}
+
 /// The round `number` at `second`: 40 updates between 30 s and 50 s.
 fn round(alone: &Alone, number: u64, second: u64) -> JobSeen {
     let comes = (30..50).contains(&second);
@@ -184,6 +205,7 @@ fn round(alone: &Alone, number: u64, second: u64) -> JobSeen {
             opened: Duration::from_secs(alone.now + 1 - second),
             expected: 40,
             arrived: u32::try_from(arrived * 2).unwrap(),
+            first: None,
         }),
         start_seconds: Some(3.0),
         ..job("j", if comes { 2.0 } else { 0.0 }, alone.ready)
@@ -212,6 +234,76 @@ fn a_known_round_has_its_workers_before_its_updates_and_none_after() {
         "{wanted:?}"
     );
     assert_eq!(wanted[53..], [0; 47]);
+}
+
+#[test]
+fn who_need_not_look_is_told_when_to_look_again() {
+    let mut alone = Alone::new();
+    let next = |alone: &Alone| alone.state.next(&config(), Duration::from_secs(alone.now));
+    assert_eq!(next(&alone), None);
+    for number in 1..=3 {
+        for second in 0..100 {
+            let job = round(&alone, number, second);
+            let wanted = alone.see(job);
+            let at = next(&alone);
+            match (number, second) {
+                // Nothing is known of when updates come.
+                (1, 0..30) => assert_eq!(at, None, "{number} {second}"),
+                // Eight seconds before the first one, or at once when they are near.
+                (2.., 0..50) => {
+                    let opened = alone.now - second;
+                    let at = at.unwrap().as_secs();
+                    assert!(
+                        (opened + 21..=opened + 22).contains(&at) || at == alone.now,
+                        "{at}"
+                    );
+                }
+                (2.., 50..) => assert_eq!(at, None, "all have come"),
+                _ => {}
+            }
+            // Nobody sleeps over a wish.
+            let sleeps = at.is_none_or(|at| at.as_secs() > alone.now);
+            assert!(number == 1 || wanted.workers == 0 || second >= 50 || !sleeps);
+        }
+    }
+}
+
+#[test]
+fn a_job_gets_no_more_workers_than_it_has_a_use_for() {
+    let mut alone = Alone::new();
+    for rate in [0.0, 80.0, 80.0, 0.0] {
+        let two = JobSeen {
+            workers_max: Some(2),
+            ..job("j", rate, alone.ready)
+        };
+        let wanted = alone.see(two);
+        assert!(
+            wanted.wished <= 2 && wanted.reason != Reason::NodeFull,
+            "{wanted:?}"
+        );
+    }
+}
+
+#[test]
+fn parameters_that_make_no_sense_are_named() {
+    assert_eq!(config().check(), Ok(()));
+    let wrong = Config {
+        updates_per_worker: 0.0,
+        ..config()
+    };
+    let named = wrong.check().unwrap_err().to_string();
+    assert_eq!(
+        named,
+        "updates_per_worker is 0: it must be a number above 0"
+    );
+    let mut wrong = config();
+    wrong.warm.remembered = f64::NAN;
+    assert_eq!(wrong.check().unwrap_err().field, "warm.remembered");
+    let unknown = serde_json::from_str::<Config>(r#"{"warm": {"start": 1}}"#).unwrap_err();
+    assert!(
+        unknown.to_string().contains("unknown field `start`"),
+        "{unknown}"
+    );
 }
 
 #[test]
@@ -360,6 +452,7 @@ proptest! {
                     opened: Duration::from_secs(now / 2),
                     expected,
                     arrived: ready,
+                    first: None,
                 }),
                 ..JobSeen::new("j", NODE, "tenant")
             };

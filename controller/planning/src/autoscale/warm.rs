@@ -33,7 +33,7 @@ const BINS: usize = 75;
 
 /// What it costs to keep a worker, and not to have it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// C: a cold start is as bad as a worker that is idle for so many seconds.
     pub cold_start_cost_seconds: f64,
