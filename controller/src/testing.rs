@@ -48,6 +48,7 @@ pub(crate) fn status(job: &str, revision: u64) -> JobStatus {
         node: None,
         arena: None,
         workers: 0,
+        autoscaler: None,
         placement: None,
     }
 }

@@ -8,7 +8,7 @@ use tributary_api::{
     fleet::{NodeEntry, PlacementDescription},
     manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer},
     placement::{BUCKETS, Duty},
-    status::{FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus},
+    status::{AutoscalerStatus, FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus},
 };
 
 use super::get;
@@ -134,9 +134,12 @@ fn job(description: &JobDescription) -> String {
     if let Some(fan_in) = spec.tree.fan_in {
         lines.add("Fan-in", fan_in);
     }
-    lines.add("Keep-alive", spec.keep_alive);
+    match spec.keep_alive {
+        Some(keep_alive) => lines.add("Keep-alive", keep_alive),
+        None => lines.add("Keep-alive", "as the autoscaler decides"),
+    }
     lines.add("Node", status.node.as_deref().unwrap_or("none"));
-    lines.add("Workers", status.workers);
+    lines.add("Workers", workers(status, spec.keep_alive.is_some()));
     if let Some(arena) = &status.arena {
         lines.add(
             "Arena",
@@ -167,6 +170,19 @@ fn job(description: &JobDescription) -> String {
         lines.0 += &get::rounds(rounds);
     }
     lines.0
+}
+
+/// Those that there are, and what the node's autoscaler says to that: `2 of 3 wished, planned`. Of workers that stay for
+/// a `fixed` time it says only when the node is too small for them.
+fn workers(status: &JobStatus, fixed: bool) -> String {
+    let there = status.workers;
+    let decided = status.autoscaler.as_ref();
+    match decided.filter(|decided| !fixed || decided.reason == "node_full") {
+        None => there.to_string(),
+        Some(AutoscalerStatus { wished, reason, .. }) => {
+            format!("{there} of {wished} wished, {}", reason.replace('_', " "))
+        }
+    }
 }
 
 /// Each node's part.

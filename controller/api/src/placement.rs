@@ -156,6 +156,19 @@ impl Placement {
     }
 }
 
+impl Placement {
+    /// The part of all clients that are at home on a node: between 0 and 1.
+    #[must_use]
+    pub fn share(&self, node: &str) -> f64 {
+        let Homes { nodes, buckets } = &self.homes;
+        let here = |index: &&u16| {
+            let home = nodes.get(usize::from(**index));
+            home.is_some_and(|home| home.as_str() == node)
+        };
+        buckets.iter().filter(here).count() as f64 / buckets.len().max(1) as f64
+    }
+}
+
 impl Homes {
     /// Everybody's home is one node.
     #[must_use]

@@ -54,9 +54,23 @@ pub struct JobStatus {
     pub arena: Option<ArenaStatus>,
     /// The workers that hold aggregators of it.
     pub workers: u32,
+    /// How many there should be on that node, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaler: Option<AutoscalerStatus>,
     /// Its nodes, if it has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,
+}
+
+/// How many workers a job shall have on a node, as the node's autoscaler decided last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutoscalerStatus {
+    /// Workers of the node that are the job's.
+    pub wanted: u32,
+    /// Workers that it would have on a node of its own.
+    pub wished: u32,
+    /// Why so many: `idle`, `load`, `panic`, `planned`, `kept_warm`, `window`, `no_data` or `node_full`.
+    pub reason: String,
 }
 
 /// A job's nodes.

@@ -210,6 +210,7 @@ impl Controller {
             node: None,
             arena: None,
             workers: 0,
+            autoscaler: None,
             placement: placed.map(placement_status),
         })
     }

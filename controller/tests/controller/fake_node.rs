@@ -211,6 +211,7 @@ fn status(job: &JobDesired) -> JobStatus {
         node: None,
         arena: None,
         workers: 0,
+        autoscaler: None,
         placement: job.placement.as_ref().map(|placement| PlacementStatus {
             generation: placement.generation,
             leader: placement.leader.clone(),

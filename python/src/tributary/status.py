@@ -75,6 +75,7 @@ class JobStatus(Document):
         node: the node that runs it.
         arena: its shared memory: ``segment``, ``slots``, ``free`` and more.
         workers: workers that host its aggregators now.
+        autoscaler: how many there should be on that node: ``wanted``, ``wished`` and ``reason``.
         placement: the nodes that take part, if there are several: ``leader``, ``members`` and ``generation``.
     """
 
@@ -93,6 +94,7 @@ class JobStatus(Document):
     node: str | None = None
     arena: Mapping[str, Any] | None = None
     workers: int = 0
+    autoscaler: Mapping[str, Any] | None = None
     placement: Mapping[str, Any] | None = None
 
 

@@ -78,7 +78,9 @@ fn job(spec: &JobSpec, errors: &mut Errors) {
     round(&spec.round, spec.clients.max, errors);
     arithmetic(spec, errors);
     placement(&spec.placement, errors);
-    errors.interval("spec.keepAlive", spec.keep_alive, Interval::from_millis(0));
+    if let Some(keep_alive) = spec.keep_alive {
+        errors.interval("spec.keepAlive", keep_alive, Interval::from_millis(0));
+    }
     errors.interval(
         "spec.ingest.idleTimeout",
         spec.ingest.idle_timeout,

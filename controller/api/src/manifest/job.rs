@@ -53,9 +53,11 @@ pub struct JobSpec {
     /// The shape of the tree; what is left out the planner chooses.
     #[serde(default, skip_serializing_if = "TreeSpec::is_empty")]
     pub tree: TreeSpec,
-    /// The idle time after which the job's aggregators and workers go.
-    #[serde(default = "keep_alive")]
-    pub keep_alive: Interval,
+    /// The idle time after which the job's aggregators and workers go, and come by need alone; without it each node's
+    /// autoscaler decides how many workers there are, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Interval")]
+    pub keep_alive: Option<Interval>,
     /// The job's shared memory; what is left out the planner chooses.
     #[serde(default, skip_serializing_if = "ArenaSpec::is_empty")]
     pub arena: ArenaSpec,
@@ -221,8 +223,4 @@ impl Default for IngestSpec {
             local: LocalPath::Allow,
         }
     }
-}
-
-const fn keep_alive() -> Interval {
-    Interval::from_secs(60)
 }

@@ -79,7 +79,7 @@ fn what_is_left_out_has_a_default() {
             timer: None
         }
     );
-    assert_eq!(job.spec.keep_alive.to_string(), "1m");
+    assert_eq!(job.spec.keep_alive, None);
     assert_eq!(job.spec.ingest.idle_timeout.to_string(), "10s");
 }
 
