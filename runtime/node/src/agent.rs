@@ -13,16 +13,19 @@
 //! activation, a lost worker and scale to zero one mechanism.
 
 mod hosting;
+mod scaling;
+mod staff;
 mod workers;
 
 use crate::events::Events;
 use crate::job::{Job, ModelSlot};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
-use crate::protocol::{Completion, FromWorker, ToWorker};
-use crate::round::Epoch;
+use crate::protocol::Completion;
 use bytes::Bytes;
 use hosting::Hosting;
+pub(crate) use scaling::Options as ScalingOptions;
+use scaling::Scaling;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +38,7 @@ use tributary_api::event::EventKind;
 use tributary_router::{Arrival, Router};
 use tributary_sidecar_layout::{Descriptor, Destination};
 pub(crate) use workers::Options as WorkerOptions;
-use workers::{WorkerEvent, Workers};
+use workers::Workers;
 
 /// Bytes of a model that are copied out of the arena at a time, for its checkpoint: a fraction of a millisecond.
 const CHECKPOINT_PIECE_BYTES: u64 = 1 << 20;
@@ -59,6 +62,7 @@ pub(crate) struct Parts {
     pub jobs: Arc<Jobs>,
     pub router: Arc<dyn Router>,
     pub workers: WorkerOptions,
+    pub scaling: ScalingOptions,
     pub checkpoints: Arc<dyn Checkpoints>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
@@ -77,6 +81,7 @@ pub(crate) struct Agent {
     router: Arc<dyn Router>,
     workers: Workers,
     hosting: BTreeMap<u32, Hosting>,
+    scaling: Scaling,
     /// What came for jobs that no worker hosts yet.
     missed: BTreeMap<u32, Vec<Descriptor>>,
     checkpoints: Arc<dyn Checkpoints>,
@@ -104,6 +109,7 @@ pub(crate) async fn run(
         jobs: parts.jobs,
         router: parts.router,
         hosting: BTreeMap::new(),
+        scaling: Scaling::new(parts.scaling),
         missed: BTreeMap::new(),
         checkpoints: parts.checkpoints,
         metrics: parts.metrics,
@@ -135,6 +141,7 @@ pub(crate) async fn run(
                 Command::Stopped(job, done) => { agent.forget(job); let _ = done.send(()); }
                 Command::Shutdown(done) => {
                     agent.workers.shutdown(&mut workers).await;
+                    agent.scaling.end().await;
                     let _ = done.send(());
                     return;
                 }
@@ -172,7 +179,8 @@ impl Agent {
         let Some(level) = destination.level() else {
             return;
         };
-        self.host(&job);
+        self.host(&job, 1);
+        self.scaling.hurry(Instant::now(), &self.jobs);
         let Some(hosting) = self.hosting.get_mut(&job.number) else {
             return;
         };
@@ -232,114 +240,6 @@ impl Agent {
         }
     }
 
-    // === workers ===
-
-    /// Sees to it that as many workers host the job as its tree has lanes.
-    fn host(&mut self, job: &Arc<Job>) {
-        let Some(hosting) = self.hosting.get_mut(&job.number) else {
-            return;
-        };
-        while (hosting.workers() as u32) < job.plan.tree.lanes {
-            let Some(owner) = self.workers.find(|owner| !hosting.has(owner)) else {
-                hosting.starved = true;
-                return;
-            };
-            hosting.attaching(owner);
-            self.workers
-                .send(owner, ToWorker::Attach(Box::new(hosting::attachment(job))));
-        }
-        hosting.starved = false;
-    }
-
-    fn worker_event(&mut self, owner: u32, event: WorkerEvent) {
-        match event {
-            WorkerEvent::Message(FromWorker::Attached { job }) => self.attached(owner, job),
-            WorkerEvent::Message(FromWorker::AttachFailed { job, error }) => {
-                self.attach_failed(owner, job, &error);
-            }
-            WorkerEvent::Message(FromWorker::Refused {
-                destination,
-                round,
-                client,
-                error,
-            }) => {
-                if let Some(job) = self
-                    .jobs
-                    .by_number(Destination::from_raw(destination).job())
-                {
-                    job.refuse_update(Epoch::from_raw(round), client, error);
-                }
-            }
-            WorkerEvent::Message(FromWorker::Failed {
-                destination,
-                round,
-                error,
-            }) => {
-                if let Some(job) = self
-                    .jobs
-                    .by_number(Destination::from_raw(destination).job())
-                {
-                    job.fail_round(Epoch::from_raw(round), &error);
-                }
-            }
-            WorkerEvent::Ended(how) => self.lost(owner, &how),
-        }
-    }
-
-    fn attached(&mut self, owner: u32, number: u32) {
-        let (Some(hosting), Some(job)) =
-            (self.hosting.get_mut(&number), self.jobs.by_number(number))
-        else {
-            return;
-        };
-        hosting.attached(owner);
-        self.deliver_missed(number);
-        job.send_again();
-    }
-
-    fn deliver_missed(&mut self, number: u32) {
-        for descriptor in self.missed.remove(&number).unwrap_or_default() {
-            let destination = Destination::from_raw(descriptor.destination);
-            let hosting = self.hosting.get_mut(&number);
-            if let Some(owner) = hosting.and_then(|hosting| hosting.place(destination)) {
-                self.route(destination, owner, &descriptor);
-            }
-        }
-    }
-
-    fn attach_failed(&mut self, owner: u32, number: u32, error: &str) {
-        if let Some(hosting) = self.hosting.get_mut(&number) {
-            hosting.remove(owner);
-        }
-        if let Some(job) = self.jobs.by_number(number) {
-            job.fail_open_round(error);
-        }
-    }
-
-    /// A worker is gone: its half-written slots are taken back, what it has told is still read, and
-    /// its inputs go to another.
-    fn lost(&mut self, owner: u32, how: &str) {
-        let Some(ring) = self.workers.remove(owner, how) else {
-            return;
-        };
-        for job in self.jobs.all() {
-            let Some(hosting) = self.hosting.get_mut(&job.number) else {
-                continue;
-            };
-            let hosted = hosting.remove(owner);
-            let slots = job.arena.recover(owner);
-            self.read_ring(&job, ring);
-            if hosted {
-                info!(job = %job.name, slots, "recovered from the loss of a worker");
-                // The model may be made although the record of it was never written.
-                self.take_finished(&job);
-                job.send_again();
-                self.host(&job);
-            }
-        }
-        self.host_starved();
-    }
-
     // === models ===
 
     fn take_finished(&mut self, job: &Arc<Job>) {
@@ -389,14 +289,15 @@ impl Agent {
             .filter(|at| *at > now);
         let idle = jobs.iter().filter_map(|job| {
             let hosted = self.hosting.get(&job.number)?.workers() > 0;
-            let keep_alive = job.keep_alive();
-            let idle_for = job.idle_for(now).filter(|_| hosted)?;
+            let keep_alive = job.keep_alive().filter(|_| hosted)?;
+            let idle_for = job.idle_for(now)?;
             Some(now + keep_alive.saturating_sub(idle_for))
         });
         let retry = self.workers.retry_at();
         deadlines
             .chain(idle)
             .chain(retry)
+            .chain(self.scaling.due())
             .min()
             .unwrap_or(now + FOREVER)
     }
@@ -406,31 +307,21 @@ impl Agent {
         self.workers.retried(now);
         for job in self.jobs.all() {
             job.close_if_due(now);
-            let idle = job
-                .idle_for(now)
-                .is_some_and(|idle| idle >= job.keep_alive());
             let hosted = self
                 .hosting
                 .get(&job.number)
                 .is_some_and(|h| h.workers() > 0);
-            if idle && hosted {
+            let Some(keep_alive) = job.keep_alive().filter(|_| hosted) else {
+                continue;
+            };
+            if job.idle_for(now).is_some_and(|idle| idle >= keep_alive) {
                 info!(job = %job.name, "idle: its aggregators go");
                 self.release(job.number);
             }
         }
         self.host_starved();
-    }
-
-    /// Tries again for jobs that found no worker when they needed one.
-    fn host_starved(&mut self) {
-        for job in self.jobs.all() {
-            if self
-                .hosting
-                .get(&job.number)
-                .is_some_and(|hosting| hosting.starved)
-            {
-                self.host(&job);
-            }
+        if self.scaling.due().is_some_and(|due| due <= now) {
+            self.scale(now);
         }
     }
 
@@ -440,28 +331,6 @@ impl Agent {
             let workers = self.hosting.get(&job.number).map_or(0, Hosting::workers) as u32;
             job.workers.store(workers, Ordering::Relaxed);
         }
-    }
-
-    /// Lets a job's aggregators go. What they hold stays in the arena.
-    fn release(&mut self, number: u32) {
-        let Some(hosting) = self.hosting.get_mut(&number) else {
-            return;
-        };
-        let (routes, owners) = hosting.clear();
-        for destination in routes {
-            self.remove_route(destination);
-        }
-        for owner in owners {
-            self.workers.send(owner, ToWorker::Detach { job: number });
-        }
-        let busy = |owner| self.hosting.values().any(|hosting| hosting.has(owner));
-        self.workers.stop_unless(busy);
-    }
-
-    fn forget(&mut self, number: u32) {
-        self.release(number);
-        self.hosting.remove(&number);
-        self.missed.remove(&number);
     }
 
     fn remove_route(&self, destination: Destination) {

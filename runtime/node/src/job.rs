@@ -10,13 +10,18 @@
 //! ```
 
 mod books;
+mod flow;
 mod intake;
 mod lease;
 mod memory;
 mod outcome;
+mod scaled;
 mod shared;
 mod status;
 
+#[cfg(test)]
+pub(crate) use flow::Passed;
+pub(crate) use flow::{Look, OpenRound};
 pub(crate) use intake::{Accepted, Refusal, Update};
 pub(crate) use shared::{Home, MemberRefusal, WholePartial};
 
@@ -26,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::plan::Plan;
 use crate::round::{Epoch, Round};
+use crate::tree::Tree;
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -39,8 +45,8 @@ use tributary_api::event::EventKind;
 use tributary_api::manifest::{IngestSpec, JobSpec};
 use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::placement::Placement;
-use tributary_api::status::RoundStatus;
-use tributary_arena::{Arena, State};
+use tributary_api::status::{AutoscalerStatus, RoundStatus};
+use tributary_arena::{Arena, SlotInfo, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind};
 
 /// A published model: its version and where it lies.
@@ -111,11 +117,16 @@ struct Inner {
     spec: JobSpec,
     revision: u64,
     round: Round,
+    /// The tree of rounds to come.
+    tree: Tree,
     /// The rounds before, newest first: a client that lost our answer may ask again.
     before: VecDeque<Round>,
     /// This node's part in the job, if other nodes may have one.
     part: Option<shared::Part>,
     tally: Tally,
+    flow: flow::Flow,
+    /// What the autoscaler decided last.
+    scaled: Option<AutoscalerStatus>,
     model: ModelSlot,
     /// The version before, kept for clients that are still fetching it.
     model_before: Option<ModelSlot>,
@@ -179,9 +190,12 @@ impl Job {
                 spec: parts.spec,
                 revision: parts.revision,
                 round,
+                tree: parts.plan.tree,
                 before: VecDeque::new(),
                 part,
                 tally: Tally::new(),
+                flow: flow::Flow::new(Instant::now()),
+                scaled: None,
                 model: slot,
                 model_before: None,
                 finished: false,
@@ -243,11 +257,6 @@ impl Job {
         self.lock().spec.ingest.clone()
     }
 
-    /// The idle time after which its aggregators go.
-    pub(crate) fn keep_alive(&self) -> Duration {
-        self.lock().spec.keep_alive.duration()
-    }
-
     /// The model that is handed out.
     pub(crate) fn model(&self) -> ModelSlot {
         self.lock().model
@@ -298,13 +307,19 @@ impl Job {
     /// How long nothing has happened, if nothing is under way that a worker would have to do.
     pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
         let state = self.lock();
-        let waits = || {
-            self.arena
-                .in_use()
-                .any(|info| info.word.state == State::Ready)
-        };
-        let under_way = state.round.is_closed() || waits();
-        (!under_way).then(|| now.saturating_duration_since(state.last_activity))
+        let idle = !self.is_working(&state);
+        idle.then(|| now.saturating_duration_since(state.last_activity))
+    }
+
+    /// Whether something is under way that a worker has to do.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.is_working(&self.lock())
+    }
+
+    fn is_working(&self, state: &Inner) -> bool {
+        let waits = |info: SlotInfo| info.word.state == State::Ready;
+        let open = state.failed.is_none() && !state.stopped;
+        open && (state.round.is_closed() || self.arena.in_use().any(waits))
     }
 }
 

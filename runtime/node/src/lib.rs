@@ -30,3 +30,4 @@ mod tree;
 pub mod worker;
 
 pub use node::{Node, Options};
+pub use tributary_planning::autoscale::Config as Autoscaler;

@@ -13,7 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::model::Encoding;
 use tributary_api::status::NodeLoad;
+use tributary_planning::autoscale::{Reason, Wanted};
 use tributary_router::Router;
+
+/// Every value of the label `kind` of the workers that the autoscaler decides on.
+const SCALED: [&str; 2] = ["wanted", "wished"];
 
 /// Every value of the label `state` of an arena's slots.
 pub(crate) const ARENA_SLOTS: [&str; 5] = ["free", "used", "touched", "leased", "overdue"];
@@ -58,6 +62,9 @@ pub struct Metrics {
     /// A leaf's first descriptor in a round to the call on it.
     pub(crate) activation: HistogramVec,
     pub(crate) checkpoint_failures: IntCounterVec,
+    /// Workers that the autoscaler wants, and wished for.
+    scaled_workers: IntGaugeVec,
+    decisions: IntCounterVec,
     /// Updates that were accepted, and seconds that workers spent in steps, of jobs that are gone as well: for the
     /// node's status.
     pub(crate) accepted: IntCounter,
@@ -264,6 +271,22 @@ impl Metrics {
                     &["job"]
                 )
             ),
+            scaled_workers: family!(
+                r,
+                gauge(
+                    "tributary_autoscaler_workers",
+                    "Workers that the autoscaler has decided on: wanted (the node has them for the job) and wished (on a node of its own).",
+                    &["job", "kind"]
+                )
+            ),
+            decisions: family!(
+                r,
+                counter(
+                    "tributary_autoscaler_decisions_total",
+                    "Decisions of the autoscaler by the reason for the last worker that is wanted.",
+                    &["job", "reason"]
+                )
+            ),
             accepted: family!(
                 r,
                 IntCounter::new(
@@ -301,6 +324,18 @@ impl Metrics {
     pub(crate) fn observe_staleness(&self, job: &str, staleness: u64) {
         let family = self.staleness.with_label_values(&[job]);
         family.observe(staleness as f64);
+    }
+
+    /// Counts a decision of the autoscaler. All reasons are there with the first one.
+    pub(crate) fn observe_decision(&self, job: &str, wanted: &Wanted) {
+        for (kind, workers) in SCALED.into_iter().zip([wanted.workers, wanted.wished]) {
+            let series = self.scaled_workers.with_label_values(&[job, kind]);
+            series.set(i64::from(workers));
+        }
+        for reason in Reason::ALL {
+            let series = self.decisions.with_label_values(&[job, reason.name()]);
+            series.inc_by(u64::from(reason == wanted.reason));
+        }
     }
 
     /// Adds the sidecar's families, read from the router at each scrape.
@@ -357,6 +392,12 @@ impl Metrics {
         }
         for level in ["leaf", "middle", "top"] {
             let _ = self.step.remove_label_values(&[job, level]);
+        }
+        for kind in SCALED {
+            let _ = self.scaled_workers.remove_label_values(&[job, kind]);
+        }
+        for reason in Reason::ALL {
+            let _ = self.decisions.remove_label_values(&[job, reason.name()]);
         }
         let _ = self.arena_bytes.remove_label_values(&[job]);
         let _ = self.model_version.remove_label_values(&[job]);

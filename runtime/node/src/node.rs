@@ -30,6 +30,7 @@ use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::placement::Placement;
 use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
 use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
+use tributary_planning::autoscale;
 use tributary_router::{Choice, Router, RouterKind};
 use tributary_wasm::{Description, Engine, Limits, ModuleCache};
 
@@ -42,6 +43,10 @@ pub struct Options {
     pub workers: u32,
     /// The binary that is run with the argument `worker`.
     pub worker_program: PathBuf,
+    /// How the number of workers follows the work.
+    pub autoscaler: autoscale::Config,
+    /// A file in which its decisions are recorded.
+    pub autoscaler_trace: Option<PathBuf>,
 }
 
 /// Why a node does not start.
@@ -112,6 +117,12 @@ impl Node {
                 program: options.worker_program.clone(),
                 max: options.workers,
                 module_cache,
+            },
+            scaling: agent::ScalingOptions {
+                node: identity.name().to_owned(),
+                workers_max: options.workers,
+                config: options.autoscaler,
+                trace: options.autoscaler_trace.clone(),
             },
             checkpoints,
             events: events.clone(),

@@ -81,6 +81,11 @@ pub(crate) enum FromWorker {
         /// The job's number.
         job: u32,
     },
+    /// A job's aggregators are here no more, and nothing of them is written any more.
+    Detached {
+        /// The job's number.
+        job: u32,
+    },
     /// A job cannot be hosted here.
     AttachFailed {
         /// The job's number.

@@ -249,6 +249,22 @@ impl Round {
         firsts.into_iter().flatten().min()
     }
 
+    /// The first update on this node.
+    pub(crate) fn first_update_here(&self) -> Option<Instant> {
+        self.first_update
+    }
+
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Gives a round another tree, as long as nothing is in it.
+    pub(crate) fn replan(&mut self, tree: Tree) {
+        if self.entries.is_empty() {
+            self.tree = tree;
+        }
+    }
+
     /// How old the models were from which this node's updates were trained.
     pub(crate) fn staleness(&self) -> StalenessSum {
         self.staleness

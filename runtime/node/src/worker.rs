@@ -198,9 +198,7 @@ impl Worker {
             match message {
                 ToWorker::Hello(_) => {}
                 ToWorker::Attach(attach) => self.attach(*attach)?,
-                ToWorker::Detach { job } => {
-                    self.jobs.remove(&job);
-                }
+                ToWorker::Detach { job } => self.detach(job)?,
             }
         }
         Ok(())
@@ -226,6 +224,13 @@ impl Worker {
             "attached"
         );
         self.control.send(&answer)
+    }
+
+    /// Between two steps: all that it has done of the job is in the arena, and told.
+    fn detach(&mut self, job: u32) -> Result<(), Error> {
+        self.jobs.remove(&job);
+        self.starved.retain(|place| place.job() != job);
+        self.control.send(&FromWorker::Detached { job })
     }
 
     fn read_port(&mut self) -> Result<(), Error> {

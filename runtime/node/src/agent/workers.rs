@@ -89,28 +89,41 @@ impl Workers {
         }
     }
 
-    /// A worker that `wanted` accepts: a running one if there is, else a new one. `None` if all are
-    /// taken, or if workers have just died and the pause is not over.
-    pub(super) fn find(&mut self, wanted: impl Fn(u32) -> bool) -> Option<u32> {
-        let running = self
-            .workers
-            .iter()
-            .find(|(owner, worker)| wanted(**owner) && !worker.stopping);
-        if let Some((owner, _)) = running {
-            return Some(*owner);
+    /// A worker that `may` be taken: one that no job uses if there is, else a new one, else the one of the fewest
+    /// `jobs`. `None` if all are taken, or if workers have just died and the pause is not over.
+    pub(super) fn find(
+        &mut self,
+        may: impl Fn(u32) -> bool,
+        jobs: impl Fn(u32) -> usize,
+    ) -> Option<u32> {
+        let running = self.workers.iter().filter(|(_, worker)| !worker.stopping);
+        let running = running.map(|(owner, _)| *owner).filter(|owner| may(*owner));
+        let idlest = running.min_by_key(|owner| jobs(*owner));
+        if idlest.is_some_and(|owner| jobs(owner) == 0) {
+            return idlest;
         }
         let paused = self.not_before.is_some_and(|at| Instant::now() < at);
         if paused || self.workers.len() >= self.options.max as usize {
-            return None;
+            return idlest;
         }
         match self.start() {
             Ok(owner) => Some(owner),
             Err(error) => {
                 error!(%error, program = %self.options.program.display(), "no worker could be started");
                 self.pause();
-                None
+                idlest
             }
         }
+    }
+
+    /// Whether any runs.
+    pub(super) fn any(&self) -> bool {
+        !self.workers.is_empty()
+    }
+
+    /// Its completion ring in every arena.
+    pub(super) fn ring(&self, owner: u32) -> Option<u32> {
+        self.workers.get(&owner).map(|worker| worker.ring)
     }
 
     fn start(&mut self) -> io::Result<u32> {

@@ -232,6 +232,7 @@ impl Job {
             return Err(Refusal::Stopped.into());
         }
         self.count_taken(&mut state, update, staleness);
+        state.flow.arrive(now);
         state.last_activity = now;
         let accepted = state.round.accepted_everywhere();
         self.tell(

@@ -70,7 +70,11 @@ impl Job {
         if state.stopped {
             return false;
         }
-        state.last_activity = Instant::now();
+        let now = Instant::now();
+        state.last_activity = now;
+        state
+            .flow
+            .work(Duration::from_nanos(completion.nanoseconds).as_secs_f64());
         let bytes = match completion.work {
             Work::Fold => self.layout.data_bytes(),
             Work::Merge | Work::Finish | Work::Pass => self.plan.partial_bytes,
@@ -100,6 +104,9 @@ impl Job {
             return false;
         }
         state.tally.bytes_in_place += bytes;
+        if completion.work == Work::Fold {
+            state.flow.fold(now, completion.inputs);
+        }
         completion.work == Work::Finish
     }
 
@@ -121,6 +128,7 @@ impl Job {
             .with_label_values(&[self.name.as_str(), "function-failed"])
             .inc();
         state.tally.rejected += 1;
+        state.flow.leave(Instant::now(), 1);
         state.last_error = Some(error.clone());
         state.round.refuse(client, error);
         self.outbox.send(self.skips(&state));
@@ -273,7 +281,9 @@ impl Job {
     /// Opens a round; gives the books that are not needed any more.
     fn open_round(&self, state: &mut Inner, epoch: Epoch) -> Vec<Round> {
         let closing = state.spec.closing();
-        let next = Round::new(epoch, self.plan.tree, closing, Instant::now());
+        let now = Instant::now();
+        let next = Round::new(epoch, state.tree, closing, now);
+        state.flow.clear(now);
         let again = state.round.epoch.round() == epoch.round();
         let forgotten = state.turn_over(next);
         state.reopen_part(if again { Opened::Again } else { Opened::Next });

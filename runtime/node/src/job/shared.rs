@@ -782,6 +782,17 @@ impl Inner {
         self.round.set_follows(follows);
     }
 
+    /// Whether this node hosts the job's top.
+    pub(super) fn leads(&self) -> bool {
+        self.part.as_ref().is_none_or(|part| !part.follows())
+    }
+
+    /// The part of the clients that are at home on this node.
+    pub(super) fn share(&self, node: &str) -> f64 {
+        let part = self.part.as_ref();
+        part.map_or(1.0, |part| part.placement.share(node))
+    }
+
     pub(super) fn lost(&self) -> u32 {
         self.part.as_ref().map_or(0, Part::lost)
     }

@@ -60,6 +60,7 @@ impl Job {
                 plan: self.plan.status(),
             }),
             workers: self.workers.load(Ordering::Relaxed),
+            autoscaler: state.scaled.clone(),
             placement: state.placement_status(),
         }
     }

@@ -20,7 +20,7 @@ use tributary_api::{ClientName, Digest, Name};
 use tributary_node::events::Events;
 use tributary_node::identity::Identity;
 use tributary_node::metrics::Metrics;
-use tributary_node::{Node, Options};
+use tributary_node::{Autoscaler, Node, Options};
 use tributary_router::Choice;
 use tributary_tests::http::{Answer, Client};
 use tributary_tests::tensors::{LARGE, Model};
@@ -336,6 +336,8 @@ async fn host() -> Host {
         sidecar: Choice::Userspace,
         workers: 2,
         worker_program: place::binary(),
+        autoscaler: Autoscaler::default(),
+        autoscaler_trace: None,
     };
     let events = Events::new(name.as_str());
     let node = Node::start(
