@@ -164,6 +164,12 @@ pub(crate) struct MachineOptions {
     /// The most worker processes [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) workers: Option<u32>,
+    /// The autoscaler's parameters, in YAML or JSON [default: built in].
+    #[arg(long, value_name = "FILE", env = "TRIBUTARY_AUTOSCALER")]
+    pub(crate) autoscaler: Option<PathBuf>,
+    /// Where the autoscaler's decisions are recorded, a line of JSON each [default: nowhere].
+    #[arg(long, value_name = "FILE", env = "TRIBUTARY_AUTOSCALER_TRACE")]
+    pub(crate) autoscaler_trace: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

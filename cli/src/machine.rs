@@ -1,10 +1,12 @@
 //! What every process with a node does with its machine.
 
-use std::{env, sync::Arc, thread};
+use std::{env, fs, path::Path, sync::Arc, thread};
 
 use anyhow::Context as _;
 use tributary_api::control::Checkpoints;
-use tributary_node::{Node, Options, events::Events, identity::Identity, metrics::Metrics};
+use tributary_node::{
+    Autoscaler as Config, Node, Options, events::Events, identity::Identity, metrics::Metrics,
+};
 
 use crate::args::MachineOptions;
 
@@ -22,6 +24,13 @@ pub(crate) fn start(
             .workers
             .unwrap_or(u32::try_from(cores).unwrap_or(u32::MAX)),
         worker_program: env::current_exe().context("cannot find this program's own file")?,
+        autoscaler: match &options.autoscaler {
+            Some(file) => {
+                autoscaler(file).with_context(|| format!("--autoscaler {}", file.display()))?
+            }
+            None => Config::default(),
+        },
+        autoscaler_trace: options.autoscaler_trace.clone(),
     };
     let metrics = Arc::new(Metrics::new());
     let node = Node::start(identity, node_options, checkpoints, metrics, events)?;
@@ -34,6 +43,14 @@ pub(crate) fn start(
     Ok(Arc::new(node))
 }
 
+/// The autoscaler's parameters; what the file leaves out is built in.
+fn autoscaler(file: &Path) -> anyhow::Result<Config> {
+    let text = fs::read_to_string(file)?;
+    let config: Config = serde_saphyr::from_str(&text)?;
+    config.check()?;
+    Ok(config)
+}
+
 /// Every client is a connection: uses all the descriptors that the process may have.
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -44,5 +61,33 @@ pub(crate) fn raise_open_files() {
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        autoscaler(file.path()).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn the_autoscalers_parameters_are_yaml_or_json_and_may_be_left_out() {
+        let yaml = read("period_seconds: 1\nwarm: { start_seconds: 0.5 }\n").unwrap();
+        let json = read(r#"{"period_seconds": 1, "warm": {"start_seconds": 0.5}}"#).unwrap();
+        assert_eq!(yaml, json);
+        assert_eq!((yaml.period_seconds, yaml.warm.start_seconds), (1.0, 0.5));
+        assert_eq!(yaml.stable_seconds, Config::default().stable_seconds);
+    }
+
+    #[test]
+    fn what_is_wrong_in_them_is_named() {
+        let unknown = read("warm: { start: 1 }\n").unwrap_err();
+        assert!(unknown.contains("start"), "{unknown}");
+        let wrong = read("updates_per_worker: 0\n").unwrap_err();
+        assert!(wrong.contains("updates_per_worker is 0"), "{wrong}");
     }
 }
