@@ -14,6 +14,7 @@ use std::process::{Child, Command, Output};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tributary_api::status::NodeStatus;
+use tributary_planning::autoscale::Line;
 
 use crate::fates::Fates;
 use crate::http::Client;
@@ -113,8 +114,24 @@ impl Server {
         (server, fates)
     }
 
+    /// Starts one whose autoscaler has these parameters, in YAML, and records its decisions.
+    ///
+    /// # Panics
+    /// As [`Self::with_workers`].
+    #[must_use]
+    pub fn with_autoscaler(sidecar: Sidecar, workers: u32, parameters: &str) -> Self {
+        let home = TempDir::with_prefix("tributary-test-").expect("a temporary folder");
+        let (file, _) = starting::autoscaler(&home.path().join("state"));
+        fs::write(file, parameters).expect("a file in the test's own folder");
+        Self::launch_in(home, sidecar, sidecar.name(), How::Ordinary, workers)
+    }
+
     fn launch(sidecar: Sidecar, choice: &str, how: How, workers: u32) -> Self {
         let home = TempDir::with_prefix("tributary-test-").expect("a temporary folder");
+        Self::launch_in(home, sidecar, choice, how, workers)
+    }
+
+    fn launch_in(home: TempDir, sidecar: Sidecar, choice: &str, how: How, workers: u32) -> Self {
         let state = home.path().join("state");
         fs::create_dir(starting::fates(&state)).expect("a folder in the test's own");
         let (child, address, log) = starting::start(choice, how, workers, &state);
@@ -232,6 +249,20 @@ impl Server {
     #[must_use]
     pub fn worker_pids(&self) -> Vec<u32> {
         process::workers_of(self.pid())
+    }
+
+    /// What its autoscaler has decided so far, and from what. Empty unless it was started with parameters for it.
+    ///
+    /// # Panics
+    /// If the record cannot be read.
+    #[must_use]
+    pub fn decisions(&self) -> Vec<Line> {
+        let (_, file) = starting::autoscaler(&self.state());
+        let text = fs::read_to_string(file).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let line = |line| serde_json::from_str(line).expect("a decision");
+        whole.lines().map(line).collect()
     }
 
     /// Its segments in /dev/shm.

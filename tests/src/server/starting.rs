@@ -95,6 +95,12 @@ pub(super) fn fates(state: &Path) -> PathBuf {
     state.with_file_name("fates")
 }
 
+/// The parameters of a server's autoscaler, if the test gives any, and the record of its decisions.
+pub(super) fn autoscaler(state: &Path) -> (PathBuf, PathBuf) {
+    let beside = |name| state.with_file_name(name);
+    (beside("autoscaler.yaml"), beside("decisions.jsonl"))
+}
+
 /// What the kernel asks of those who load programs for sockets.
 const CAPABILITIES: &str = "-bpf,-net_admin,-sys_admin";
 
@@ -116,6 +122,11 @@ fn command(sidecar: &str, how: How, state: &Path) -> Command {
     };
     command.arg("up").arg("--state-dir").arg(state);
     command.args(["--sidecar", sidecar]);
+    let (parameters, decisions) = autoscaler(state);
+    if parameters.exists() {
+        command.arg("--autoscaler").arg(parameters);
+        command.arg("--autoscaler-trace").arg(decisions);
+    }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -9,6 +9,7 @@
 )]
 
 mod asynchronous;
+mod autoscaler;
 mod bodies;
 mod chaos;
 mod closing;

@@ -95,7 +95,8 @@ fn run(connection: &mut Connection, job: &Job, rounds: std::ops::RangeInclusive<
 fn a_thousand_rounds_leave_nothing_behind(sidecar: Sidecar) {
     let server = Server::start(sidecar);
     let manifest = Manifest::fedavg("endless", &format!("{{ expected: {CLIENTS} }}"))
-        .with("tree: { fanIn: 2 }");
+        .with("tree: { fanIn: 2 }")
+        .with("keepAlive: 10m");
     let job = server.deploy(&manifest, &Model::filled(SMALL, 0.0));
     let mut connection = Connection::open(server.address());
     run(&mut connection, &job, 1..=WARM_UP);

@@ -19,7 +19,7 @@ on_both_sidecars![
 ];
 
 const CLIENTS: u64 = 32;
-const ROUNDS: u64 = 3;
+pub(super) const ROUNDS: u64 = 3;
 /// Losses in quick succession are answered by growing pauses: more kills would test patience only.
 const KILLS: usize = 8;
 
@@ -51,7 +51,7 @@ fn disturbed(server: &Server, job: &Job, seed: u64) -> (Vec<Model>, u32) {
     })
 }
 
-fn round_of(job: &Job, round: u64) -> Model {
+pub(super) fn round_of(job: &Job, round: u64) -> Model {
     let updates = updates(LARGE, CLIENTS, round);
     std::thread::scope(|scope| {
         for part in 0..4 {
@@ -78,7 +78,7 @@ fn round_of(job: &Job, round: u64) -> Model {
     model
 }
 
-fn manifest(name: &str, config: &str) -> Manifest {
+pub(super) fn manifest(name: &str, config: &str) -> Manifest {
     Manifest::fedavg(name, &format!("{{ expected: {CLIENTS} }}"))
         .config(config)
         .with("tree: { fanIn: 4 }")
