@@ -231,6 +231,7 @@ impl<'a> Run<'a> {
                     expected: *expected,
                     arrived: 0,
                     first: None,
+                    last: None,
                 });
             }
             Record::Arrival {

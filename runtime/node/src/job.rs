@@ -21,7 +21,7 @@ mod status;
 
 #[cfg(test)]
 pub(crate) use flow::Passed;
-pub(crate) use flow::{Look, OpenRound};
+pub(crate) use flow::{Look, RoundLook};
 pub(crate) use intake::{Accepted, Refusal, Update};
 pub(crate) use shared::{Home, MemberRefusal, WholePartial};
 

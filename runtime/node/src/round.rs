@@ -174,6 +174,7 @@ pub(crate) struct Round {
     closing: Closing,
     opened: Instant,
     first_update: Option<Instant>,
+    last_update: Option<Instant>,
     entries: Vec<Entry>,
     /// Each client's newest update.
     newest: HashMap<ClientName, u32>,
@@ -201,6 +202,7 @@ impl Round {
             closing,
             opened,
             first_update: None,
+            last_update: None,
             entries: Vec::new(),
             newest: HashMap::new(),
             staleness: StalenessSum::default(),
@@ -249,9 +251,9 @@ impl Round {
         firsts.into_iter().flatten().min()
     }
 
-    /// The first update on this node.
-    pub(crate) fn first_update_here(&self) -> Option<Instant> {
-        self.first_update
+    /// The first update on this node, and the last one so far.
+    pub(crate) fn updates_here(&self) -> (Option<Instant>, Option<Instant>) {
+        (self.first_update, self.last_update)
     }
 
     pub(crate) fn opened(&self) -> Instant {
@@ -340,6 +342,7 @@ impl Round {
             return None;
         }
         self.first_update.get_or_insert(now);
+        self.last_update = Some(now);
         let number = self.accepted();
         let leaf = self.tree.leaf(number);
         self.assign(leaf);

@@ -14,6 +14,8 @@ use super::RoundSeen;
 const QUANTILES: usize = 20;
 /// Times at which a round's arrivals are noted, at most.
 const POINTS_MAX: usize = 512;
+/// Seconds that make no difference.
+const JUST_THEN: f64 = 1e-9;
 /// What the newest round counts in the profile.
 const NEWEST: f64 = 0.5;
 
@@ -109,8 +111,10 @@ impl Forecast<'_> {
         super::job::workers(planned, self.updates_per_worker)
     }
 
+    /// Who is done just then is in service still: so the most of a time is at one of its corners.
     fn in_service(&self, at: f64) -> f64 {
-        let before = self.profile.arrived(at - self.seconds_per_update.max(1e-9));
+        let service = self.seconds_per_update.max(0.0) + JUST_THEN;
+        let before = self.profile.arrived(at - service);
         f64::from(self.expected) * (self.profile.arrived(at) - before)
     }
 }
@@ -129,28 +133,44 @@ impl Rounds {
         self.profile.as_ref()
     }
 
-    /// Takes what is seen of a round; a new number closes the one before.
-    pub(super) fn see(&mut self, now: Duration, round: RoundSeen) {
+    /// Takes what is seen of a round; a new number closes the one before, of which that is seen at its end.
+    pub(super) fn see(&mut self, now: Duration, round: RoundSeen, before: Option<RoundSeen>) {
         if self.current != Some(round.number) {
+            if let Some(before) = before {
+                self.finish(before);
+            }
             self.close();
             self.current = Some(round.number);
         }
-        let last = self.points.last().map_or(0, |(_, arrived)| *arrived);
-        let offset = now.saturating_sub(round.opened).as_secs_f64();
+        self.note(now, round);
+    }
+
+    /// What a round was in the end: it may have ended between two looks, and have been seen by none.
+    fn finish(&mut self, round: RoundSeen) {
+        if self.current != Some(round.number) {
+            self.points.clear();
+        }
+        let noted = self.points.last().map_or(0, |(_, arrived)| *arrived);
+        if let Some(last) = round.last.filter(|_| round.arrived > noted) {
+            self.note(last, round);
+        }
+    }
+
+    fn note(&mut self, at: Duration, round: RoundSeen) {
+        let (before, last) = self.points.last().copied().unwrap_or_default();
+        let offset = |at: Duration| at.saturating_sub(round.opened).as_secs_f64();
+        let at = offset(at);
         if round.arrived == last && self.points.len() > 1 {
             // Nothing came: the time before the next arrival is as near to it as can be.
-            let (_, before) = self.points[self.points.len() - 2];
-            if before == last {
+            if self.points[self.points.len() - 2].1 == last {
                 self.points.pop();
             }
         }
         if let Some(first) = round.first.filter(|_| last == 0 && round.arrived > 0) {
-            let first = first.saturating_sub(round.opened).as_secs_f64();
-            let before = self.points.last().map_or(0.0, |(at, _)| *at);
-            self.points.push((first.max(before).min(offset), 0));
+            self.points.push((offset(first).max(before).min(at), 0));
         }
         if round.arrived >= last {
-            self.points.push((offset, round.arrived));
+            self.points.push((at, round.arrived));
         }
         if self.points.len() > POINTS_MAX {
             let mut even = false;
@@ -237,6 +257,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_service_until_a_moment_is_seen_by_who_looks_beyond_it() {
+        // Half of all come at one moment, and are done at one moment.
+        let profile = Profile::of([0.0, 42.6, 46.3]).unwrap();
+        let until = |ahead| forecast(&profile, 132, ahead).workers(38.0);
+        assert_eq!(until(5.099), until(6.0));
+    }
+
+    #[test]
     fn there_is_room_for_chance() {
         let profile = Profile::of((0..=100).map(|n| f64::from(n) * 0.2)).unwrap();
         let forecast = Forecast {
@@ -268,8 +296,9 @@ mod tests {
                     expected: 40,
                     arrived,
                     first: None,
+                    last: None,
                 };
-                rounds.see(opened + Duration::from_secs(second), round);
+                rounds.see(opened + Duration::from_secs(second), round, None);
                 assert_eq!(rounds.profile().is_some(), number > 1);
             }
         }
@@ -295,12 +324,38 @@ mod tests {
                 expected: 10,
                 arrived,
                 first,
+                last: None,
             };
-            rounds.see(second(now), round);
+            rounds.see(second(now), round, None);
         }
         let profile = rounds.profile().unwrap();
         assert!((profile.first() - 40.0).abs() < 0.01, "{profile:?}");
         assert_eq!(profile.last(), 50.0);
+    }
+
+    #[test]
+    fn a_round_that_ended_between_two_looks_is_learnt() {
+        let second = |second: u64| Duration::from_secs(second);
+        let round = |number, opened, arrived| RoundSeen {
+            number,
+            opened: second(opened),
+            expected: 10,
+            arrived,
+            first: (arrived > 0).then(|| second(opened + 3)),
+            last: (arrived > 0).then(|| second(opened + 5)),
+        };
+        // Seen half full, and then not before the next one was open; or not seen at all.
+        for halves in [Some(5), None] {
+            let mut rounds = Rounds::default();
+            if let Some(arrived) = halves {
+                rounds.see(second(104), round(1, 100, arrived), None);
+            }
+            rounds.see(second(110), round(2, 106, 0), Some(round(1, 100, 10)));
+            let profile = rounds.profile().unwrap();
+            let ends = (profile.first(), profile.last());
+            assert!((ends.0 - 3.0).abs() < 0.01 && ends.1 == 5.0, "{profile:?}");
+            assert!((profile.arrived(4.0) - 0.5).abs() < 0.06, "{profile:?}");
+        }
     }
 
     #[test]
@@ -313,8 +368,9 @@ mod tests {
                 expected: 10,
                 arrived: 0,
                 first: None,
+                last: None,
             };
-            rounds.see(Duration::from_secs(number), round);
+            rounds.see(Duration::from_secs(number), round, None);
         }
         assert_eq!(rounds.profile(), None);
     }
@@ -352,7 +408,7 @@ mod tests {
             let mut rounds = Rounds::default();
             for (second, number, arrived) in seen {
                 let round = RoundSeen { number, opened: Duration::from_secs(10), expected: 20, arrived, first: None };
-                rounds.see(Duration::from_secs(second), round);
+                rounds.see(Duration::from_secs(second), round, None);
                 if let Some(profile) = rounds.profile() {
                     prop_assert!(profile.offsets.iter().all(|offset| offset.is_finite()));
                     let workers = forecast(profile, 20, 2.0).workers(second as f64);

@@ -179,6 +179,9 @@ pub struct JobSeen {
     /// The open round, where rounds can be planned.
     #[serde(default)]
     pub round: Option<RoundSeen>,
+    /// The round before it, as it was at its end: it may have ended between two looks.
+    #[serde(default)]
+    pub before: Option<RoundSeen>,
 }
 
 impl JobSeen {
@@ -199,6 +202,7 @@ impl JobSeen {
             starting: 0,
             start_seconds: None,
             round: None,
+            before: None,
         }
     }
 }
@@ -217,4 +221,7 @@ pub struct RoundSeen {
     /// When the first of them did, on the same clock: who looks seldom knows it all the same.
     #[serde(default)]
     pub first: Option<Duration>,
+    /// And the last one so far.
+    #[serde(default)]
+    pub last: Option<Duration>,
 }

@@ -33,6 +33,8 @@ pub(super) struct JobState {
     seconds: Option<f64>,
     /// A worker was being started the last time: what was done since then may have waited for it.
     starting: bool,
+    /// One was being started now or then.
+    waited: bool,
     seen: Duration,
     sampled: Window,
     smoothed: Window,
@@ -157,8 +159,7 @@ impl JobState {
             Some(in_service) => self.measured(view, in_service, newcomers),
             None => {
                 // What came was not measured, but that somebody was needed for it is known.
-                let came = view.seen.arrivals_per_second.is_some_and(|rate| rate > 0.0);
-                if came || view.seen.starting > 0 {
+                if view.seen.arrivals_per_second.is_some_and(|rate| rate > 0.0) {
                     self.track(view, 1, newcomers);
                 }
                 self.unmeasured(view.seen)
@@ -173,7 +174,7 @@ impl JobState {
     fn in_service(&mut self, seen: &JobSeen) -> Option<f64> {
         let sound = |value: Option<f64>| value.filter(|value| value.is_finite() && *value >= 0.0);
         let waited = self.starting || seen.starting > 0;
-        self.starting = seen.starting > 0;
+        (self.starting, self.waited) = (seen.starting > 0, waited);
         // One that may be too large is better than none: it is held against what was counted.
         let believed = |_: &f64| !waited || self.seconds.is_none();
         if let Some(seconds) = sound(seen.seconds_per_update).filter(believed) {
@@ -280,7 +281,10 @@ impl JobState {
         }
         for (level, number) in self.levels.iter_mut().zip(1..) {
             if needed < number {
-                level.idle_since.get_or_insert(view.now);
+                // What waits for a start is no load, and yet the worker is needed for it.
+                if !self.waited {
+                    level.idle_since.get_or_insert(view.now);
+                }
             } else if let Some(since) = level.idle_since.take() {
                 let idle = view.now.saturating_sub(since);
                 if !level.times.is_known(config) {
@@ -296,7 +300,7 @@ impl JobState {
     fn planned(&mut self, view: &View<'_>) -> Option<u32> {
         let config = view.config;
         let round = view.seen.round?;
-        self.rounds.see(view.now, round);
+        self.rounds.see(view.now, round, view.seen.before);
         let profile = self.rounds.profile()?;
         if round.arrived >= round.expected {
             return Some(0);
@@ -347,9 +351,10 @@ impl JobState {
     fn hold(&self, view: &View<'_>, window: u32, others: Option<Hold>, count: &mut Count) {
         let (busy, start) = (count.workers, view.start_seconds());
         for (level, number) in self.levels.iter().zip(1..) {
-            let Some(since) = level.idle_since.filter(|_| number > busy) else {
+            if number <= busy {
                 continue;
-            };
+            }
+            let since = level.idle_since.unwrap_or(view.now);
             let idle = view.now.saturating_sub(since).as_secs_f64();
             let first = number == 1 && warm::unknown(&view.config.warm).holds(idle, start);
             let held = match level.hold.or(others) {

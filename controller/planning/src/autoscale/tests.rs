@@ -206,6 +206,7 @@ fn round(alone: &Alone, number: u64, second: u64) -> JobSeen {
             expected: 40,
             arrived: u32::try_from(arrived * 2).unwrap(),
             first: None,
+            last: None,
         }),
         start_seconds: Some(3.0),
         ..job("j", if comes { 2.0 } else { 0.0 }, alone.ready)
@@ -453,6 +454,7 @@ proptest! {
                     expected,
                     arrived: ready,
                     first: None,
+last: None,
                 }),
                 ..JobSeen::new("j", NODE, "tenant")
             };

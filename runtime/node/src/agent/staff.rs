@@ -143,6 +143,7 @@ impl Agent {
     fn hand_over(&mut self, job: &Arc<Job>) {
         let hosting = self.hosting.get(&job.number);
         if hosting.is_some_and(|hosting| hosting.ready() > 0) {
+            self.deliver_missed(job.number);
             job.send_again();
         } else if job.is_under_way() {
             self.host(job, 1);

@@ -1,6 +1,7 @@
 //! What flows through a job on this node, counted as it happens: what the autoscaler is told of it.
 
 use super::{Inner, Job};
+use crate::round::Round;
 use std::time::{Duration, Instant};
 use tributary_arena::State;
 
@@ -38,19 +39,22 @@ pub(crate) struct Passed {
 pub(crate) struct Look {
     pub passed: Passed,
     /// The open round, if it is known how many updates it takes.
-    pub round: Option<OpenRound>,
+    pub round: Option<RoundLook>,
+    /// The one before it, as it was at its end.
+    pub before: Option<RoundLook>,
     /// The job's top is on this node.
     pub leads: bool,
     /// Its workers stay for a fixed time.
     pub keep_alive: bool,
 }
 
-/// The node's part of the open round.
+/// The node's part of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OpenRound {
+pub(crate) struct RoundLook {
     pub number: u64,
     pub opened: Instant,
     pub first_update: Option<Instant>,
+    pub last_update: Option<Instant>,
     /// Updates of clients that are at home here.
     pub expected: u32,
     /// Of those, what is in.
@@ -155,9 +159,12 @@ impl Job {
                 .count() as u32
         };
         let passed = state.flow.take(now, in_service);
+        let expected = state.expected_here(self.node.as_str());
+        let look = |round: &Round| Some(RoundLook::at(round, expected?));
         Look {
             passed,
-            round: state.open_round(self.node.as_str()),
+            round: look(&state.round),
+            before: state.before.front().and_then(look),
             leads: state.leads(),
             keep_alive: state.spec.keep_alive.is_some(),
         }
@@ -176,8 +183,9 @@ impl Job {
 }
 
 impl Inner {
-    /// Rounds that close by time, or with whatever comes first, are not known ahead.
-    fn open_round(&self, node: &str) -> Option<OpenRound> {
+    /// Updates of a round that are expected of clients at home on this node. Rounds that close by time, or with whatever
+    /// comes first, are not known ahead.
+    fn expected_here(&self, node: &str) -> Option<u32> {
         if self.completed || self.failed.is_some() {
             return None;
         }
@@ -187,14 +195,21 @@ impl Inner {
         }
         let counted = rule.quorum.filter(|_| rule.deadline.is_none());
         let everywhere = rule.expected.or(counted)?;
-        let share = self.share(node);
-        Some(OpenRound {
-            number: self.round.number(),
-            opened: self.round.opened(),
-            first_update: self.round.first_update_here(),
-            expected: (f64::from(everywhere) * share).ceil() as u32,
-            arrived: self.round.accepted(),
-        })
+        Some((f64::from(everywhere) * self.share(node)).ceil() as u32)
+    }
+}
+
+impl RoundLook {
+    fn at(round: &Round, expected: u32) -> Self {
+        let (first_update, last_update) = round.updates_here();
+        Self {
+            number: round.number(),
+            opened: round.opened(),
+            first_update,
+            last_update,
+            expected,
+            arrived: round.accepted(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the autoscaler is told of a job. Pure arithmetic.
 
 use super::Hosting;
-use crate::job::{Job, Look, OpenRound};
+use crate::job::{Job, Look, RoundLook};
 use std::time::{Duration, Instant};
 use tributary_planning::autoscale::{JobSeen, RoundSeen};
 
@@ -67,6 +67,9 @@ fn told(seen: JobSeen, begun: Instant, look: &Look, workers: Workers) -> JobSeen
     let passed = &look.passed;
     let measured = passed.seconds >= SECONDS_LEAST;
     let rate = f64::from(passed.arrived) / passed.seconds;
+    // Where workers stay for a fixed time, they are started by need alone.
+    let planned = |round: &RoundLook| (!look.keep_alive).then(|| on_clock(round, begun));
+    let round = |round: Option<RoundLook>| round.as_ref().and_then(planned);
     let each = passed.busy_seconds / f64::from(passed.folded);
     JobSeen {
         top: look.leads,
@@ -77,16 +80,13 @@ fn told(seen: JobSeen, begun: Instant, look: &Look, workers: Workers) -> JobSeen
         ready: workers.ready,
         starting: workers.starting,
         start_seconds: workers.start_seconds.map(parts),
-        // Its workers are started by need alone.
-        round: look
-            .round
-            .filter(|_| !look.keep_alive)
-            .map(|round| on_clock(round, begun)),
+        round: round(look.round),
+        before: round(look.before),
         ..seen
     }
 }
 
-fn on_clock(round: OpenRound, begun: Instant) -> RoundSeen {
+fn on_clock(round: &RoundLook, begun: Instant) -> RoundSeen {
     let clock = |at: Instant| {
         let since = at.saturating_duration_since(begun);
         Duration::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
@@ -97,6 +97,7 @@ fn on_clock(round: OpenRound, begun: Instant) -> RoundSeen {
         expected: round.expected,
         arrived: round.arrived,
         first: round.first_update.map(clock),
+        last: round.last_update.map(clock),
     }
 }
 
@@ -123,6 +124,7 @@ mod tests {
         Look {
             passed,
             round: None,
+            before: None,
             leads: true,
             keep_alive: false,
         }
@@ -175,22 +177,27 @@ mod tests {
     #[test]
     fn rounds_are_told_on_the_autoscalers_clock_unless_workers_stay_anyway() {
         let begun = Instant::now();
-        let round = OpenRound {
+        let round = RoundLook {
             number: 7,
             opened: begun + Duration::from_secs(3),
             first_update: Some(begun + Duration::from_secs(5)),
+            last_update: Some(begun + Duration::from_secs(6)),
             expected: 10,
             arrived: 1,
         };
         let mut look = Look {
             round: Some(round),
+            before: Some(RoundLook { number: 6, ..round }),
             ..look(Passed::default())
         };
+        assert_eq!(seen(&look, begun).before.unwrap().number, 6);
         let told = seen(&look, begun).round.unwrap();
         assert_eq!((told.number, told.expected, told.arrived), (7, 10, 1));
         assert_eq!(told.opened, Duration::from_secs(3));
-        assert_eq!(told.first, Some(Duration::from_secs(5)));
+        let updates = [told.first, told.last].map(|at| at.unwrap().as_secs());
+        assert_eq!(updates, [5, 6]);
         look.keep_alive = true;
-        assert_eq!(seen(&look, begun).round, None);
+        let told = seen(&look, begun);
+        assert_eq!((told.round, told.before), (None, None));
     }
 }

@@ -82,6 +82,7 @@ fn a_node_without_workers_wakes_for_a_round_that_is_expected() {
                 expected: 10,
                 arrived,
                 first: (arrived > 0).then(|| second(opened + 99)),
+                last: None,
             }),
             ..JobSeen::new("j", "n", "default")
         };
