@@ -76,11 +76,12 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let (warm, share) = (&self.warm, &self.share);
         let part = (0.0..=1.0, "from 0 to 1");
+        let period = (0.01..=3600.0, "from 0.01 to 3600");
         let above = (f64::MIN_POSITIVE..=f64::MAX, "a number above 0");
         let not_below = (0.0..=f64::MAX, "0 or a number above 0");
         let all = [
             ("past_weight", self.past_weight, &part),
-            ("period_seconds", self.period_seconds, &above),
+            ("period_seconds", self.period_seconds, &period),
             ("updates_per_worker", self.updates_per_worker, &above),
             ("stable_seconds", self.stable_seconds, &not_below),
             ("panic_seconds", self.panic_seconds, &not_below),
