@@ -5,6 +5,7 @@ mod dispatch;
 mod leading;
 mod looking;
 mod placing;
+mod slow;
 mod work;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
     metrics::Metrics,
     placing::Placed,
     store::{Commit, Desired},
+    stragglers::Stragglers,
     voice::{About, Publisher, Voice},
 };
 pub(crate) use leading::Lead;
@@ -55,6 +57,8 @@ pub struct Controller {
     work: Mutex<Work>,
     /// Nodes of which it was told that they have handed over all they had.
     drained: Mutex<BTreeSet<Name>>,
+    /// What is known of slow nodes, while this controller leads.
+    stragglers: Mutex<Stragglers>,
 }
 
 /// What the store holds, as far as is known here.
@@ -117,6 +121,7 @@ impl Controller {
             passing: tokio::sync::Mutex::default(),
             work: Mutex::default(),
             drained: Mutex::default(),
+            stragglers: Mutex::default(),
         })
     }
 

@@ -10,7 +10,7 @@
 //! - [`routes`]: the HTTP interface.
 //!
 //! What manifests change (`plan`), where jobs go (`placing`) and what a node must be told (`reconcile`) are pure
-//! functions; everything that can fail or wait is in `controller`.
+//! functions, and so is the verdict on slow nodes, for which `stragglers` keeps the rounds; everything that can fail or wait is in `controller`.
 #![forbid(unsafe_code)]
 
 mod controller;
@@ -27,6 +27,7 @@ mod reconcile;
 mod routes;
 mod state;
 mod store;
+mod stragglers;
 #[cfg(test)]
 mod testing;
 mod voice;

@@ -49,6 +49,8 @@ pub(crate) fn status(job: &str, revision: u64) -> JobStatus {
         arena: None,
         workers: 0,
         placement: None,
+        times: Vec::new(),
+        awaited: None,
     }
 }
 

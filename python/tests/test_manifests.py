@@ -59,6 +59,7 @@ PLACED_JOB = Job(
     preferred={"zone": "a"},
     affinity=["digits"],
     anti_affinity=["other"],
+    stragglers="bypass",
 )
 FULL_FUNCTION = Function("fedavg", DIGEST, algebra="monoid", memory="64MiB", deadline="2s")
 

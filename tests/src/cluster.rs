@@ -252,6 +252,16 @@ impl Cluster {
         });
     }
 
+    /// Whether a job does without a node because it is slow.
+    #[must_use]
+    pub fn is_bypassed(&self, job: &str, node: usize) -> bool {
+        let name = self.node_name(node);
+        self.placement(job).is_some_and(|placement| {
+            let mut bypassed = placement.bypassed.iter();
+            bypassed.any(|bypassed| bypassed.node.as_str() == name)
+        })
+    }
+
     /// The generation of a job's placement.
     #[must_use]
     pub fn generation(&self, job: &str) -> u64 {
@@ -393,6 +403,18 @@ impl Cluster {
             .as_ref()
             .expect("it runs");
         process::signal(child.id(), if frozen { Signal::STOP } else { Signal::CONT });
+    }
+
+    /// Stops the processes that fold on a node, or wakes them: the node is heard, and nothing gets done.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze_workers(&self, node: usize, frozen: bool) {
+        let child = self.nodes[node].child.as_ref().expect("it runs");
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        for worker in process::workers_of(child.id()) {
+            process::signal(worker, signal);
+        }
     }
 
     // === what clients do ===

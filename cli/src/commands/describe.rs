@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tributary_api::{
     Name,
-    fleet::{NodeEntry, PlacementDescription},
+    fleet::{BypassedNode, NodeEntry, PlacementDescription},
     manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer},
     placement::{BUCKETS, Duty},
     status::{FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus},
@@ -16,7 +16,7 @@ use crate::{
     args::Describe,
     client::Client,
     failure::Failure,
-    output::{Output, Table, bytes},
+    output::{Output, Table, bytes, seconds},
 };
 
 /// The rounds that are shown of a job.
@@ -172,8 +172,19 @@ fn job(description: &JobDescription) -> String {
 /// Each node's part.
 fn members(placement: &PlacementDescription) -> String {
     let mut table = Table::new(&[
-        "NODE", "PART", "DUTY", "UPDATES", "HOME OF", "FOLLOWS", "URL",
+        "NODE",
+        "PART",
+        "DUTY",
+        "UPDATES",
+        "HOME OF",
+        "FOLLOWS",
+        "FOLD",
+        "HAND-OVER",
+        "TRANSFER",
+        "VERDICT",
+        "URL",
     ]);
+    let took = |microseconds: Option<u64>| seconds(microseconds.map(|time| time as f64 / 1e6));
     for member in &placement.members {
         let leads = placement.leader.as_ref() == Some(&member.node);
         let duty = match member.duty {
@@ -189,10 +200,27 @@ fn members(placement: &PlacementDescription) -> String {
             member.expected.to_string(),
             format!("{share:.1} %"),
             follows.unwrap_or_else(|| "-".into()),
+            took(member.stages.fold_microseconds),
+            took(member.stages.hand_over_microseconds),
+            took(member.stages.transfer_microseconds),
+            member.verdict.to_string(),
             member.url.clone(),
         ]);
     }
-    table.to_string()
+    let why = placement.members.iter().filter_map(|member| {
+        let why = member.why.as_ref()?;
+        Some(format!("{} is slow: {why}\n", member.node))
+    });
+    let without = placement.bypassed.iter().map(|bypassed| {
+        let BypassedNode { node, until, times } = bypassed;
+        let count = match times {
+            1 => "once".into(),
+            times => format!("{times} times"),
+        };
+        format!("{node} is bypassed until round {until}, {count} since it was well\n")
+    });
+    why.chain(without)
+        .fold(table.to_string(), |text, line| text + &line)
 }
 
 /// The most memory that the job takes, with the arithmetic.
@@ -291,6 +319,9 @@ fn node(entry: &NodeEntry) -> String {
         lines.add("State", entry.state);
         lines.add("Gateway", url);
         lines.add("Labels", get::labels(&entry.labels));
+    }
+    if !entry.slow_in.is_empty() {
+        lines.add("Slow in", get::names(&entry.slow_in));
     }
     if let Some(ago) = entry.heard_milliseconds_ago {
         lines.add("Last beat", format!("{} ago", get::ago(ago)));

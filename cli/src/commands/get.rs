@@ -107,14 +107,15 @@ fn nodes(nodes: &Vec<NodeEntry>) -> String {
         return machines(nodes);
     }
     let mut table = Table::new(&[
-        "NAME", "STATE", "LABELS", "JOBS", "WORKERS", "LOAD", "BEAT", "SIDECAR", "CORES",
-        "SHM FREE", "VERSION", "URL",
+        "NAME", "STATE", "SLOW IN", "LABELS", "JOBS", "WORKERS", "LOAD", "BEAT", "SIDECAR",
+        "CORES", "SHM FREE", "VERSION", "URL",
     ]);
     for entry in nodes {
         let (node, beat) = (&entry.status, entry.heard_milliseconds_ago.map(ago));
         table.row(vec![
             node.name.clone(),
             entry.state.to_string(),
+            names(&entry.slow_in),
             labels(&entry.labels),
             node.jobs.to_string(),
             node.workers.to_string(),
@@ -147,6 +148,15 @@ fn machines(nodes: &Vec<NodeEntry>) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// `digits,other`.
+pub(super) fn names(names: &[Name]) -> String {
+    if names.is_empty() {
+        return "-".into();
+    }
+    let names: Vec<_> = names.iter().map(Name::as_str).collect();
+    names.join(",")
 }
 
 /// `disk=fast,zone=eu`.

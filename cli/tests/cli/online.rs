@@ -264,16 +264,17 @@ const NODES: &str = r#"[
      "labels":{"zone":"eu","disk":"fast"},"heard_milliseconds_ago":420,
      "capacity":{"measured":true,"concurrency_milli":16000,"update_microseconds":2500,"arrivals_milli_per_second":800000}},
     {"name":"n2","sidecar":"userspace","sidecar_reason":"no BPF","workers":0,"jobs":0,"version":"0.1.0","kernel":"6.1",
-     "cores":4,"shm_free_bytes":0,"state":"lost","url":"http://n2:8470","heard_milliseconds_ago":61000}]"#;
+     "cores":4,"shm_free_bytes":0,"state":"lost","url":"http://n2:8470","heard_milliseconds_ago":61000,
+     "slow_in":["digits","other"]}]"#;
 
 #[test]
 fn several_nodes_are_shown_with_state_labels_load_and_beat() {
     let (url, _received) = server(&[(200, JSON, "", NODES), (200, JSON, "", NODES)]);
     let table = run(&["get", "nodes", "--server", &url]).stdout;
     let expected = "\
-NAME   STATE      LABELS              JOBS   WORKERS   LOAD     BEAT   SIDECAR     CORES   SHM FREE   VERSION   URL
-n1     Draining   disk=fast,zone=eu   1      2         2.0/16   0.4s   ebpf        2       8.0 GB     0.1.0     http://n1:8470
-n2     Lost       -                   0      0         -        61s    userspace   4       0 B        0.1.0     http://n2:8470
+NAME   STATE      SLOW IN        LABELS              JOBS   WORKERS   LOAD     BEAT   SIDECAR     CORES   SHM FREE   VERSION   URL
+n1     Draining   -              disk=fast,zone=eu   1      2         2.0/16   0.4s   ebpf        2       8.0 GB     0.1.0     http://n1:8470
+n2     Lost       digits,other   -                   0      0         -        61s    userspace   4       0 B        0.1.0     http://n2:8470
 ";
     assert_eq!(table, expected);
     let outcome = run(&["describe", "node", "n1", "--server", &url]);
@@ -296,7 +297,10 @@ fn a_jobs_nodes_are_described() {
         "function":{"name":"fedavg"},"model":{"path":"m"},"round":{"expected":20}}}"#;
     const PLACEMENT: &str = r#"{"job":"digits","generation":4,"leader":"n1","reason":"a node takes part; spread takes n1, n2",
         "members":[{"node":"n1","url":"http://n1","duty":"serving","expected":10,"buckets":512,"generation":4},
-                   {"node":"n2","url":"http://n2","duty":"draining","expected":0,"buckets":0,"generation":null}]}"#;
+                   {"node":"n2","url":"http://n2","duty":"draining","expected":0,"buckets":0,"generation":null,
+                    "stages":{"fold_microseconds":1500,"hand_over_microseconds":2500000,"transfer_microseconds":40000},
+                    "verdict":"bypassed","why":"fold was out of line"}],
+        "bypassed":[{"node":"n2","until":12,"times":1}]}"#;
     let (url, received) = server(&[
         (200, JSON, "", PLACED),
         (200, JSON, "", MANIFEST),
@@ -309,9 +313,11 @@ fn a_jobs_nodes_are_described() {
 Placement:    4: a node takes part; spread takes n1, n2
 
 Nodes:
-NODE   PART       DUTY       UPDATES   HOME OF   FOLLOWS   URL
-n1     leader     serving    10        50.0 %    4         http://n1
-n2     follower   draining   0         0.0 %     -         http://n2
+NODE   PART       DUTY       UPDATES   HOME OF   FOLLOWS   FOLD     HAND-OVER   TRANSFER   VERDICT    URL
+n1     leader     serving    10        50.0 %    4         -        -           -          well       http://n1
+n2     follower   draining   0         0.0 %     -         1.5 ms   2.50 s      40.0 ms    bypassed   http://n2
+n2 is slow: fold was out of line
+n2 is bypassed until round 12, once since it was well
 ";
     assert!(outcome.stdout.contains(expected), "{}", outcome.stdout);
     let lines: Vec<_> = received.iter().map(|received| received.line).collect();

@@ -56,6 +56,12 @@ pub enum EventKind {
     /// A node has handed over all it had.
     #[serde(rename = "dev.tributary.node.drained")]
     NodeDrained,
+    /// A node is slow beside the others of a job.
+    #[serde(rename = "dev.tributary.node.slow")]
+    NodeSlow,
+    /// A node that was slow in a job is not any more.
+    #[serde(rename = "dev.tributary.node.recovered")]
+    NodeRecovered,
 }
 
 /// An event.
@@ -102,6 +108,8 @@ impl EventKind {
             Self::NodeJoined => "dev.tributary.node.joined",
             Self::NodeLost => "dev.tributary.node.lost",
             Self::NodeDrained => "dev.tributary.node.drained",
+            Self::NodeSlow => "dev.tributary.node.slow",
+            Self::NodeRecovered => "dev.tributary.node.recovered",
         }
     }
 }

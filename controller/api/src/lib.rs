@@ -7,6 +7,7 @@
 //! - [`status`], [`event`], [`problem`], [`apply`]: what the HTTP interface says.
 //! - [`control`]: how the controller drives a node, and how a node keeps models.
 //! - [`placement`]: a job on several nodes, and what these tell each other. [`fleet`]: what is said of it.
+//! - [`stages`]: how long nodes take.
 #![forbid(unsafe_code)]
 
 pub mod apply;
@@ -20,6 +21,7 @@ pub mod name;
 pub mod placement;
 pub mod problem;
 pub mod quantity;
+pub mod stages;
 pub mod status;
 
 pub use digest::Digest;

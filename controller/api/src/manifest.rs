@@ -30,7 +30,7 @@ pub use job::{
 pub use round::{Closing, RoundSpec, Staleness, StalenessWeight, Timer};
 
 pub use nearest::nearest;
-pub use placement::{NodesSpec, PlacementPolicy, PlacementSpec};
+pub use placement::{NodesSpec, PlacementPolicy, PlacementSpec, StragglerPolicy};
 pub use schema::schema;
 
 use crate::{Digest, Name, problem::FieldError};

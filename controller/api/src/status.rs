@@ -7,6 +7,7 @@ use crate::{
     Digest, Name,
     control::FunctionDescription,
     manifest::{Algebra, Limits},
+    stages::{Awaited, RoundTimes, StageTimes},
 };
 
 /// Where a job stands.
@@ -57,6 +58,12 @@ pub struct JobStatus {
     /// Its nodes, if it has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,
+    /// What its nodes took for the newest rounds, the newest last, as the one that leads it tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<RoundTimes>,
+    /// What its closed round waits for, as the node that leads it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<Awaited>,
 }
 
 /// A job's nodes.
@@ -193,6 +200,9 @@ pub struct Share {
     pub contributors: u32,
     /// Bytes of its partial that came over the network.
     pub bytes: u64,
+    /// What it took.
+    #[serde(flatten)]
+    pub stages: StageTimes,
 }
 
 /// Aggregators by level.

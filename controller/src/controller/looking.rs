@@ -6,6 +6,7 @@ use tributary_api::{
     Name,
     fleet::{MemberDescription, NodeCapacity, NodeEntry, NodeState, PlacementDescription},
     manifest::{ApiVersion, JobManifest, Kind, Metadata},
+    stages::{StageTimes, Verdict},
     status::{FunctionStatus, JobPhase, JobStatus, PlacementStatus},
 };
 
@@ -50,7 +51,9 @@ impl Controller {
         let (known, nodes) = self.look().await;
         let found = known.desired.jobs.get_key_value(name);
         let (name, _) = found.ok_or_else(|| unknown(Kind::Job, name))?;
-        Ok(describe(&known, &nodes, name, self.fleet.is_many()))
+        let mut description = describe(&known, &nodes, name, self.fleet.is_many());
+        self.describe_slow(&known, &nodes, &mut description);
+        Ok(description)
     }
 
     /// The gateway of the node that leads a job, for what only nodes can answer.
@@ -122,6 +125,7 @@ impl Controller {
         let leads = self.term().is_some();
         self.metrics
             .observe(states, leads, connected, known.nowhere.len());
+        self.metrics.stragglers(lock(&self.stragglers).counts());
     }
 
     /// Everything as it is now.
@@ -151,6 +155,7 @@ impl Controller {
                 update_microseconds: (capacity.seconds_per_update * 1e6) as u64,
                 arrivals_milli_per_second: milli(seen.gauge.arrivals()),
             }),
+            slow_in: lock(&self.stragglers).slow_in(name),
         }
     }
 
@@ -211,6 +216,8 @@ impl Controller {
             arena: None,
             workers: 0,
             placement: placed.map(placement_status),
+            times: Vec::new(),
+            awaited: None,
         })
     }
 }
@@ -257,6 +264,7 @@ fn describe(
             leader: None,
             members: Vec::new(),
             reason: nowhere.cloned().unwrap_or_else(|| waiting.into()),
+            bypassed: Vec::new(),
         };
     };
     let placement = &placed.placement;
@@ -276,6 +284,9 @@ fn describe(
             expected: placed.shares.get(&member.node).copied().unwrap_or(0),
             buckets: own.count() as u32,
             generation: status.and_then(|status| Some(status.placement.as_ref()?.generation)),
+            stages: StageTimes::default(),
+            verdict: Verdict::default(),
+            why: None,
         }
     });
     PlacementDescription {
@@ -284,6 +295,7 @@ fn describe(
         leader: Some(placement.leader.clone()),
         members: members.collect(),
         reason: nowhere.cloned().unwrap_or_else(|| placed.reason.clone()),
+        bypassed: Vec::new(),
     }
 }
 

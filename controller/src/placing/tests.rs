@@ -5,12 +5,15 @@ use tributary_planning::placement::{Node, NodeState};
 use super::*;
 use crate::testing::{name, record, report, status};
 
+mod bypass;
+
 /// Nodes, jobs, and what was decided: as a controller has them.
 struct World {
     desired: Desired,
     sites: BTreeMap<Name, Site>,
     placed: BTreeMap<Name, Placed>,
     unfit: Unfit,
+    verdicts: Verdicts,
 }
 
 impl World {
@@ -22,6 +25,7 @@ impl World {
             sites: BTreeMap::new(),
             placed: BTreeMap::new(),
             unfit: Unfit::new(),
+            verdicts: Verdicts::new(),
         };
         nodes.iter().for_each(|node| world.add(node));
         world
@@ -58,14 +62,18 @@ impl World {
     }
 
     fn placing(&self) -> Placing {
-        let secret = || "secret".into();
-        place(
-            &self.desired,
-            &self.sites,
-            &self.placed,
-            &self.unfit,
-            secret,
-        )
+        self.placing_with(|| "secret".into())
+    }
+
+    fn placing_with(&self, secret: impl FnMut() -> String) -> Placing {
+        let given = Given {
+            desired: &self.desired,
+            sites: &self.sites,
+            placed: &self.placed,
+            unfit: &self.unfit,
+            verdicts: &self.verdicts,
+        };
+        place(&given, secret)
     }
 
     /// Decides once; what has changed.
@@ -322,15 +330,7 @@ fn a_job_that_begins_anew_is_not_understood_by_those_who_run_it_as_it_was() {
     );
     world.desired.jobs.insert(name("j"), changed);
     let mut secrets = (1..).map(|number| format!("another {number}"));
-    let mut secret = || secrets.next().unwrap();
-    let unfit = Unfit::new();
-    let placing = place(
-        &world.desired,
-        &world.sites,
-        &world.placed,
-        &unfit,
-        &mut secret,
-    );
+    let placing = world.placing_with(|| secrets.next().unwrap());
     let placed = &placing.changed["j"];
     assert_eq!(placed.cause, Cause::Restarted);
     assert_eq!(placed.placement.generation, before.generation + 1);

@@ -30,6 +30,7 @@ fn placed(generation: u64, members: &[(&str, u64)]) -> Placed {
         shares: BTreeMap::new(),
         joined: members().collect(),
         revision: 1,
+        bypassed: BTreeMap::new(),
         cause: Cause::Created,
         reason: String::new(),
     }

@@ -16,6 +16,7 @@ use tributary_api::{
     control::{FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError},
     event::EventKind,
     placement::Placement,
+    stages::{Awaited, RoundTimes},
     status::{JobPhase, JobStatus, NodeLoad, NodeStatus, PlacementStatus, RoundStatus, Sidecar},
 };
 
@@ -30,6 +31,10 @@ pub(crate) struct FakeNode {
     pub(crate) log: Mutex<Vec<String>>,
     /// Whether jobs can be started now.
     pub(crate) busy: AtomicBool,
+    /// What it says of the nodes' times in rounds, as if it led.
+    pub(crate) times: Mutex<Vec<RoundTimes>>,
+    /// What it says that its closed rounds wait for.
+    pub(crate) awaited: Mutex<Option<Awaited>>,
 }
 
 impl FakeNode {
@@ -55,10 +60,22 @@ impl FakeNode {
         self.accepted.store(0, Ordering::Relaxed);
     }
 
+    /// A round of the job is over, which it leads; it tells the times of the last five.
+    pub(crate) fn finish(&self, job: &str, round: RoundTimes) {
+        let mut jobs = self.jobs.lock().unwrap();
+        jobs.get_mut(job).unwrap().0.version = round.round + 1;
+        let mut times = self.times.lock().unwrap();
+        times.push(round);
+        let excess = times.len().saturating_sub(5);
+        times.drain(..excess);
+    }
+
     fn status(&self, job: &JobDesired) -> JobStatus {
         JobStatus {
             node: Some(self.name().into()),
             accepted: self.accepted.load(Ordering::Relaxed),
+            times: self.times.lock().unwrap().clone(),
+            awaited: self.awaited.lock().unwrap().clone(),
             ..status(job)
         }
     }
@@ -220,5 +237,7 @@ fn status(job: &JobDesired) -> JobStatus {
                 .map(|member| member.node.clone())
                 .collect(),
         }),
+        times: Vec::new(),
+        awaited: None,
     }
 }

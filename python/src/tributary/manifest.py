@@ -147,6 +147,7 @@ class Job(_Manifest):
         preferred: labels that a node should have.
         affinity: jobs whose nodes are filled first.
         anti_affinity: jobs that it never shares a node with.
+        stragglers: what becomes of a node that is slow beside the others.
         directory: where relative paths start; the manifest's folder if it was loaded.
     """
 
@@ -183,6 +184,7 @@ class Job(_Manifest):
     preferred: Mapping[str, str] | None = _at("spec.placement.preferred")
     affinity: Sequence[str] | None = _at("spec.placement.affinity")
     anti_affinity: Sequence[str] | None = _at("spec.placement.antiAffinity")
+    stragglers: Literal["report", "bypass"] | None = _at("spec.placement.stragglers")
     directory: Path = dataclasses.field(default=Path(), kw_only=True, compare=False, repr=False)
 
 

@@ -1,8 +1,8 @@
 //! The node's network door: one listener for updates, models, status and metrics.
 //!
 //! An update over plaintext HTTP/1.1 is read from its socket straight into its slot ([`connection`],
-//! [`ingest`]): the kernel's copy is the only one. Everything else, and updates over HTTP/2 or with
-//! chunked bodies, goes through hyper and axum ([`routes`]); there a body is copied a second time. A client on
+//! [`ingest`]), and so is a partial ([`members`]): the kernel's copy is the only one. Everything else, and bodies over
+//! HTTP/2 or in chunks, goes through hyper and axum ([`routes`]); there a body is copied a second time. A client on
 //! this host may write its update into a slot itself ([`lease`]); nothing is copied then.
 
 pub(crate) mod body;

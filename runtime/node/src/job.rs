@@ -15,10 +15,11 @@ mod lease;
 mod memory;
 mod outcome;
 mod shared;
+mod stages;
 mod status;
 
 pub(crate) use intake::{Accepted, Refusal, Update};
-pub(crate) use shared::{Home, MemberRefusal, WholePartial};
+pub(crate) use shared::{Home, MemberRefusal, Travel, WholePartial};
 
 use crate::clock::monotonic_ns;
 use crate::events::Events;
@@ -139,6 +140,9 @@ struct Tally {
     bytes_copied: u64,
     bytes_in_place: u64,
     rejected: u64,
+    folds: stages::Folds,
+    /// On a node that leads others: the time from the close until its own part was whole.
+    whole_after: Option<Duration>,
 }
 
 impl Tally {
@@ -149,6 +153,8 @@ impl Tally {
             bytes_copied: 0,
             bytes_in_place: 0,
             rejected: 0,
+            folds: stages::Folds::default(),
+            whole_after: None,
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub(crate) local_updates: IntCounterVec,
     /// Bytes of partials that went from node to node.
     pub(crate) partial_bytes: IntCounterVec,
+    /// Bytes of partials that were copied on that way, each copy counted.
+    pub(crate) partial_copied: IntCounterVec,
     /// Bytes that functions read where they lay.
     pub(crate) bytes_in_place: IntCounterVec,
     /// Time of one function call and its commit.
@@ -144,6 +146,14 @@ impl Metrics {
                 counter(
                     "tributary_partial_bytes_total",
                     "Bytes of partials that were sent to another node, or received from one.",
+                    &["job", "direction"]
+                )
+            ),
+            partial_copied: family!(
+                r,
+                counter(
+                    "tributary_partial_copied_bytes_total",
+                    "Bytes of partials copied in memory between slot and network, each copy counted.",
                     &["job", "direction"]
                 )
             ),
@@ -347,7 +357,9 @@ impl Metrics {
             let _ = family.remove_label_values(&[job]);
         }
         for direction in ["sent", "received"] {
-            let _ = self.partial_bytes.remove_label_values(&[job, direction]);
+            for family in [&self.partial_bytes, &self.partial_copied] {
+                let _ = family.remove_label_values(&[job, direction]);
+            }
         }
         for outcome in ["completed", "failed"] {
             let _ = self.rounds.remove_label_values(&[job, outcome]);

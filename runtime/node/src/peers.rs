@@ -11,6 +11,7 @@
 //! All but the last carry the placement's secret as a bearer token. Every request may be repeated.
 
 mod follow;
+mod pieces;
 
 pub(crate) use follow::{fetch, run};
 
@@ -28,6 +29,7 @@ use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tributary_api::placement::{Directive, Report};
 use tributary_api::problem::Problem;
+use tributary_api::stages::{FOLD_HEADER, microseconds};
 use tributary_api::{ClientName, Name};
 
 /// How long a follower waits for a directive at a time.
@@ -131,6 +133,7 @@ impl Peer {
             version,
             attempt,
             contributors,
+            fold,
             ..
         } = partial;
         let url = self.member(&format!(
@@ -138,8 +141,12 @@ impl Peer {
         ));
         let request = self
             .request(Method::PUT, &url)
-            .header(header::CONTENT_LENGTH, bytes)
-            .body(content);
+            .header(header::CONTENT_LENGTH, bytes);
+        let request = match fold {
+            Some(fold) => request.header(FOLD_HEADER, microseconds(*fold)),
+            None => request,
+        };
+        let request = request.body(content);
         let request = request.map_err(|error| malformed(&url, error))?;
         // Its length decides how long it takes: silence is noticed by who receives it.
         let answer = self

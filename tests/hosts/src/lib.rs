@@ -135,6 +135,19 @@ impl Network {
         ip(&["link", "set", &self.link(host), "up"])
     }
 
+    /// Limits what a host sends to another rate: it is slow, and everybody else is not.
+    ///
+    /// # Errors
+    /// As [`Network::new`].
+    pub fn slow(&self, host: usize, rate: &str) -> Result<(), Error> {
+        let namespace = self.namespace(host);
+        let limit = ["rate", rate, "burst", BURST, "latency", LATENCY];
+        let device = [
+            "-n", &namespace, "qdisc", "replace", "dev", "eth0", "root", "tbf",
+        ];
+        run("tc", &[&device[..], &limit[..]].concat())
+    }
+
     /// Bytes that a host has sent and received over its link, by the kernel's count; `None` if it does not tell.
     #[must_use]
     pub fn bytes(&self, host: usize) -> Option<(u64, u64)> {

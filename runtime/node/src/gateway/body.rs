@@ -1,4 +1,4 @@
-//! Where an update's bytes come from.
+//! Where the bytes of an update or a partial come from.
 
 use axum::body::{Body, Bytes};
 use bytes::{Buf, BytesMut};
@@ -50,6 +50,11 @@ impl<'a> SocketBody<'a> {
             remaining: length,
             held_back: expects_continue,
         }
+    }
+
+    /// The connection, once the body is done with.
+    pub(crate) fn socket(&mut self) -> &mut TcpStream {
+        self.stream
     }
 
     /// Bytes of the body that have not been read.

@@ -73,9 +73,9 @@ pub(super) fn problem(problem: &Problem) -> Response {
     response
 }
 
-pub(super) fn unknown_job(name: &str) -> Response {
+pub(super) fn unknown_job(name: &str) -> Problem {
     let detail = format!("no job {name} runs on this node; `tributary get jobs` lists them");
-    problem(&Problem::new(404, "unknown-job", "Unknown job", detail))
+    Problem::new(404, "unknown-job", "Unknown job", detail)
 }
 
 /// An update that does not come over plaintext HTTP/1.1 with a length.
@@ -190,7 +190,7 @@ async fn rounds(State(gateway): State<Gateway>, Path(name): Path<String>, uri: U
 pub(super) fn not_here(gateway: &Gateway, name: &str, uri: &Uri) -> Response {
     match gateway.jobs.elsewhere(name) {
         Some(url) => elsewhere(name, &url, uri),
-        None => unknown_job(name),
+        None => problem(&unknown_job(name)),
     }
 }
 

@@ -305,6 +305,7 @@ impl Job {
         let Some(reason) = reason else { return };
         state.round.close();
         state.tally.closed = Some((Timestamp::now(), Instant::now()));
+        self.note_own_part(state);
         let reason = match reason {
             Reason::Full => "full",
             Reason::Deadline => "deadline",

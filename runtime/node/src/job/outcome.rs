@@ -100,6 +100,8 @@ impl Job {
             return false;
         }
         state.tally.bytes_in_place += bytes;
+        state.tally.folds.add(completion);
+        self.note_own_part(&mut state);
         completion.work == Work::Finish
     }
 
@@ -242,6 +244,9 @@ impl Job {
             let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
             if let Some(staleness) = status.staleness {
                 data["staleness"] = json!(staleness);
+            }
+            if !status.shares.is_empty() {
+                data["shares"] = json!(status.shares);
             }
             data
         });

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
 use tributary_api::placement::{Directive, Duty, Member, Placement, Report, StalenessSum};
+use tributary_api::stages::{Awaited, StageTimes, microseconds};
 use tributary_api::status::{PlacementStatus, Share, UpdateReceipt};
 use tributary_api::{ClientName, Name};
 use tributary_arena::{
@@ -89,6 +90,17 @@ pub(crate) struct WholePartial {
     pub slot: u32,
     pub generation: u32,
     pub contributors: u32,
+    /// What an update took to be folded.
+    pub fold: Option<Duration>,
+}
+
+/// How a partial has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Travel {
+    /// What it took to be read from the network.
+    pub time: Duration,
+    /// How often each byte was copied between the kernel and the slot, the kernel's own copy included.
+    pub copies: u64,
 }
 
 /// This node's part.
@@ -119,8 +131,16 @@ enum Role {
 struct Follower {
     report: Option<Report>,
     heard: Option<Instant>,
-    /// Contributors and bytes of its partial, once it is here.
-    partial: Option<(u32, u64)>,
+    /// Its partial, once it is here.
+    partial: Option<Taken>,
+}
+
+/// A follower's partial that has come.
+#[derive(Clone, Copy)]
+struct Taken {
+    contributors: u32,
+    bytes: u64,
+    stages: StageTimes,
 }
 
 /// What a follower goes by.
@@ -144,8 +164,7 @@ impl Follower {
 
     fn contributors(&self) -> u32 {
         let reported = self.report.as_ref().map_or(0, |report| report.contributors);
-        self.partial
-            .map_or(reported, |(contributors, _)| contributors)
+        self.partial.map_or(reported, |taken| taken.contributors)
     }
 
     fn staleness(&self) -> StalenessSum {
@@ -227,8 +246,13 @@ impl Part {
         followers
             .values()
             .filter_map(|follower| follower.partial)
-            .map(|(contributors, _)| contributors)
+            .map(|taken| taken.contributors)
             .sum()
+    }
+
+    /// Whether it leads, and there is somebody to lead.
+    pub(super) fn has_followers(&self) -> bool {
+        matches!(&self.role, Role::Leads(followers) if !followers.is_empty())
     }
 
     fn lost(&self) -> u32 {
@@ -508,6 +532,7 @@ impl Job {
         &self,
         node: &Name,
         partial: &WholePartial,
+        travel: Travel,
         filling: Filling,
     ) -> Result<(), MemberRefusal> {
         let mut state = self.lock();
@@ -515,7 +540,14 @@ impl Job {
             return Ok(());
         }
         let epoch = state.round.epoch;
-        let numbers = state.numbers(partial.contributors, self.plan.geometry.clients)?;
+        let numbers = match state.numbers(partial.contributors, self.plan.geometry.clients) {
+            Ok(numbers) => numbers,
+            Err(refusal) => {
+                // Nobody could take it later either: without this the round would wait for ever.
+                self.fail(&mut state, &refusal.to_string());
+                return Err(refusal);
+            }
+        };
         // The other node's top is a middle here: its parent is the top, as that of this node's own middles.
         let middle = Destination::new(self.number, Level::Middle, REMOTE_MIDDLE);
         let claim = Claim {
@@ -539,10 +571,18 @@ impl Job {
         if !filling.publish(State::Sent, &claim) {
             return Err(MemberRefusal::Stopped);
         }
-        follower(&mut state, node)?.partial =
-            Some((partial.contributors, self.partial_content_bytes()));
+        let stages = StageTimes {
+            fold_microseconds: partial.fold.map(microseconds),
+            hand_over_microseconds: state.tally.since_close().map(microseconds),
+            transfer_microseconds: Some(microseconds(travel.time)),
+        };
+        follower(&mut state, node)?.partial = Some(Taken {
+            contributors: partial.contributors,
+            bytes: self.partial_content_bytes(),
+            stages,
+        });
         state.last_activity = Instant::now();
-        self.count_partial("received", self.partial_content_bytes());
+        self.count_partial("received", self.partial_content_bytes(), travel.copies);
         self.tell(
             EventKind::PartialMerged,
             || json!({ "round": epoch.round(), "node": node, "contributors": partial.contributors }),
@@ -645,34 +685,33 @@ impl Job {
             slot: info.slot,
             generation: info.word.generation,
             contributors: round.contributors(),
+            fold: state.tally.folds.each(),
         })
     }
 
-    /// Copies a piece of the partial out; `None` once its slot has been given up.
+    /// Copies a piece of the partial out. False once its slot has been given up: what was copied is worth nothing then.
     pub(crate) fn read_partial(
         &self,
         partial: &WholePartial,
         offset: u64,
-        bytes: usize,
-    ) -> Option<Vec<u8>> {
-        let mut piece = vec![0; bytes];
-        let whole = self
-            .arena
-            .read_content(partial.slot, partial.generation, offset, &mut piece);
-        whole.then_some(piece)
+        piece: &mut [u8],
+    ) -> bool {
+        self.arena
+            .read_content(partial.slot, partial.generation, offset, piece)
     }
 
-    /// Counts bytes of a partial that went to the leader.
-    pub(crate) fn count_sent(&self, bytes: u64) {
-        self.count_partial("sent", bytes);
+    /// Counts bytes of a partial that went to the leader, and how often each was copied on its way to the kernel.
+    pub(crate) fn count_sent(&self, bytes: u64, copies: u64) {
+        self.count_partial("sent", bytes, copies);
     }
 
-    fn count_partial(&self, direction: &str, bytes: u64) {
+    fn count_partial(&self, direction: &str, bytes: u64, copies: u64) {
         let labels = [self.name.as_str(), direction];
-        self.metrics
-            .partial_bytes
-            .with_label_values(&labels)
-            .inc_by(bytes);
+        let count = |family: &prometheus::IntCounterVec, bytes| {
+            family.with_label_values(&labels).inc_by(bytes);
+        };
+        count(&self.metrics.partial_bytes, bytes);
+        count(&self.metrics.partial_copied, bytes * copies);
     }
 
     /// A slot for a model of another node. `None` while all are in use.
@@ -707,12 +746,16 @@ impl Job {
             accepted: state.round.accepted(),
             contributors: state.round.contributors(),
             bytes: 0,
+            stages: state.tally.stages(),
         };
         let others = followers.iter().map(|(node, follower)| Share {
             node: node.clone(),
             accepted: follower.accepted(),
-            contributors: follower.partial.map_or(0, |(contributors, _)| contributors),
-            bytes: follower.partial.map_or(0, |(_, bytes)| bytes),
+            contributors: follower.partial.map_or(0, |taken| taken.contributors),
+            bytes: follower.partial.map_or(0, |taken| taken.bytes),
+            stages: follower
+                .partial
+                .map_or_else(StageTimes::default, |taken| taken.stages),
         });
         std::iter::once(own).chain(others).collect()
     }
@@ -784,6 +827,29 @@ impl Inner {
 
     pub(super) fn lost(&self) -> u32 {
         self.part.as_ref().map_or(0, Part::lost)
+    }
+
+    /// On a node that leads: what the closed round waits for.
+    pub(super) fn awaited(&self) -> Option<Awaited> {
+        let Role::Leads(followers) = &self.part.as_ref()?.role else {
+            return None;
+        };
+        let since = self.tally.since_close()?;
+        let missing = followers
+            .iter()
+            .filter(|(_, follower)| !follower.is_settled());
+        let nodes: Vec<Name> = missing.map(|(node, _)| node.clone()).collect();
+        let came = followers.values().filter_map(|follower| follower.partial);
+        let own = std::iter::once(self.tally.stages());
+        let stages = own.chain(came.map(|taken| taken.stages));
+        (!nodes.is_empty()).then(|| Awaited {
+            round: self.round.number(),
+            microseconds: microseconds(since),
+            nodes,
+            handed_over_microseconds: stages
+                .filter_map(|stages| stages.hand_over_microseconds)
+                .collect(),
+        })
     }
 
     /// The earliest round whose updates the open one may take.

@@ -61,6 +61,8 @@ impl Job {
             }),
             workers: self.workers.load(Ordering::Relaxed),
             placement: state.placement_status(),
+            times: super::stages::told(state.history.iter()),
+            awaited: state.awaited(),
         }
     }
 

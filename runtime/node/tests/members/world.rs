@@ -81,6 +81,8 @@ impl Kept {
 pub(crate) struct World {
     pub(crate) runtime: Runtime,
     pub(crate) hosts: Vec<Option<Host>>,
+    /// The model's.
+    pub(crate) shapes: Shapes,
     spec: serde_json::Value,
     generation: u64,
     earlier: Vec<Homes>,
@@ -110,6 +112,7 @@ impl World {
         Self {
             runtime,
             hosts,
+            shapes: SHAPES,
             spec: serde_json::from_str(&text).unwrap(),
             generation: 0,
             earlier: Vec::new(),
@@ -203,7 +206,7 @@ impl World {
     }
 
     pub(crate) fn start_job(&self, host: usize, version: u64, placement: &Placement) {
-        let model = Bytes::from(Model::filled(SHAPES, 0.0).file());
+        let model = Bytes::from(Model::filled(self.shapes, 0.0).file());
         let wasm = Bytes::from(std::fs::read(place::function("fedavg")).unwrap());
         let digest = Digest::new(Sha256::digest(&wasm).into());
         let function = FunctionRevision {
