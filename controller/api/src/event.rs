@@ -23,6 +23,12 @@ pub enum EventKind {
     /// A round took an update.
     #[serde(rename = "dev.tributary.update.accepted")]
     UpdateAccepted,
+    /// An update was submitted by reference: the one kind that others tell.
+    #[serde(rename = "dev.tributary.update.submitted")]
+    UpdateSubmitted,
+    /// An update that an event has submitted is not taken.
+    #[serde(rename = "dev.tributary.update.refused")]
+    UpdateRefused,
     /// A round takes no more updates.
     #[serde(rename = "dev.tributary.round.closed")]
     RoundClosed,
@@ -91,6 +97,8 @@ impl EventKind {
             Self::JobCompleted => "dev.tributary.job.completed",
             Self::RoundOpened => "dev.tributary.round.opened",
             Self::UpdateAccepted => "dev.tributary.update.accepted",
+            Self::UpdateSubmitted => "dev.tributary.update.submitted",
+            Self::UpdateRefused => "dev.tributary.update.refused",
             Self::RoundClosed => "dev.tributary.round.closed",
             Self::RoundCompleted => "dev.tributary.round.completed",
             Self::RoundFailed => "dev.tributary.round.failed",
