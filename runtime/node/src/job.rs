@@ -218,7 +218,8 @@ impl Job {
             .with_label_values(&[job.name.as_str()])
             .set(version as i64);
         if !completed {
-            job.tell(EventKind::RoundOpened, || json!({ "round": version }));
+            let opened = || json!({ "round": version });
+            job.tell_round(&job.lock(), EventKind::RoundOpened, opened);
         }
         Ok(job)
     }
@@ -231,6 +232,15 @@ impl Job {
 
     fn tell(&self, kind: EventKind, data: impl FnOnce() -> serde_json::Value) {
         self.events.tell(kind, Some(&self.name), data);
+    }
+
+    /// Tells what happens to the job's round, which its leader tells the world.
+    fn tell_round(&self, state: &Inner, kind: EventKind, data: impl FnOnce() -> serde_json::Value) {
+        if state.part.as_ref().is_some_and(shared::Part::follows) {
+            self.events.echo(kind, &self.name, data);
+        } else {
+            self.events.tell(kind, Some(&self.name), data);
+        }
     }
 
     /// What the job's manifest says now.

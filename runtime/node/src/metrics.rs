@@ -35,6 +35,10 @@ pub struct Metrics {
     pub(crate) bytes_copied: IntCounterVec,
     /// Accepted updates that local clients wrote into their slots.
     pub(crate) local_updates: IntCounterVec,
+    /// Updates whose files lay elsewhere, by outcome.
+    pub(crate) references: IntCounterVec,
+    /// Bytes of such files that were fetched.
+    pub(crate) reference_bytes: IntCounterVec,
     /// Bytes of partials that went from node to node.
     pub(crate) partial_bytes: IntCounterVec,
     /// Bytes that functions read where they lay.
@@ -136,6 +140,22 @@ impl Metrics {
                 counter(
                     "tributary_local_updates_total",
                     "Accepted updates that clients on this host wrote into their slots themselves.",
+                    &["job"]
+                )
+            ),
+            references: family!(
+                r,
+                counter(
+                    "tributary_references_total",
+                    "Updates whose files lay elsewhere, by outcome.",
+                    &["job", "outcome"]
+                )
+            ),
+            reference_bytes: family!(
+                r,
+                counter(
+                    "tributary_reference_bytes_total",
+                    "Bytes that were fetched of updates whose files lay elsewhere.",
                     &["job"]
                 )
             ),
@@ -332,6 +352,7 @@ impl Metrics {
     pub(crate) fn forget_job(&self, job: &str) {
         for outcome in crate::gateway::OUTCOMES {
             let _ = self.updates.remove_label_values(&[job, outcome]);
+            let _ = self.references.remove_label_values(&[job, outcome]);
         }
         for encoding in Encoding::ALL {
             let _ = self
@@ -341,6 +362,7 @@ impl Metrics {
         for family in [
             &self.bytes_copied,
             &self.local_updates,
+            &self.reference_bytes,
             &self.bytes_in_place,
             &self.checkpoint_failures,
         ] {

@@ -7,10 +7,12 @@
 //! | `PUT /v1/jobs/{job}/members/{node}/partial?version=&attempt=&contributors=` | follower | hands its partial over |
 //! | `POST /v1/jobs/{job}/members/{node}/claims/{client}?round=` | any member | asks an earlier home for a client |
 //! | `GET /v1/jobs/{job}/model` | any member | fetches a newer model, as clients do |
+//! | `POST /v1/jobs/{job}/updates/{client}?round=` | any node | hands an update by reference to its client's home |
 //!
-//! All but the last carry the placement's secret as a bearer token. Every request may be repeated.
+//! All but the last two carry the placement's secret as a bearer token. Every request may be repeated.
 
 mod follow;
+mod refer;
 
 pub(crate) use follow::{fetch, run};
 
@@ -80,6 +82,10 @@ impl Peers {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(PATIENCE));
+        // A peer that has vanished while it is waited for is noticed within three times this.
+        connector.set_keepalive(Some(PATIENCE));
+        connector.set_keepalive_interval(Some(PATIENCE));
+        connector.set_keepalive_retries(Some(2));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(WAIT * 3)
             .build(connector);

@@ -11,6 +11,8 @@
 mod changes;
 #[path = "members/losses.rs"]
 mod losses;
+#[path = "members/references.rs"]
+mod references;
 #[path = "members/rounds.rs"]
 mod rounds;
 #[path = "members/world.rs"]

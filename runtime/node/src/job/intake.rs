@@ -137,6 +137,18 @@ impl Job {
         self.metrics.updates.with_label_values(&labels).inc();
     }
 
+    /// Counts an update whose file lay elsewhere, by its outcome, and what was fetched of it.
+    pub(crate) fn count_reference(&self, outcome: &str, fetched: u64) {
+        if self.lock().stopped {
+            return;
+        }
+        let job = self.name.as_str();
+        let references = self.metrics.references.with_label_values(&[job, outcome]);
+        references.inc();
+        let bytes = self.metrics.reference_bytes.with_label_values(&[job]);
+        bytes.inc_by(fetched);
+    }
+
     /// Counts an update whose client wrote it into its slot, if it is new.
     pub(crate) fn count_local(&self, accepted: &Accepted) {
         let state = self.lock();
@@ -310,7 +322,7 @@ impl Job {
             Reason::Deadline => "deadline",
             Reason::Window => "window",
         };
-        self.tell(EventKind::RoundClosed, || {
+        self.tell_round(state, EventKind::RoundClosed, || {
             json!({ "round": state.round.number(), "accepted": state.round.accepted_everywhere(), "reason": reason })
         });
         self.changed();

@@ -158,7 +158,8 @@ impl Job {
             .rounds
             .with_label_values(&[self.name.as_str(), "failed"])
             .inc();
-        self.tell(
+        self.tell_round(
+            state,
             EventKind::RoundFailed,
             || json!({ "round": state.round.number(), "error": error }),
         );
@@ -238,7 +239,7 @@ impl Job {
                 .inc();
             state.last_error = Some(error);
         }
-        self.tell(EventKind::RoundCompleted, || {
+        self.tell_round(&state, EventKind::RoundCompleted, || {
             let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
             if let Some(staleness) = status.staleness {
                 data["staleness"] = json!(staleness);
@@ -247,7 +248,8 @@ impl Job {
         });
         state.remember(status);
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
-        self.tell(
+        self.tell_round(
+            &state,
             EventKind::ModelPublished,
             || json!({ "version": model.version }),
         );
@@ -285,12 +287,14 @@ impl Job {
         self.changed();
         self.opened.notify_waiters();
         if state.completed {
-            self.tell(
+            self.tell_round(
+                state,
                 EventKind::JobCompleted,
                 || json!({ "version": state.model.version }),
             );
         } else {
-            self.tell(
+            self.tell_round(
+                state,
                 EventKind::RoundOpened,
                 || json!({ "round": state.model.version }),
             );

@@ -20,7 +20,7 @@ use tributary_api::{ClientName, Digest, Name};
 use tributary_node::events::Events;
 use tributary_node::identity::Identity;
 use tributary_node::metrics::Metrics;
-use tributary_node::{Node, Options};
+use tributary_node::{FetchOptions, Node, Options};
 use tributary_router::Choice;
 use tributary_tests::http::{Answer, Client};
 use tributary_tests::tensors::{LARGE, Model};
@@ -90,7 +90,12 @@ pub(crate) struct World {
 impl World {
     /// So many nodes, that run the job under a placement with the first as leader and homes spread evenly.
     pub(crate) fn of(nodes: usize, round: &str, more: &str) -> Self {
-        let mut world = Self::without_job(nodes, round, more);
+        Self::fetching(nodes, round, more, &FetchOptions::default())
+    }
+
+    /// The same, of nodes that may fetch so much.
+    pub(crate) fn fetching(nodes: usize, round: &str, more: &str, fetch: &FetchOptions) -> Self {
+        let mut world = Self::with_hosts(nodes, round, more, fetch);
         world.homes = world.spread(&(0..nodes).collect::<Vec<_>>());
         let members: Vec<usize> = (0..nodes).collect();
         let placement = world.placement(0, &members);
@@ -101,8 +106,14 @@ impl World {
     }
 
     pub(crate) fn without_job(nodes: usize, round: &str, more: &str) -> Self {
+        Self::with_hosts(nodes, round, more, &FetchOptions::default())
+    }
+
+    fn with_hosts(nodes: usize, round: &str, more: &str, fetch: &FetchOptions) -> Self {
         let runtime = Runtime::new().unwrap();
-        let hosts: Vec<_> = (0..nodes).map(|_| Some(runtime.block_on(host()))).collect();
+        let hosts: Vec<_> = (0..nodes)
+            .map(|_| Some(runtime.block_on(host(fetch.clone()))))
+            .collect();
         let text = format!(
             r#"{{ "function": {{ "name": "fedavg" }}, "model": {{ "path": "m" }}, "round": {round}, "keepAlive": "20s" {more} }}"#
         );
@@ -251,6 +262,14 @@ impl World {
         Client::new(self.host(host).address)
     }
 
+    /// The door of a client's home.
+    pub(crate) fn home(&self, client: &str) -> Client {
+        let home = self.homes.of(&client.parse::<ClientName>().unwrap());
+        let hosts = self.hosts.iter().flatten();
+        let host = hosts.into_iter().find(|host| Some(&host.name) == home);
+        Client::new(host.expect("a node that runs").address)
+    }
+
     /// Clients of names that no other call gives, whose home is that node: so many.
     pub(crate) fn clients_of(&self, host: usize, count: usize) -> Vec<String> {
         let name = &self.host(host).name;
@@ -327,7 +346,7 @@ pub(crate) fn address_of(url: &str) -> SocketAddr {
     rest.split('/').next().unwrap().parse().unwrap()
 }
 
-async fn host() -> Host {
+async fn host(fetch: FetchOptions) -> Host {
     let directory = tempfile::tempdir().unwrap();
     let identity = Identity::take(&directory.path().join("state")).unwrap();
     let name: Name = identity.name().parse().unwrap();
@@ -336,6 +355,7 @@ async fn host() -> Host {
         sidecar: Choice::Userspace,
         workers: 2,
         worker_program: place::binary(),
+        fetch,
     };
     let events = Events::new(name.as_str());
     let node = Node::start(
