@@ -8,6 +8,7 @@
 //! - `fleet`: which nodes there are, by their beats.
 //! - [`Controller`]: plans what manifests change, lets a node check it, commits it, and brings the nodes to it.
 //! - [`routes`]: the HTTP interface.
+//! - [`submissions`]: updates that events submit, on their way to a node.
 //!
 //! What manifests change (`plan`), where jobs go (`placing`) and what a node must be told (`reconcile`) are pure
 //! functions; everything that can fail or wait is in `controller`.
@@ -27,6 +28,7 @@ mod reconcile;
 mod routes;
 mod state;
 mod store;
+pub mod submissions;
 #[cfg(test)]
 mod testing;
 mod voice;

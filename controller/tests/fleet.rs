@@ -40,5 +40,7 @@ mod fake_node;
 mod leaders;
 #[path = "fleet/outage.rs"]
 mod outage;
+#[path = "fleet/submissions.rs"]
+mod submissions;
 #[path = "controller/world.rs"]
 mod world;
