@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use crate::network::{NatsOptions, ServedOptions};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tributary_api::{ClientName, Name, manifest::Kind, quantity::Interval};
+use tributary_node::Prefix;
 use tributary_router::Choice;
 
 /// The address of a server on the same machine.
@@ -164,6 +165,14 @@ pub(crate) struct MachineOptions {
     /// The most worker processes [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) workers: Option<u32>,
+    /// Updates may be fetched from URLs that begin so; may be given several times [default: from none].
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        env = "TRIBUTARY_FETCH_FROM"
+    )]
+    pub(crate) fetch_from: Vec<Prefix>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -197,6 +206,15 @@ pub(crate) struct NodeOptions {
     pub(crate) beat: Interval,
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
+    /// A bucket of NATS' object store from which updates may be fetched; may be given several times.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "updates",
+        env = "TRIBUTARY_FETCH_BUCKETS"
+    )]
+    pub(crate) fetch_bucket: Vec<String>,
     #[command(flatten)]
     pub(crate) nats: NatsOptions,
 }
@@ -348,6 +366,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_may_be_fetched_is_checked_at_the_start() {
+        let parse = |url| Args::try_parse_from(["tributary", "up", "--fetch-from", url]);
+        assert!(parse("http://files:9000/updates,https://bucket.example").is_ok());
+        let error = parse("files:9000").unwrap_err().to_string();
+        assert!(error.contains("neither http:// nor https://"), "{error}");
     }
 
     #[test]

@@ -3,17 +3,27 @@
 use std::{env, sync::Arc, thread};
 
 use anyhow::Context as _;
-use tributary_api::control::Checkpoints;
-use tributary_node::{Node, Options, events::Events, identity::Identity, metrics::Metrics};
+use tributary_api::{control::Checkpoints, reference::UpdateObjects};
+use tributary_node::{
+    FetchOptions, Node, Options, events::Events, identity::Identity, metrics::Metrics,
+};
 
 use crate::args::MachineOptions;
+
+/// What the node of a process is connected with.
+pub(crate) struct Setting {
+    /// Where models go.
+    pub(crate) checkpoints: Arc<dyn Checkpoints>,
+    /// Where updates may be fetched from, beside URLs.
+    pub(crate) updates: Option<Arc<dyn UpdateObjects>>,
+    pub(crate) events: Events,
+}
 
 /// Starts the node of this process.
 pub(crate) fn start(
     identity: Identity,
     options: &MachineOptions,
-    checkpoints: Arc<dyn Checkpoints>,
-    events: Events,
+    setting: Setting,
 ) -> anyhow::Result<Arc<Node>> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let node_options = Options {
@@ -22,8 +32,17 @@ pub(crate) fn start(
             .workers
             .unwrap_or(u32::try_from(cores).unwrap_or(u32::MAX)),
         worker_program: env::current_exe().context("cannot find this program's own file")?,
+        fetch: FetchOptions {
+            from: options.fetch_from.clone(),
+            objects: setting.updates,
+        },
     };
     let metrics = Arc::new(Metrics::new());
+    let Setting {
+        checkpoints,
+        events,
+        ..
+    } = setting;
     let node = Node::start(identity, node_options, checkpoints, metrics, events)?;
     match node.sidecar() {
         (kind, None) => tracing::info!(sidecar = %kind, "descriptors are routed"),
