@@ -14,10 +14,10 @@ use tributary_store::{Backend, Error, Objects, Stream};
 pub(crate) struct UpdateBuckets(BTreeMap<String, Arc<dyn Objects>>);
 
 impl UpdateBuckets {
-    /// Opens these buckets; they are made if they are not there, so that clients find them.
+    /// Opens these buckets; they are made if they are not there, so that clients find them. An empty name is none.
     pub(crate) async fn open(backend: &dyn Backend, names: &[String]) -> Result<Self, Error> {
         let mut buckets = BTreeMap::new();
-        for name in names {
+        for name in names.iter().filter(|name| !name.is_empty()) {
             buckets.insert(name.clone(), backend.objects(name).await?);
         }
         Ok(Self(buckets))
@@ -69,7 +69,7 @@ mod tests {
         let secret = store.objects("blobs").await.unwrap();
         let content = || stream::iter([Ok(Bytes::from_static(b"content"))]).boxed();
         secret.put("a", content()).await.unwrap();
-        let buckets = UpdateBuckets::open(&store, &["updates".into()]).await;
+        let buckets = UpdateBuckets::open(&store, &["updates".into(), String::new()]).await;
         let buckets = buckets.unwrap();
         let updates = store.objects("updates").await.unwrap();
         updates.put("c/1", content()).await.unwrap();

@@ -17,8 +17,10 @@ use tributary_tests::tensors::{Model, SMALL};
 use tributary_tests::wait::until;
 
 const EXACT: &str = r#", "function": { "name": "fedavg", "config": { "accumulate": "exact" } }"#;
-/// Gives a server that stalls up after a second.
-const IMPATIENT: &str = r#", "ingest": { "idleTimeout": "1s" }"#;
+/// Gives a server that stalls up soon.
+const IMPATIENT: &str = r#", "ingest": { "idleTimeout": "2s" }"#;
+/// Gives nobody up.
+const PATIENT: &str = r#", "ingest": { "idleTimeout": "5m" }"#;
 
 fn fetching(nodes: usize, round: &str, more: &str, from: &FileServer) -> World {
     let fetch = FetchOptions {
@@ -205,13 +207,13 @@ fn whatever_is_wrong_with_a_file_has_a_name_and_leaves_nothing() {
             Reply::Hold(Vec::new()),
             502,
             "reference-unreachable",
-            "no answer for 1 s",
+            "no answer for 2 s",
         ),
         (
             Reply::Hold(half()),
             502,
             "reference-unreachable",
-            "no byte came for 1 s",
+            "no byte came for 2 s",
         ),
         (
             Reply::File(file[..file.len() - 4].to_vec()),
@@ -263,11 +265,11 @@ fn whatever_is_wrong_with_a_file_has_a_name_and_leaves_nothing() {
     let mut document = serve(Reply::File(file.clone()));
     document["digest"] = digest(b"another").into();
     let _ = refer(&document).refused(422, "digest-mismatch");
-    let free = || {
+    let used = || {
         let slots = Scrape::parse(&world.door(0).get("/metrics").text());
         slots.sum("tributary_arena_slots", &[("job", JOB), ("state", "used")])
     };
-    assert_eq!(free(), 1.0, "the model's own");
+    assert_eq!(used(), 1.0, "the model's own");
     document["digest"] = digest(&file).into();
     let _ = refer(&document).expect(202);
     // And nobody answers at a port that nobody listens on.
@@ -334,7 +336,7 @@ fn no_more_than_so_many_are_fetched_at_a_time() {
     /// What a node fetches at a time.
     const MOST: usize = 32;
     let files = FileServer::start();
-    let world = fetching(1, r#"{ "expected": 64 }"#, "", &files);
+    let world = fetching(1, r#"{ "expected": 64 }"#, PATIENT, &files);
     let held = json!({ "url": files.reply("/updates/held", Reply::Hold(Vec::new())) });
     let quick = json!({ "url": files.reply("/updates/quick", Reply::File(Model::random(SHAPES, 1).file())) });
     let (done, ended) = mpsc::channel();
