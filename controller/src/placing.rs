@@ -408,7 +408,8 @@ fn job(name: &Name, record: &JobRecord, sites: &BTreeMap<Name, Site>) -> plannin
         anti_affinity: names(&wishes.anti_affinity),
         single_node: spec.determinism == Determinism::Ordered || in_place(name, sites),
         nodes_max: wishes.nodes.max.and_then(NonZeroU32::new),
-        ..planning::Job::new(name.as_str(), "", expected)
+        priority: spec.priority,
+        ..planning::Job::new(name.as_str(), spec.tenant.as_str(), expected)
     }
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn status(job: &str, revision: u64) -> JobStatus {
         arena: None,
         workers: 0,
         placement: None,
+        sharing: None,
     }
 }
 

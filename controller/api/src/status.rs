@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Digest, Name,
-    control::FunctionDescription,
+    control::{FunctionDescription, Sharing},
     manifest::{Algebra, Limits},
 };
 
@@ -57,6 +57,9 @@ pub struct JobStatus {
     /// Its nodes, if it has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,
+    /// What it may claim of its nodes, if they know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Sharing>,
 }
 
 /// A job's nodes.
@@ -268,6 +271,22 @@ pub struct FunctionStatus {
     #[serde(flatten)]
     pub description: FunctionDescription,
     /// The jobs that use it.
+    pub jobs: Vec<Name>,
+}
+
+/// A tenant's newest revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantStatus {
+    /// Its name.
+    pub name: Name,
+    /// The revision, from 1; 0 is the tenant `default` that no manifest has described.
+    pub revision: u64,
+    /// Its weight, against those of other tenants.
+    pub weight: f64,
+    /// The most jobs that it may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs_max: Option<u32>,
+    /// Its jobs.
     pub jobs: Vec<Name>,
 }
 

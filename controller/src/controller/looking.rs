@@ -6,7 +6,7 @@ use tributary_api::{
     Name,
     fleet::{MemberDescription, NodeCapacity, NodeEntry, NodeState, PlacementDescription},
     manifest::{ApiVersion, JobManifest, Kind, Metadata},
-    status::{FunctionStatus, JobPhase, JobStatus, PlacementStatus},
+    status::{FunctionStatus, JobPhase, JobStatus, PlacementStatus, TenantStatus},
 };
 
 use super::{Controller, Known, lock, unknown};
@@ -14,7 +14,7 @@ use crate::{
     Error,
     fleet::Seen,
     placing::Placed,
-    store::{Desired, FunctionRecord, JobRecord},
+    store::{Desired, FunctionRecord, JobRecord, TenantRecord},
 };
 
 impl Controller {
@@ -97,6 +97,27 @@ impl Controller {
         Ok(function(&known.desired, record))
     }
 
+    /// The newest revisions of all tenants, `default` among them.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<TenantStatus> {
+        let known = self.known();
+        let tenants = known.desired.all_tenants().into_iter();
+        tenants
+            .map(|(name, record)| tenant(&known.desired, name, &record))
+            .collect()
+    }
+
+    /// The newest revision of a tenant.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn tenant(&self, name: &str) -> Result<TenantStatus, Error> {
+        let known = self.known();
+        let found = known.desired.all_tenants().remove_entry(name);
+        let (name, record) = found.ok_or_else(|| unknown(Kind::Tenant, name))?;
+        Ok(tenant(&known.desired, name, &record))
+    }
+
     /// The nodes.
     pub async fn nodes(&self) -> Vec<NodeEntry> {
         let (known, nodes) = self.look().await;
@@ -176,6 +197,9 @@ impl Controller {
             Some((_, status)) => (*status).clone(),
             None => self.absent(name, record, placed).await?,
         };
+        if status.sharing.is_none() {
+            status.sharing = Some(known.desired.sharing(&record.spec));
+        }
         status.workers = running.iter().map(|(_, status)| status.workers).sum();
         let failure = lock(&self.work).failure(name, leader).cloned();
         if let Some(failure) = failure {
@@ -211,6 +235,7 @@ impl Controller {
             arena: None,
             workers: 0,
             placement: placed.map(placement_status),
+            sharing: None,
         })
     }
 }
@@ -297,5 +322,15 @@ fn function(desired: &Desired, record: &FunctionRecord) -> FunctionStatus {
         limits: revision.spec.limits.clone(),
         description: record.description.clone(),
         jobs: desired.jobs_of(&revision.name),
+    }
+}
+
+fn tenant(desired: &Desired, name: Name, record: &TenantRecord) -> TenantStatus {
+    TenantStatus {
+        revision: record.revision,
+        weight: record.spec.weight,
+        jobs_max: record.spec.jobs.max,
+        jobs: desired.jobs_in(&name),
+        name,
     }
 }

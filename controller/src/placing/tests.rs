@@ -366,3 +366,22 @@ fn a_node_that_cannot_start_a_job_is_left_out_while_there_are_others() {
     world.unfit = [(name("j"), all)].into();
     assert_eq!(world.settle().members.len(), 3, "somebody has to have it");
 }
+
+#[test]
+fn where_there_is_too_little_room_the_job_of_higher_priority_has_it() {
+    let spec = |priority| json!({"priority": priority, "round": {"expected": 12}});
+    let mut world = World::new(spec(0), &["a"]);
+    world.desired.jobs.insert(name("k"), record(1, 1, spec(3)));
+    let capacity = Some(tributary_planning::capacity::Capacity {
+        concurrency: 12.0,
+        seconds_per_update: 0.1,
+    });
+    world.sites.get_mut(&name("a")).unwrap().node.capacity = capacity;
+    let reason = |job: &str| world.placing().changed[job].reason.clone();
+    assert!(
+        reason("j").contains("12 updates are beyond"),
+        "{}",
+        reason("j")
+    );
+    assert!(!reason("k").contains("beyond"), "{}", reason("k"));
+}

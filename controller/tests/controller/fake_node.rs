@@ -49,6 +49,15 @@ impl FakeNode {
         self.jobs.lock().unwrap().get(job)?.0.placement.clone()
     }
 
+    /// What the job may claim here: `vision 2.5 at 0`.
+    pub(crate) fn sharing(&self, job: &str) -> String {
+        let sharing = &self.jobs.lock().unwrap()[job].0.sharing;
+        format!(
+            "{} {} at {}",
+            sharing.tenant, sharing.weight, sharing.priority
+        )
+    }
+
     /// A round of the job is over.
     pub(crate) fn advance(&self, job: &str, version: u64) {
         self.jobs.lock().unwrap().get_mut(job).unwrap().0.version = version;
@@ -220,5 +229,6 @@ fn status(job: &JobDesired) -> JobStatus {
                 .map(|member| member.node.clone())
                 .collect(),
         }),
+        sharing: Some(job.sharing.clone()),
     }
 }

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 use tributary_api::Name;
-use tributary_api::control::FunctionRevision;
+use tributary_api::control::{FunctionRevision, Sharing};
 use tributary_api::event::EventKind;
 use tributary_api::manifest::{IngestSpec, JobSpec};
 use tributary_api::model::{Encodings, ModelLayout};
@@ -72,6 +72,8 @@ pub(crate) struct Parts {
     pub wake: Arc<Notify>,
     /// The job's nodes, if it may have several.
     pub placement: Option<Placement>,
+    /// What it may claim of the node.
+    pub sharing: Sharing,
 }
 
 pub(crate) struct Job {
@@ -110,6 +112,7 @@ pub(crate) struct Job {
 struct Inner {
     spec: JobSpec,
     revision: u64,
+    sharing: Sharing,
     round: Round,
     /// The rounds before, newest first: a client that lost our answer may ask again.
     before: VecDeque<Round>,
@@ -178,6 +181,7 @@ impl Job {
             state: Mutex::new(Inner {
                 spec: parts.spec,
                 revision: parts.revision,
+                sharing: parts.sharing,
                 round,
                 before: VecDeque::new(),
                 part,
@@ -238,6 +242,11 @@ impl Job {
         self.lock().spec.clone()
     }
 
+    /// What the job may claim of the node.
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.lock().sharing.clone()
+    }
+
     /// How updates are taken in.
     pub(crate) fn ingest(&self) -> IngestSpec {
         self.lock().spec.ingest.clone()
@@ -259,7 +268,7 @@ impl Job {
     }
 
     /// Changes what can change under a running job.
-    pub(crate) fn update(&self, spec: JobSpec, revision: u64) {
+    pub(crate) fn update(&self, spec: JobSpec, revision: u64, sharing: Sharing) {
         let mut state = self.lock();
         state.round.set_closing(spec.closing());
         let version = state.model.version;
@@ -268,6 +277,7 @@ impl Job {
             .is_some_and(|rounds| version > u64::from(rounds));
         state.spec = spec;
         state.revision = revision;
+        state.sharing = sharing;
         let reason = state.round.due(Instant::now());
         self.close_if(&mut state, reason);
         self.send_closes(&mut state);

@@ -336,6 +336,7 @@ impl NodeControl for Node {
         let parts = Parts {
             node: node.map_err(|error| refused(error.to_string()))?,
             placement: desired.placement,
+            sharing: desired.sharing,
             name: desired.name.clone(),
             number,
             revision: desired.revision,
@@ -365,7 +366,7 @@ impl NodeControl for Node {
             .jobs
             .get(job.name.as_str())
             .ok_or_else(|| NodeError::UnknownJob(job.name.clone()))?;
-        running.update(job.spec, job.revision);
+        running.update(job.spec, job.revision, job.sharing);
         Ok(())
     }
 

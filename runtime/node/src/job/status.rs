@@ -36,7 +36,7 @@ impl Inner {
 impl Job {
     /// The job's status on the node of that name.
     pub(crate) fn status(&self, node: &str) -> JobStatus {
-        let geometry = self.arena.geometry();
+        let (geometry, sharing) = (self.arena.geometry(), Some(self.sharing()));
         let state = self.lock();
         JobStatus {
             name: self.name.clone(),
@@ -61,6 +61,7 @@ impl Job {
             }),
             workers: self.workers.load(Ordering::Relaxed),
             placement: state.placement_status(),
+            sharing,
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tributary_api::control::{
-    CheckpointError, Checkpoints, FunctionRevision, JobDesired, ModelParts, NodeControl,
+    CheckpointError, Checkpoints, FunctionRevision, JobDesired, ModelParts, NodeControl, Sharing,
 };
 use tributary_api::model::ModelLayout;
 use tributary_api::placement::{BUCKETS, Duty, Homes, Member, Placement};
@@ -221,6 +221,7 @@ impl World {
             layout: Arc::new(layout),
             version,
             placement: Some(placement.clone()),
+            sharing: Sharing::default(),
         };
         self.runtime.block_on(async {
             let node = &self.host(host).node;
