@@ -79,7 +79,7 @@ pub(crate) enum Command {
     /// Host aggregators; started by the agent only.
     #[command(hide = true)]
     Worker,
-    /// Create or change functions and jobs from manifests, all or none.
+    /// Create or change functions, tenants and jobs from manifests, all or none.
     ///
     /// Files that the manifests name are uploaded under their digests.
     Apply {
@@ -90,13 +90,13 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// List jobs, functions, nodes, or the rounds of a job.
+    /// List jobs, functions, tenants, nodes, or the rounds of a job.
     #[command(subcommand)]
     Get(Get),
-    /// Show everything about one job, function or node.
+    /// Show everything about one job, function, tenant or node.
     #[command(subcommand)]
     Describe(Describe),
-    /// Delete a job, or a function that no job uses.
+    /// Delete a job, or a function or tenant that no job uses.
     #[command(subcommand)]
     Delete(Delete),
     /// Let a node hand over what it has, and give it no work any more.
@@ -227,6 +227,12 @@ pub(crate) enum Get {
         /// Only this function.
         name: Option<Name>,
     },
+    /// Tenants.
+    #[command(visible_alias = "tenant")]
+    Tenants {
+        /// Only this tenant.
+        name: Option<Name>,
+    },
     /// Nodes.
     #[command(visible_alias = "node")]
     Nodes,
@@ -250,6 +256,11 @@ pub(crate) enum Describe {
         /// Its name.
         name: Name,
     },
+    /// A tenant.
+    Tenant {
+        /// Its name.
+        name: Name,
+    },
     /// A node.
     Node {
         /// Its name.
@@ -266,6 +277,11 @@ pub(crate) enum Delete {
     },
     /// A function that no job uses.
     Function {
+        /// Its name.
+        name: Name,
+    },
+    /// A tenant that has no job.
+    Tenant {
         /// Its name.
         name: Name,
     },
@@ -355,7 +371,7 @@ mod tests {
         assert_eq!(parse_kind("job"), Ok(Kind::Job));
         assert_eq!(
             parse_kind("jobs"),
-            Err("the kinds are Function, Job".into())
+            Err("the kinds are Function, Tenant, Job".into())
         );
     }
 }

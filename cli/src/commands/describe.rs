@@ -8,7 +8,7 @@ use tributary_api::{
     fleet::{NodeEntry, PlacementDescription},
     manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer},
     placement::{BUCKETS, Duty},
-    status::{FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus},
+    status::{FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus, TenantStatus},
 };
 
 use super::get;
@@ -42,6 +42,9 @@ pub(crate) fn run(client: &Client, output: &Output, what: Describe) -> Result<()
         Describe::Job { name } => output.write(&fetch_job(client, &name)?, job),
         Describe::Function { name } => {
             output.write(&client.get(&format!("/v1/functions/{name}"))?, function)
+        }
+        Describe::Tenant { name } => {
+            output.write(&client.get(&format!("/v1/tenants/{name}"))?, tenant)
         }
         Describe::Node { name } => {
             let nodes: Vec<NodeEntry> = client.get("/v1/nodes")?;
@@ -106,6 +109,13 @@ fn job(description: &JobDescription) -> String {
         lines.add("  Accumulate", accumulate);
     }
     lines.add("Determinism", spec.determinism);
+    lines.add("Tenant", &spec.tenant);
+    if let Some(sharing) = &status.sharing {
+        lines.add("  Weight", sharing.weight);
+    }
+    if spec.priority != 0 {
+        lines.add("  Priority", spec.priority);
+    }
     let model = format!(
         "{} parameters, {}",
         status.parameters,
@@ -272,16 +282,32 @@ fn function(function: &FunctionStatus) -> String {
         "Inputs",
         format!("up to {} in a call", description.max_inputs),
     );
-    let jobs: Vec<_> = function.jobs.iter().map(Name::as_str).collect();
-    lines.add(
-        "Jobs",
-        if jobs.is_empty() {
-            "none".into()
-        } else {
-            jobs.join(", ")
-        },
-    );
+    lines.add("Jobs", listed(&function.jobs));
     lines.0
+}
+
+fn tenant(tenant: &TenantStatus) -> String {
+    let mut lines = Lines::default();
+    lines.add("Tenant", &tenant.name);
+    match tenant.revision {
+        0 => lines.add("Revision", "none: no manifest has described it"),
+        revision => lines.add("Revision", revision),
+    }
+    lines.add("Weight", tenant.weight);
+    if let Some(max) = tenant.jobs_max {
+        lines.add("At most", format!("{max} jobs"));
+    }
+    lines.add("Jobs", listed(&tenant.jobs));
+    lines.0
+}
+
+fn listed(jobs: &[Name]) -> String {
+    let jobs: Vec<_> = jobs.iter().map(Name::as_str).collect();
+    if jobs.is_empty() {
+        "none".into()
+    } else {
+        jobs.join(", ")
+    }
 }
 
 fn node(entry: &NodeEntry) -> String {

@@ -214,8 +214,8 @@ fn lists_come_as_table_json_and_yaml() {
     ]);
     let table = run(&["get", "jobs", "--server", &url]).stdout;
     let expected = "\
-NAME     PHASE    FUNCTION   ROUND   UPDATES   PARAMETERS   WORKERS   REVISION   ERROR
-digits   Failed   fedavg     20/20   0/20      2410         0         3          no room
+NAME     PHASE    FUNCTION   TENANT   ROUND   UPDATES   PARAMETERS   WORKERS   REVISION   ERROR
+digits   Failed   fedavg     -        20/20   0/20      2410         0         3          no room
 ";
     assert_eq!(table, expected);
     let json: Value =
@@ -256,6 +256,82 @@ fn a_job_that_no_node_runs_can_be_described() {
     ] {
         assert!(outcome.stdout.contains(line), "{}", outcome.stdout);
     }
+}
+
+const TENANTS: &str = r#"[{"name":"default","revision":0,"weight":1.0,"jobs":[]},
+    {"name":"vision","revision":3,"weight":2.5,"jobs_max":4,"jobs":["digits","faces"]}]"#;
+
+#[test]
+fn tenants_are_shown_with_their_weights_and_jobs() {
+    const VISION: &str =
+        r#"{"name":"vision","revision":3,"weight":2.5,"jobs_max":4,"jobs":["digits","faces"]}"#;
+    let (url, received) = server(&[
+        (200, JSON, "", TENANTS),
+        (200, JSON, "", VISION),
+        (200, JSON, "", VISION),
+        (204, JSON, "", ""),
+    ]);
+    let table = run(&["get", "tenants", "--server", &url]).stdout;
+    let expected = "\
+NAME      WEIGHT   REVISION   JOBS
+default   1        0
+vision    2.5      3          digits,faces
+";
+    assert_eq!(table, expected);
+    let outcome = run(&[
+        "get", "tenants", "vision", "--output", "json", "--server", &url,
+    ]);
+    let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(json[0], serde_json::from_str::<Value>(VISION).unwrap());
+    let described = run(&["describe", "tenant", "vision", "--server", &url]).stdout;
+    let expected = "\
+Tenant:       vision
+Revision:     3
+Weight:       2.5
+At most:      4 jobs
+Jobs:         digits, faces
+";
+    assert_eq!(described, expected);
+    let deleted = run(&["delete", "tenant", "vision", "--server", &url]);
+    assert_eq!(deleted.stdout, "tenant/vision deleted\n");
+    let lines: Vec<_> = received.iter().map(|received| received.line).collect();
+    assert_eq!(
+        lines,
+        [
+            "GET /v1/tenants",
+            "GET /v1/tenants/vision",
+            "GET /v1/tenants/vision",
+            "DELETE /v1/tenants/vision"
+        ]
+    );
+}
+
+#[test]
+fn a_jobs_tenant_is_shown_and_its_priority_where_there_is_one() {
+    const OF_TENANTS: &str = r#"[{"name":"a","phase":"running","function":"fedavg","function_revision":1,"revision":1,
+        "version":2,"rounds":null,"expected":20,"accepted":0,"parameters":2410,"model_bytes":9640,"last_error":null,
+        "node":"n1","arena":null,"workers":2,"sharing":{"tenant":"vision","weight":2.5,"priority":-5}},
+        {"name":"b","phase":"running","function":"fedavg","function_revision":1,"revision":1,
+        "version":2,"rounds":null,"expected":20,"accepted":0,"parameters":2410,"model_bytes":9640,"last_error":null,
+        "node":"n1","arena":null,"workers":2,"sharing":{"tenant":"default","weight":1.0,"priority":0}}]"#;
+    const MANIFEST: &str = r#"{"apiVersion":"tributary.dev/v1","kind":"Job","metadata":{"name":"a"},"spec":{
+        "function":{"name":"fedavg"},"model":{"path":"m"},"round":{"expected":20},"tenant":"vision","priority":-5}}"#;
+    let (url, _received) = server(&[
+        (200, JSON, "", OF_TENANTS),
+        (200, JSON, "", OF_TENANTS),
+        (200, JSON, "", MANIFEST),
+        (200, JSON, "", "[]"),
+    ]);
+    let table = run(&["get", "jobs", "--server", &url]).stdout;
+    let expected = "\
+NAME   PHASE     FUNCTION   TENANT                 ROUND   UPDATES   PARAMETERS   WORKERS   REVISION   ERROR
+a      Running   fedavg     vision (priority -5)   2       0/20      2410         2         1
+b      Running   fedavg     default                2       0/20      2410         2         1
+";
+    assert_eq!(table, expected);
+    let described = run(&["describe", "job", "a", "--server", &url]).stdout;
+    let expected = "Tenant:       vision\n  Weight:     2.5\n  Priority:   -5\n";
+    assert!(described.contains(expected), "{described}");
 }
 
 const NODES: &str = r#"[
