@@ -357,6 +357,12 @@ class UnknownFunction(Problem, LookupError):
     slug = "unknown-function"
 
 
+class UnknownTenant(Problem, LookupError):
+    """There is no tenant of that name."""
+
+    slug = "unknown-tenant"
+
+
 class UnknownBlob(Problem, LookupError):
     """The server does not have that file."""
 
@@ -411,7 +417,7 @@ class JobFailed(Problem):
 
 
 class InUse(Problem):
-    """Jobs use the function."""
+    """Jobs use the function or tenant; or it is the tenant that always exists."""
 
     slug = "in-use"
 

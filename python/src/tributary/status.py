@@ -1,4 +1,4 @@
-"""What the server says of jobs, rounds, functions, nodes and accepted updates."""
+"""What the server says of jobs, rounds, functions, tenants, nodes and accepted updates."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ class JobStatus(Document):
         arena: its shared memory: ``segment``, ``slots``, ``free`` and more.
         workers: workers that host its aggregators now.
         placement: the nodes that take part, if there are several: ``leader``, ``members`` and ``generation``.
+        sharing: what it may claim of nodes that are too small for all: ``tenant``, ``weight`` and ``priority``.
     """
 
     name: str
@@ -94,6 +95,7 @@ class JobStatus(Document):
     arena: Mapping[str, Any] | None = None
     workers: int = 0
     placement: Mapping[str, Any] | None = None
+    sharing: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +169,25 @@ class FunctionStatus(Document):
 
 
 @dataclasses.dataclass(frozen=True)
+class TenantStatus(Document):
+    """A tenant's newest revision.
+
+    Attributes:
+        name: its name.
+        revision: its revision, from 1; 0 if it is the tenant ``default`` and no manifest has described it.
+        weight: its weight, against those of other tenants.
+        jobs: its jobs.
+        jobs_max: the most jobs that it may have.
+    """
+
+    name: str
+    revision: int
+    weight: float
+    jobs: list[str]
+    jobs_max: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class NodeStatus(Document):
     """A node.
 
@@ -213,7 +234,7 @@ class Applied(Document):
     """What applying did with one manifest, or would do.
 
     Attributes:
-        kind: ``Function`` or ``Job``.
+        kind: ``Function``, ``Tenant`` or ``Job``.
         name: its name.
         action: ``created``, ``configured`` or ``unchanged``.
         revision: the revision that now holds.
