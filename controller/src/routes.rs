@@ -35,7 +35,8 @@ type Api = State<Arc<Controller>>;
 /// The routes of `controller`:
 /// `POST /v1/apply`, `PUT|HEAD /v1/blobs/{digest}`, `GET /v1/jobs`, `GET|DELETE /v1/jobs/{job}`,
 /// `GET /v1/jobs/{job}/manifest`, `GET /v1/jobs/{job}/placement`, `GET /v1/functions`,
-/// `GET|DELETE /v1/functions/{function}`, `GET /v1/tenants`, `GET|DELETE /v1/tenants/{tenant}`, `GET /v1/nodes`, `PUT|DELETE /v1/nodes/{node}/drain`.
+/// `GET|DELETE /v1/functions/{function}`, `GET /v1/tenants`, `GET|DELETE /v1/tenants/{tenant}`, `GET /v1/nodes`,
+/// `PUT|DELETE /v1/nodes/{node}/drain`.
 ///
 /// A controller that does not lead answers what it can, and sends writes to the one that does.
 pub fn routes(controller: Arc<Controller>) -> Router {

@@ -1,8 +1,8 @@
 //! Desired state: immutable revisions, and one key that says which of them are live.
 //!
 //! Bucket `desired`, in any [`Keys`]:
-//! - `revisions/<kind>/<name>/<revision>.<term>`: a function's, tenant's or job's revision in JSON. Never changed: the term tells
-//!   what two leaders wrote under the same number.
+//! - `revisions/<kind>/<name>/<revision>.<term>`: a function's, tenant's or job's revision in JSON. Never changed: the
+//!   term tells what two leaders wrote under the same number.
 //! - `heads`: for each kind and name the last revision ever given, whose record it is, and whether the thing exists.
 //!
 //! `heads` is changed by compare and swap, and that is the moment at which an apply happens, all or nothing; records
