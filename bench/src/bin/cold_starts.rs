@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let bench = Bench {
         seeds: arguments.options.runs() as u64,
-        hours: arguments.options.pick(6.0, 1.0),
+        hours: arguments.options.pick(3.0, 1.0),
         output: Output::new("cold_starts"),
     };
     let huawei = bench.draw(|seed| huawei(bench.hours, seed));
