@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use tokio::sync::{broadcast, watch};
-use tributary_api::event::Event;
+use tokio::sync::watch;
 use tributary_controller::{Beat, Publisher, State, Station, node_routes, serve_node};
 use tributary_node::{events::Events, identity::Identity};
 use tributary_store::{Backend, Leadership};
@@ -15,6 +14,7 @@ use crate::{
     logging,
     machine::{self, raise_open_files},
     network::{Ending, listen},
+    publishing::publish,
     state_dir::state_dir,
 };
 
@@ -88,28 +88,4 @@ async fn join(options: &NodeOptions, name: &str) -> anyhow::Result<(Arc<dyn Back
     let opened = || State::on(Arc::clone(&backend));
     let state = options.nats.waited(opened).await?;
     Ok((backend, state))
-}
-
-/// Publishes the node's own events, for ever. Who wants them all and is too slow, or away, misses some.
-async fn publish(publisher: &Publisher, mut events: broadcast::Receiver<Arc<Event>>) {
-    let mut failing = false;
-    loop {
-        let published = match events.recv().await {
-            Ok(event) => publisher.publish(&event).await,
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "events were not published");
-                continue;
-            }
-            // The sender ends with the node.
-            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
-        };
-        match published {
-            Ok(()) => failing = false,
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(%error, "events are not published");
-            }
-            Err(_) => {}
-        }
-    }
 }

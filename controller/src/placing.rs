@@ -195,7 +195,7 @@ impl Scene<'_> {
         }
         let generation = now.generation + 1;
         let cause = self.cause(before, &members, anew);
-        let (since, earlier) = earlier(now, &homes, open);
+        let (since, earlier) = self.earlier(now, &homes, open);
         let joined = members.iter().map(|member| {
             let node = member.node.clone();
             let since = before.joined.get(&node).copied().unwrap_or(generation);
@@ -252,14 +252,41 @@ impl Scene<'_> {
         let Some(status) = self.status(node) else {
             return false;
         };
-        let placement = &before.placement;
-        let follows = status
-            .placement
-            .as_ref()
-            .map(|placement| placement.generation);
-        // It takes no update since it follows this placement, and it has none.
-        let empty = follows >= Some(placement.generation) && status.accepted == 0;
-        open <= placement.since && !empty
+        match followed(status, &before.placement) {
+            // It takes no update since it follows this placement, and leaves with the round that was open then.
+            Some(since) => open <= since && status.accepted > 0,
+            None => true,
+        }
+    }
+
+    /// Whether no update of a round that may still come can be at an earlier home: rounds go on while members learn of a
+    /// placement one after the other, so each says in which one it did.
+    fn is_settled(&self, now: &Placement, open: u64) -> bool {
+        let kept = u64::from(self.record.spec.round.staleness_max());
+        now.members.iter().all(|member| {
+            let since = self
+                .status(&member.node)
+                .and_then(|status| followed(status, now));
+            since.is_some_and(|since| open > since + kept)
+        })
+    }
+
+    /// Earlier tables that count after homes change to `homes`, and the round in which they changed last.
+    fn earlier(&self, now: &Placement, homes: &Homes, open: u64) -> (u64, Vec<Homes>) {
+        let mut tables = if self.is_settled(now, open) {
+            Vec::new()
+        } else {
+            now.earlier.clone()
+        };
+        if now.homes == *homes {
+            return (now.since, tables);
+        }
+        if !tables.contains(&now.homes) {
+            tables.push(now.homes.clone());
+        }
+        let excess = tables.len().saturating_sub(EARLIER_MAX);
+        tables.drain(..excess);
+        (open, tables)
     }
 
     fn members(&self, wanted: &Wanted, leaving: &[Name]) -> Vec<Member> {
@@ -337,27 +364,11 @@ impl Scene<'_> {
     }
 }
 
-/// The round in which homes have moved last, and the tables that it had before.
-fn earlier(now: &Placement, homes: &Homes, open: u64) -> (u64, Vec<Homes>) {
-    let same_round = now.since == open;
-    let mut tables = if same_round {
-        now.earlier.clone()
-    } else {
-        Vec::new()
-    };
-    if now.homes == *homes {
-        return if same_round {
-            (now.since, tables)
-        } else {
-            (now.since, Vec::new())
-        };
-    }
-    if !tables.contains(&now.homes) {
-        tables.push(now.homes.clone());
-    }
-    let excess = tables.len().saturating_sub(EARLIER_MAX);
-    tables.drain(..excess);
-    (open, tables)
+/// The round that was open on a node when it took a placement over; `None` while it follows an earlier one.
+fn followed(status: &JobStatus, placement: &Placement) -> Option<u64> {
+    let follows = status.placement.as_ref()?;
+    let since = || follows.since.unwrap_or(placement.since);
+    (follows.generation >= placement.generation).then(since)
 }
 
 fn alive<'a>(sites: &'a BTreeMap<Name, Site>, node: &Name) -> Option<&'a Site> {

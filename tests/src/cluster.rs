@@ -3,10 +3,13 @@
 //! NATS servers listen on the bridge, controllers and nodes each in a network namespace. However a test ends, nothing
 //! of it stays: every process is killed, and segments of killed nodes are removed.
 
+mod breaking;
+
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -26,6 +29,9 @@ const NODE_PORT: u16 = 8470;
 const CONTROLLER_PORT: u16 = 8480;
 /// The bandwidth of a host's link.
 const RATE: &str = "2gbit";
+
+/// How long a controller may take to say whether it leads.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, Copy)]
@@ -166,7 +172,7 @@ impl Cluster {
             .controllers
             .iter()
             .filter(|member| member.child.is_some() && !member.frozen)
-            .map(|member| Client::new(member.address));
+            .map(|member| Client::patient(member.address, LOOK));
         doors.into_iter().find(|door| {
             // One that follows sends writers to the leader.
             let leads = |metrics: &Answer| {
@@ -536,7 +542,11 @@ fn end(member: &mut Member) {
 }
 
 /// The address in a URL.
-fn address_of(url: &str) -> SocketAddr {
+///
+/// # Panics
+/// If it is none of this cluster's.
+#[must_use]
+pub fn address_of(url: &str) -> SocketAddr {
     let rest = url.strip_prefix("http://").expect("a URL");
     rest.split('/')
         .next()

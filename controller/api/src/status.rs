@@ -64,6 +64,9 @@ pub struct JobStatus {
 pub struct PlacementStatus {
     /// The placement's generation.
     pub generation: u64,
+    /// The round that was open on the node when it took the placement over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// The node that hosts the top.
     pub leader: Name,
     /// All nodes, the leader among them.

@@ -233,6 +233,7 @@ fn placement_status(placed: &Placed) -> PlacementStatus {
     let members = placement.members.iter();
     PlacementStatus {
         generation: placement.generation,
+        since: None,
         leader: placement.leader.clone(),
         members: members.map(|member| member.node.clone()).collect(),
     }

@@ -42,6 +42,11 @@ impl World {
 
     /// The node reports the job at this version, with so many updates, and as following the newest placement.
     fn runs(&mut self, node: &str, version: u64, accepted: u32) {
+        self.runs_since(node, None, version, accepted);
+    }
+
+    /// As [`Self::runs`]; it took the placement over in the round `since`.
+    fn runs_since(&mut self, node: &str, since: Option<u64>, version: u64, accepted: u32) {
         let mut job = status("j", 1);
         (job.version, job.accepted) = (version, accepted);
         let generation = self
@@ -50,6 +55,7 @@ impl World {
             .map(|placed| placed.placement.generation);
         job.placement = generation.map(|generation| PlacementStatus {
             generation,
+            since,
             leader: name(node),
             members: Vec::new(),
         });
@@ -163,10 +169,48 @@ fn homes_of_a_round_are_remembered_while_it_is_open() {
     let third = world.decide().unwrap().placement;
     assert_eq!((third.since, third.earlier), (5, vec![first, second.homes]));
     // In a later round the tables of this one do not count.
-    world.runs("a", 6, 0);
+    for node in ["a", "b", "c", "d"] {
+        world.runs(node, 6, 0);
+    }
     world.add("e");
     let later = world.decide().unwrap().placement;
     assert_eq!((later.since, later.earlier), (6, vec![third.homes]));
+}
+
+/// Rounds go on while members learn of a placement: until all have, and for as long as a round takes updates from before,
+/// an update may be where its client's home was.
+#[test]
+fn homes_are_remembered_until_all_members_have_heard_and_no_older_update_may_come() {
+    let spec = |max: u32| {
+        let staleness = json!({"max": max});
+        json!({"placement": {"policy": "spread"}, "round": {"count": 2, "staleness": staleness}})
+    };
+    for (max, kept) in [(1, 8), (3, 10)] {
+        let mut world = World::new(spec(max), &["a", "b"]);
+        let first = world.settle().homes;
+        world.runs("a", 5, 3);
+        world.add("c");
+        let second = world.decide().unwrap().placement;
+        assert_eq!((second.since, &second.earlier), (5, &vec![first.clone()]));
+        // Two have heard in round 5, the third in round 7.
+        for open in 7..=kept {
+            let node = if open % 2 == 0 { "d" } else { "e" };
+            for (node, since) in [("a", 5), ("b", 5), ("c", 7)] {
+                world.runs_since(node, Some(since), open, 1);
+            }
+            let before = world.placed.clone();
+            world.add(node);
+            assert!(world.decide().unwrap().placement.earlier.contains(&first));
+            world.placed = before;
+            world.sites.remove(&name(node));
+        }
+        for (node, since) in [("a", 5), ("b", 5), ("c", 7)] {
+            world.runs_since(node, Some(since), kept + 1, 1);
+        }
+        world.add("d");
+        let later = world.decide().unwrap().placement;
+        assert_eq!(later.earlier, vec![second.homes]);
+    }
 }
 
 #[test]
@@ -224,6 +268,22 @@ fn a_drained_follower_hands_over_and_leaves_with_the_round() {
     world.runs("a", 5, 0);
     let placement = world.decide().unwrap().placement;
     assert_eq!(members(&placement), [("a", SERVING)]);
+}
+
+/// Rounds are faster than reports: the node heard that it is drained in a later round than was known to be open.
+#[test]
+fn a_drained_node_leaves_with_the_round_in_which_it_heard() {
+    let mut world = World::new(spread(), &["a", "b"]);
+    world.settle();
+    world.runs("a", 4, 5);
+    world.runs("b", 4, 2);
+    world.state("b", NodeState::Draining);
+    world.decide().unwrap();
+    world.runs_since("b", Some(6), 6, 2);
+    world.runs("a", 6, 3);
+    assert_eq!(world.decide(), None, "its updates are of round 6");
+    world.runs("a", 7, 0);
+    assert_eq!(members(&world.settle()), [("a", SERVING)]);
 }
 
 #[test]

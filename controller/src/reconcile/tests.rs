@@ -38,6 +38,7 @@ fn placed(generation: u64, members: &[(&str, u64)]) -> Placed {
 fn following(mut job: JobStatus, generation: u64) -> JobStatus {
     job.placement = Some(PlacementStatus {
         generation,
+        since: None,
         leader: name("n1"),
         members: Vec::new(),
     });

@@ -213,6 +213,7 @@ fn status(job: &JobDesired) -> JobStatus {
         workers: 0,
         placement: job.placement.as_ref().map(|placement| PlacementStatus {
             generation: placement.generation,
+            since: None,
             leader: placement.leader.clone(),
             members: placement
                 .members

@@ -10,6 +10,7 @@
 //! ```
 
 mod books;
+mod homes;
 mod intake;
 mod lease;
 mod memory;
@@ -17,6 +18,7 @@ mod outcome;
 mod shared;
 mod status;
 
+pub(crate) use homes::Holding;
 pub(crate) use intake::{Accepted, Refusal, Update};
 pub(crate) use shared::{Home, MemberRefusal, WholePartial};
 
@@ -168,7 +170,7 @@ impl Job {
         let mut round = Round::new(epoch, parts.plan.tree, closing, Instant::now());
         let part = parts
             .placement
-            .map(|placement| shared::Part::new(placement, &parts.node));
+            .map(|placement| shared::Part::new(placement, &parts.node, version));
         round.set_follows(part.as_ref().is_some_and(shared::Part::follows));
         let completed = parts
             .spec

@@ -14,7 +14,7 @@ mod follow;
 
 pub(crate) use follow::{fetch, run};
 
-use crate::job::WholePartial;
+use crate::job::{Holding, WholePartial};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -23,7 +23,6 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tributary_api::placement::{Directive, Report};
@@ -67,12 +66,6 @@ pub(crate) struct Peer {
     /// The one that asks.
     node: Name,
     secret: String,
-}
-
-/// The answer to a claim.
-#[derive(Debug, Deserialize)]
-struct Held {
-    held: bool,
 }
 
 impl Peers {
@@ -152,12 +145,13 @@ impl Peer {
     }
 
     /// Whether the member holds an update of the client in the round; if not, it will take none.
-    pub(crate) async fn holds(&self, client: &ClientName, round: u64) -> Result<bool, PeerError> {
+    pub(crate) async fn holds(
+        &self,
+        client: &ClientName,
+        round: u64,
+    ) -> Result<Holding, PeerError> {
         let url = self.member(&format!("claims/{client}?round={round}"));
-        let held: Held = self
-            .ask(Method::POST, &url, Body::empty(), PATIENCE)
-            .await?;
-        Ok(held.held)
+        self.ask(Method::POST, &url, Body::empty(), PATIENCE).await
     }
 
     /// The newest model: its version, and its file.

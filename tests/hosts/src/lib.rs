@@ -146,6 +146,20 @@ impl Network {
         Some((counter("rx_bytes")?, counter("tx_bytes")?))
     }
 
+    /// The processes on a host.
+    #[must_use]
+    pub fn processes(&self, host: usize) -> Vec<u32> {
+        let listed = Command::new("ip")
+            .args(["netns", "pids", &self.namespace(host)])
+            .output();
+        let listed = listed.map_or_else(|_| Vec::new(), |output| output.stdout);
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        listed
+            .lines()
+            .filter_map(|line| line.trim().parse().ok())
+            .collect()
+    }
+
     fn bridge(&self) -> String {
         format!("tri{}", self.id)
     }

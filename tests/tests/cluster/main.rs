@@ -11,3 +11,4 @@ mod losses;
 mod network;
 mod rounds;
 mod scene;
+mod soak;

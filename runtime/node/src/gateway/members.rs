@@ -12,7 +12,6 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use http::{HeaderMap, header};
 use serde::Deserialize;
-use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::placement::{Directive, Report};
@@ -258,6 +257,5 @@ async fn claim(
 ) -> Result<Response, Refused> {
     let job = job(&gateway, &name, &headers)?;
     let Query(Claimed { round }) = claimed.map_err(Refused::Query)?;
-    let held = job.holds(&client, round);
-    Ok(Json(json!({ "held": held })).into_response())
+    Ok(Json(job.holds(&client, round)).into_response())
 }

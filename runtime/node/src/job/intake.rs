@@ -189,9 +189,7 @@ impl Job {
             return Ok(answer?);
         }
         state.check_round(update.round)?;
-        if state.has_moved(&update.client, update.round) {
-            return Err(Refusal::Moved.into());
-        }
+        state.check_client(&self.node, &update.client, update.round)?;
         let round = state.round.number();
         let staleness = round.saturating_sub(update.round);
         let now = Instant::now();

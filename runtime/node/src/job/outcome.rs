@@ -192,10 +192,21 @@ impl Job {
         })
     }
 
-    /// Hands a model out, frees what the round used, and opens the next round.
+    /// Hands a model out that was made here, frees what the round used, and opens the next round.
     pub(crate) fn publish(&self, model: ModelSlot, checkpoint: Result<(), String>) {
+        self.go_on(model, checkpoint, true);
+    }
+
+    /// As [`Self::publish`], also with a model that another node has made: that one tells who is in it.
+    pub(super) fn go_on(&self, model: ModelSlot, checkpoint: Result<(), String>, made: bool) {
         let mut state = self.lock();
         if state.stopped {
+            return;
+        }
+        // While it was written, one may have come from another node, or this attempt at the round may have been given up.
+        if model.version <= state.model.version || !self.has_model(&model) {
+            self.arena.release(model.slot, model.generation);
+            self.slot_freed.notify_one();
             return;
         }
         let before = std::mem::replace(&mut state.model, model);
@@ -238,14 +249,16 @@ impl Job {
                 .inc();
             state.last_error = Some(error);
         }
-        self.tell(EventKind::RoundCompleted, || {
-            let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
-            if let Some(staleness) = status.staleness {
-                data["staleness"] = json!(staleness);
-            }
-            data
-        });
-        state.remember(status);
+        if made {
+            self.tell(EventKind::RoundCompleted, || {
+                let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
+                if let Some(staleness) = status.staleness {
+                    data["staleness"] = json!(staleness);
+                }
+                data
+            });
+            state.remember(status);
+        }
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
         self.tell(
             EventKind::ModelPublished,
@@ -268,6 +281,16 @@ impl Job {
         self.slot_freed.notify_one();
         // A large book takes its time to go: not while others wait for the lock.
         drop(forgotten);
+    }
+
+    /// Whether a model is still in its slot.
+    fn has_model(&self, model: &ModelSlot) -> bool {
+        let is_it = |info: &SlotInfo| {
+            info.slot == model.slot
+                && info.word.generation == model.generation
+                && info.word.state == State::Model
+        };
+        self.arena.in_use().any(|info| is_it(&info))
     }
 
     /// Opens a round; gives the books that are not needed any more.

@@ -15,6 +15,7 @@
 //! All of it may be repeated: a report replaces the one before, a partial is taken once, and a follower goes by
 //! the directive that it heard last.
 
+use super::homes::Moves;
 use super::{Inner, Job, ModelSlot, descriptor};
 use crate::round::Others;
 use serde_json::json;
@@ -34,6 +35,10 @@ use tributary_sidecar_layout::{Destination, Kind, Level};
 
 /// The number of the place that other nodes' partials take beside this node's own middles.
 const REMOTE_MIDDLE: u32 = 0xff_ffff;
+
+/// What is wrong with a partial whose node has forgotten who is inside: while the round is open its clients send again,
+/// and nobody could tell their updates from those that are in it.
+const NOBODY_KNOWS: &str = "a node that had handed its partial over is gone, and nobody knows any more whose updates are in it";
 
 /// How long an update waits for its round to open on a node that follows.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -93,13 +98,22 @@ pub(crate) struct WholePartial {
 
 /// This node's part.
 pub(super) struct Part {
-    placement: Arc<Placement>,
+    pub(super) placement: Arc<Placement>,
     role: Role,
+    pub(super) moves: Moves,
     /// Updates, by client and the round that they were trained for, whose clients' later homes have asked for them:
     /// they belong there.
-    moved: BTreeSet<(ClientName, u64)>,
+    pub(super) moved: BTreeSet<(ClientName, u64)>,
     /// Updates of the round that are lost with their nodes.
     lost: u32,
+}
+
+/// What is lost with nodes that are gone.
+#[derive(Default)]
+struct Lost {
+    updates: Vec<(Name, u32)>,
+    /// A partial is inside, and the round still takes updates of its clients.
+    nobody_knows: bool,
 }
 
 /// What is opened.
@@ -160,12 +174,15 @@ impl Follower {
 }
 
 impl Part {
-    pub(super) fn new(placement: Placement, node: &Name) -> Self {
+    /// The part of a node that begins with a round.
+    pub(super) fn new(placement: Placement, node: &Name, round: u64) -> Self {
         let role = Role::of(&placement, node);
+        let moves = Moves::begin(&placement, node, round);
         let placement = Arc::new(placement);
         Self {
             placement,
             role,
+            moves,
             moved: BTreeSet::new(),
             lost: 0,
         }
@@ -238,6 +255,7 @@ impl Part {
     fn status(&self) -> PlacementStatus {
         PlacementStatus {
             generation: self.placement.generation,
+            since: Some(self.moves.since),
             leader: self.placement.leader.clone(),
             members: self
                 .placement
@@ -292,6 +310,7 @@ impl Job {
         if several > 1 && state.spec.determinism == Determinism::Ordered {
             return Err(PlaceError::Ordered(several));
         }
+        let (open, closed) = (state.round.number(), state.round.is_closed());
         let Some(part) = &mut state.part else {
             return Err(PlaceError::Alone);
         };
@@ -299,7 +318,7 @@ impl Job {
             return Ok(());
         }
         let led = !part.follows();
-        let lost = part.take_over(placement, &self.node);
+        let lost = part.take_over(placement, &self.node, open, closed);
         let (follows, leader) = (part.follows(), part.placement.leader.clone());
         state.round.set_follows(follows);
         if led && follows {
@@ -309,12 +328,15 @@ impl Job {
                 &format!("node {leader} leads the job now, without the updates of this node"),
             );
         }
-        for (node, updates) in lost {
+        for (node, updates) in lost.updates {
             self.tell(
                 EventKind::UpdatesLost,
                 || json!({ "round": state.round.number(), "node": node, "updates": updates }),
             );
             tracing::warn!(job = %self.name, %node, updates, "updates are lost with their node; clients may send them again");
+        }
+        if lost.nobody_knows {
+            self.fail(&mut state, NOBODY_KNOWS);
         }
         if state.hands_over_early(&self.node) {
             self.close_here(&mut state);
@@ -361,25 +383,6 @@ impl Job {
         state.part.is_some() && state.carries()
     }
 
-    /// Where an update of the client belongs now; `trained` is the round that it was trained for, else the open one.
-    pub(crate) fn home(&self, client: &ClientName, trained: Option<u64>) -> Home {
-        let state = self.lock();
-        let Some(part) = &state.part else {
-            return Home::Here;
-        };
-        let trained = trained.unwrap_or_else(|| state.round.number());
-        if state.book_with(client, trained).is_some() {
-            return Home::Here;
-        }
-        let placement = &part.placement;
-        match placement.home(client) {
-            Some(home) if home.node != self.node => Home::At(home.url.clone()),
-            // Nobody took it before homes moved, or nobody will.
-            _ if trained > placement.since || state.check_round(trained).is_err() => Home::Here,
-            _ => Home::of(placement, &self.node, client),
-        }
-    }
-
     /// The leader's gateway, if another node leads.
     pub(crate) fn leader_url(&self) -> Option<String> {
         let state = self.lock();
@@ -413,20 +416,6 @@ impl Job {
         })
     }
 
-    /// A later home asks for the client's update for the round `trained`: true if it is here, else it will not be
-    /// taken.
-    pub(crate) fn holds(&self, client: &ClientName, trained: u64) -> bool {
-        let mut state = self.lock();
-        if state.book_with(client, trained).is_some() {
-            return true;
-        }
-        let current = trained >= state.taken_since();
-        if let Some(part) = state.part.as_mut().filter(|_| current) {
-            part.moved.insert((client.clone(), trained));
-        }
-        false
-    }
-
     // === the leader's side ===
 
     /// Takes what a follower tells. True if it is ahead: then its model is newer.
@@ -439,12 +428,17 @@ impl Job {
         }
         // Fewer than before: the follower has begun its part of the round anew.
         let dropped = follower.accepted().saturating_sub(report.accepted);
+        let inside = follower
+            .partial
+            .is_some_and(|(inside, _)| report.accepted < inside);
         if follower.partial.is_none() {
             follower.report = Some(report);
             follower.heard = Some(Instant::now());
             if let Some(part) = &mut state.part {
                 part.lost += dropped;
             }
+        } else if inside && !state.round.is_closed() {
+            self.fail(&mut state, NOBODY_KNOWS);
         }
         self.settle(&mut state);
         drop(state);
@@ -581,9 +575,11 @@ impl Job {
     pub(crate) fn obey(&self, directive: &Directive) -> Option<u64> {
         let mut state = self.lock();
         let (open, stopped) = (state.round.number(), state.stopped);
-        let Some(Role::Follows(bond)) = state.part.as_mut().map(|part| &mut part.role) else {
+        let part = state.part.as_mut()?;
+        let Role::Follows(bond) = &mut part.role else {
             return None;
         };
+        part.moves.hear(part.placement.generation, directive, open);
         if directive.version != open || stopped {
             return (directive.version > open).then_some(directive.version);
         }
@@ -689,7 +685,7 @@ impl Job {
         };
         let newer = self.lock().model.version < version;
         if newer && filling.publish(State::Model, &super::memory::model_claim(self.number)) {
-            self.publish(model, Ok(()));
+            self.go_on(model, Ok(()), false);
         }
     }
 
@@ -718,40 +714,24 @@ impl Job {
     }
 }
 
-impl Home {
-    fn of(placement: &Placement, node: &Name, client: &ClientName) -> Self {
-        let earlier: BTreeSet<&Name> = placement
-            .earlier
-            .iter()
-            .filter_map(|homes| homes.of(client))
-            .collect();
-        let asked = earlier.into_iter().filter(|home| *home != node);
-        let asked: Vec<Member> = asked
-            .filter_map(|home| placement.member(home.as_str()).cloned())
-            .collect();
-        if asked.is_empty() {
-            Self::Here
-        } else {
-            Self::HereUnless(asked)
-        }
-    }
-}
-
 impl Part {
-    /// Takes another placement over; gives the updates that are lost with nodes that are gone.
-    fn take_over(&mut self, placement: Placement, node: &Name) -> Vec<(Name, u32)> {
+    /// Takes another placement over while the round `open` is the newest, closed or not.
+    fn take_over(&mut self, placement: Placement, node: &Name, open: u64, closed: bool) -> Lost {
+        self.moves = self.moves.next(&placement, node, open);
         let mut role = Role::of(&placement, node);
-        let mut lost = Vec::new();
+        let mut lost = Lost::default();
         match (&mut self.role, &mut role) {
             (Role::Leads(before), Role::Leads(now)) => {
                 for (name, follower) in std::mem::take(before) {
+                    let inside = follower.partial.is_some();
                     if let Some(kept) = now.get_mut(&name) {
                         *kept = follower;
-                    } else if follower.partial.is_some() {
+                    } else if inside && closed {
                         // It is gone, and what it had is here.
                         now.insert(name, follower);
                     } else if follower.accepted() > 0 {
-                        lost.push((name, follower.accepted()));
+                        lost.nobody_knows |= inside;
+                        lost.updates.push((name, follower.accepted()));
                     }
                 }
             }
@@ -762,7 +742,7 @@ impl Part {
             }
             _ => {}
         }
-        self.lost += lost.iter().map(|(_, updates)| updates).sum::<u32>();
+        self.lost += lost.updates.iter().map(|(_, updates)| updates).sum::<u32>();
         (self.role, self.placement) = (role, Arc::new(placement));
         lost
     }
@@ -787,7 +767,7 @@ impl Inner {
     }
 
     /// The earliest round whose updates the open one may take.
-    fn taken_since(&self) -> u64 {
+    pub(super) fn taken_since(&self) -> u64 {
         let max = u64::from(self.spec.round.staleness_max());
         self.round.number().saturating_sub(max)
     }
