@@ -18,6 +18,8 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
+    /// Where to send it instead, if the answer says so.
+    pub location: Option<String>,
 }
 
 impl Answer {
@@ -49,6 +51,7 @@ pub struct Begun<'a> {
     pub first_byte: Instant,
     /// Bytes of the body.
     pub length: u64,
+    location: Option<String>,
     /// What was read of the body together with the head.
     rest: Vec<u8>,
 }
@@ -141,6 +144,7 @@ impl Connection {
             status,
             first_byte: first_byte.context("nothing was read")?,
             length,
+            location: location(&read[..end]),
             rest: read.split_off(end),
         })
     }
@@ -162,6 +166,7 @@ impl Begun<'_> {
         Ok(Answer {
             status: self.status,
             body: self.rest,
+            location: self.location,
         })
     }
 
@@ -193,6 +198,14 @@ impl Begun<'_> {
 
 fn head(method: &str, path: &str, length: u64) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
+}
+
+/// Where an answer sends the request.
+fn location(head: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(head).ok()?;
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, place) = fields.find(|(name, _)| name.eq_ignore_ascii_case("location"))?;
+    Some(place.trim().to_owned())
 }
 
 /// What the head of an answer says.
@@ -271,6 +284,13 @@ mod tests {
         let text = b"HTTP/1.1 204 No Content\r\n\r\n";
         assert_eq!(Head::parse(text).unwrap(), head(204, 0, None));
         assert!(Head::parse(b"nonsense\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_way_is_told() {
+        let head = b"HTTP/1.1 307 Elsewhere\r\nLocation: http://10.0.0.1:8470/v1\r\n\r\n";
+        assert_eq!(location(head).unwrap(), "http://10.0.0.1:8470/v1");
+        assert_eq!(location(b"HTTP/1.1 200 OK\r\n\r\n"), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! Figures are medians. What is compared is measured in one run, in turns ([`interleave`]), so that whatever the
 //! machine does meanwhile it does to all: ratios mean more than the figures themselves.
 
+pub mod ablation;
 pub mod client;
 pub mod figure;
 pub mod flower;

@@ -46,6 +46,24 @@ pub fn function(name: &str) -> Result<PathBuf> {
     Ok(module)
 }
 
+/// `nats-server`: `$TRIBUTARY_NATS_SERVER`, that of the peers, or the one that `cargo xtask setup` installs.
+///
+/// # Errors
+/// If there is none.
+pub fn nats_server() -> Result<PathBuf> {
+    if let Some(given) = env::var_os("TRIBUTARY_NATS_SERVER") {
+        return Ok(given.into());
+    }
+    let peers = peers()?;
+    let tools = peers.parent().unwrap_or(&peers).join("tools/bin");
+    let folders = [peers.join("venv/bin"), tools];
+    let mut programs = folders.iter().map(|folder| folder.join("nats-server"));
+    match programs.find(|program| program.is_file()) {
+        Some(program) => Ok(program),
+        None => bail!("nats-server is not there: `cargo xtask setup` installs it"),
+    }
+}
+
 /// The folder into which `cargo xtask bench` installs peers: `$TRIBUTARY_PEERS`, or in the cache folder.
 ///
 /// # Errors

@@ -38,6 +38,18 @@ impl Segment {
     /// # Errors
     /// If the memory is not there.
     pub fn new(slots: usize, elements: usize) -> Result<Self> {
+        let segment = Self::sparse(slots, elements)?;
+        tributary_arena::take_large_pages(&segment.fd, 0..segment.len());
+        // SAFETY: the mapping is `len` bytes long, and nobody else has a pointer into it yet.
+        unsafe { ptr::write_bytes(segment.base.as_ptr(), 0, segment.len() as usize) };
+        Ok(segment)
+    }
+
+    /// The same without pages: they come when a slot is [taken](Self::take), as in an arena.
+    ///
+    /// # Errors
+    /// If there are not so many addresses.
+    pub fn sparse(slots: usize, elements: usize) -> Result<Self> {
         let fd = rustix::fs::memfd_create("tributary-bench", MemfdFlags::CLOEXEC)?;
         let mut segment = Self {
             fd,
@@ -47,11 +59,30 @@ impl Segment {
             elements,
         };
         rustix::fs::ftruncate(&segment.fd, segment.len())?;
-        tributary_arena::take_large_pages(&segment.fd, 0..segment.len());
         segment.map()?;
-        // SAFETY: the mapping is `len` bytes long, and nobody else has a pointer into it yet.
-        unsafe { ptr::write_bytes(segment.base.as_ptr(), 0, segment.len() as usize) };
         Ok(segment)
+    }
+
+    /// Takes large pages for a slot before its first use, as an arena does.
+    pub fn take(&self, slot: usize) {
+        let begin = self.stride() * slot as u64;
+        tributary_arena::take_large_pages(&self.fd, begin..begin + self.stride());
+    }
+
+    /// A slot's bytes: its page of scalars, and its vector in f32.
+    ///
+    /// # Safety
+    /// Nobody else may read or write the slot while the slice is used.
+    #[must_use]
+    #[allow(clippy::mut_from_ref, reason = "the caller promises to be alone")]
+    pub unsafe fn bytes(&self, slot: usize) -> &mut [u8] {
+        assert!(slot < self.slots, "no slot {slot}");
+        let length = PAGE_BYTES as usize + self.elements * 4;
+        // SAFETY: the slot exists, and is at least as long: the bytes lie in the mapping; the caller sees to the rest.
+        unsafe {
+            let begin = self.base.add(self.stride() as usize * slot);
+            std::slice::from_raw_parts_mut(begin.as_ptr(), length)
+        }
     }
 
     /// Maps the file where large pages can be mapped: at an address that is a multiple of theirs.

@@ -276,6 +276,12 @@ fn address(text: &str) -> Option<SocketAddr> {
 pub struct Scrape(pub(crate) String);
 
 impl Scrape {
+    /// What a door answered to `/metrics`.
+    #[must_use]
+    pub const fn of(text: String) -> Self {
+        Self(text)
+    }
+
     /// The series of a family: their labels as they are written, and their values.
     pub fn series<'a>(&'a self, family: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
         self.0.lines().filter_map(move |line| {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use crate::network::{NatsOptions, ServedOptions};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tributary_api::{ClientName, Name, manifest::Kind, quantity::Interval};
+use tributary_node::Prefix;
 use tributary_router::Choice;
 
 /// The address of a server on the same machine.
@@ -79,7 +80,7 @@ pub(crate) enum Command {
     /// Host aggregators; started by the agent only.
     #[command(hide = true)]
     Worker,
-    /// Create or change functions and jobs from manifests, all or none.
+    /// Create or change functions, tenants and jobs from manifests, all or none.
     ///
     /// Files that the manifests name are uploaded under their digests.
     Apply {
@@ -90,13 +91,13 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// List jobs, functions, nodes, or the rounds of a job.
+    /// List jobs, functions, tenants, nodes, or the rounds of a job.
     #[command(subcommand)]
     Get(Get),
-    /// Show everything about one job, function or node.
+    /// Show everything about one job, function, tenant or node.
     #[command(subcommand)]
     Describe(Describe),
-    /// Delete a job, or a function that no job uses.
+    /// Delete a job, or a function or tenant that no job uses.
     #[command(subcommand)]
     Delete(Delete),
     /// Let a node hand over what it has, and give it no work any more.
@@ -170,6 +171,14 @@ pub(crate) struct MachineOptions {
     /// Where the autoscaler's decisions are recorded, a line of JSON each [default: nowhere].
     #[arg(long, value_name = "FILE", env = "TRIBUTARY_AUTOSCALER_TRACE")]
     pub(crate) autoscaler_trace: Option<PathBuf>,
+    /// Updates may be fetched from URLs that begin so; may be given several times [default: from none].
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        env = "TRIBUTARY_FETCH_FROM"
+    )]
+    pub(crate) fetch_from: Vec<Prefix>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -203,6 +212,15 @@ pub(crate) struct NodeOptions {
     pub(crate) beat: Interval,
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
+    /// A bucket of NATS' object store from which updates may be fetched; may be given several times.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "updates",
+        env = "TRIBUTARY_FETCH_BUCKETS"
+    )]
+    pub(crate) fetch_bucket: Vec<String>,
     #[command(flatten)]
     pub(crate) nats: NatsOptions,
 }
@@ -233,6 +251,12 @@ pub(crate) enum Get {
         /// Only this function.
         name: Option<Name>,
     },
+    /// Tenants.
+    #[command(visible_alias = "tenant")]
+    Tenants {
+        /// Only this tenant.
+        name: Option<Name>,
+    },
     /// Nodes.
     #[command(visible_alias = "node")]
     Nodes,
@@ -256,6 +280,11 @@ pub(crate) enum Describe {
         /// Its name.
         name: Name,
     },
+    /// A tenant.
+    Tenant {
+        /// Its name.
+        name: Name,
+    },
     /// A node.
     Node {
         /// Its name.
@@ -272,6 +301,11 @@ pub(crate) enum Delete {
     },
     /// A function that no job uses.
     Function {
+        /// Its name.
+        name: Name,
+    },
+    /// A tenant that has no job.
+    Tenant {
         /// Its name.
         name: Name,
     },
@@ -357,11 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_fetched_is_checked_at_the_start() {
+        let parse = |url| Args::try_parse_from(["tributary", "up", "--fetch-from", url]);
+        assert!(parse("http://files:9000/updates,https://bucket.example").is_ok());
+        let error = parse("files:9000").unwrap_err().to_string();
+        assert!(error.contains("neither http:// nor https://"), "{error}");
+    }
+
+    #[test]
     fn kinds_are_taken_in_any_case() {
         assert_eq!(parse_kind("job"), Ok(Kind::Job));
         assert_eq!(
             parse_kind("jobs"),
-            Err("the kinds are Function, Job".into())
+            Err("the kinds are Function, Tenant, Job".into())
         );
     }
 }

@@ -3,19 +3,28 @@
 use std::{env, fs, path::Path, sync::Arc, thread};
 
 use anyhow::Context as _;
-use tributary_api::control::Checkpoints;
+use tributary_api::{control::Checkpoints, reference::UpdateObjects};
 use tributary_node::{
-    Autoscaler as Config, Node, Options, events::Events, identity::Identity, metrics::Metrics,
+    Autoscaler as Config, FetchOptions, Node, Options, events::Events, identity::Identity,
+    metrics::Metrics,
 };
 
 use crate::args::MachineOptions;
+
+/// What the node of a process is connected with.
+pub(crate) struct Setting {
+    /// Where models go.
+    pub(crate) checkpoints: Arc<dyn Checkpoints>,
+    /// Where updates may be fetched from, beside URLs.
+    pub(crate) updates: Option<Arc<dyn UpdateObjects>>,
+    pub(crate) events: Events,
+}
 
 /// Starts the node of this process.
 pub(crate) fn start(
     identity: Identity,
     options: &MachineOptions,
-    checkpoints: Arc<dyn Checkpoints>,
-    events: Events,
+    setting: Setting,
 ) -> anyhow::Result<Arc<Node>> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let node_options = Options {
@@ -31,8 +40,17 @@ pub(crate) fn start(
             None => Config::default(),
         },
         autoscaler_trace: options.autoscaler_trace.clone(),
+        fetch: FetchOptions {
+            from: options.fetch_from.clone(),
+            objects: setting.updates,
+        },
     };
     let metrics = Arc::new(Metrics::new());
+    let Setting {
+        checkpoints,
+        events,
+        ..
+    } = setting;
     let node = Node::start(identity, node_options, checkpoints, metrics, events)?;
     match node.sidecar() {
         (kind, None) => tracing::info!(sidecar = %kind, "descriptors are routed"),

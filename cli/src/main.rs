@@ -18,6 +18,7 @@ mod machine;
 mod network;
 mod node;
 mod output;
+mod publishing;
 mod sources;
 mod state_dir;
 mod up;

@@ -4,17 +4,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use tokio::sync::{broadcast, watch};
-use tributary_api::event::Event;
-use tributary_controller::{Beat, Publisher, State, Station, node_routes, serve_node};
+use tokio::sync::watch;
+use tributary_controller::{Beat, Publisher, State, Station, node_routes, serve_node, submissions};
 use tributary_node::{events::Events, identity::Identity};
 use tributary_store::{Backend, Leadership};
 
 use crate::{
     args::NodeOptions,
     logging,
-    machine::{self, raise_open_files},
+    machine::{self, Setting, raise_open_files},
     network::{Ending, listen},
+    publishing::publish,
     state_dir::state_dir,
 };
 
@@ -41,7 +41,14 @@ async fn serve(options: NodeOptions) -> anyhow::Result<()> {
     let spool = state.spool(directory.join("spool")).await?;
     let events = Events::new(&name);
     let heard = events.listen();
-    let node = machine::start(identity, &options.machine, spool.clone(), events)?;
+    let updates = || state.updates(&options.fetch_bucket);
+    let updates = options.nats.waited(updates).await?;
+    let setting = Setting {
+        checkpoints: spool.clone(),
+        updates: Some(updates),
+        events,
+    };
+    let node = machine::start(identity, &options.machine, setting)?;
     let beat = Beat {
         every: options.beat.duration(),
         believed: options.served.beat_believed.duration(),
@@ -62,7 +69,7 @@ async fn serve(options: NodeOptions) -> anyhow::Result<()> {
     };
     let station = options.nats.waited(started).await?;
     let bus = options.nats.waited(|| backend.bus()).await?;
-    let publisher = Publisher::new(bus, format!("/nodes/{name}"));
+    let publisher = Publisher::new(bus.clone(), format!("/nodes/{name}"));
     tracing::info!(name, url, "this node takes part");
     let served = async {
         let ended = ending.come().shared();
@@ -75,6 +82,7 @@ async fn serve(options: NodeOptions) -> anyhow::Result<()> {
         served = served => served?,
         () = spool.run() => {}
         () = publish(&publisher, heard) => {}
+        () = submissions::take(bus, node.clone(), &publisher) => {}
     }
     // Nobody listens any more if the server has ended by itself.
     let _ = stop.send(true);
@@ -88,28 +96,4 @@ async fn join(options: &NodeOptions, name: &str) -> anyhow::Result<(Arc<dyn Back
     let opened = || State::on(Arc::clone(&backend));
     let state = options.nats.waited(opened).await?;
     Ok((backend, state))
-}
-
-/// Publishes the node's own events, for ever. Who wants them all and is too slow, or away, misses some.
-async fn publish(publisher: &Publisher, mut events: broadcast::Receiver<Arc<Event>>) {
-    let mut failing = false;
-    loop {
-        let published = match events.recv().await {
-            Ok(event) => publisher.publish(&event).await,
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "events were not published");
-                continue;
-            }
-            // The sender ends with the node.
-            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
-        };
-        match published {
-            Ok(()) => failing = false,
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(%error, "events are not published");
-            }
-            Err(_) => {}
-        }
-    }
 }

@@ -93,6 +93,7 @@ impl Source {
         let (field, reference) = match &self.document.manifest {
             Manifest::Function(function) => ("spec.module.path", &function.spec.module),
             Manifest::Job(job) => ("spec.model.path", &job.spec.model),
+            Manifest::Tenant(_) => return None,
         };
         reference
             .path
@@ -104,10 +105,11 @@ impl Source {
     pub(crate) fn with_digest(&self, digest: Option<Digest>) -> Manifest {
         let mut manifest = self.document.manifest.clone();
         let reference = match &mut manifest {
-            Manifest::Function(function) => &mut function.spec.module,
-            Manifest::Job(job) => &mut job.spec.model,
+            Manifest::Function(function) => Some(&mut function.spec.module),
+            Manifest::Job(job) => Some(&mut job.spec.model),
+            Manifest::Tenant(_) => None,
         };
-        if let Some(digest) = digest {
+        if let (Some(reference), Some(digest)) = (reference, digest) {
             *reference = FileReference {
                 path: None,
                 digest: Some(digest),

@@ -8,7 +8,7 @@ use tributary_node::{events::Events, identity::Identity};
 use crate::{
     args::UpOptions,
     logging,
-    machine::{self, raise_open_files},
+    machine::{self, Setting, raise_open_files},
     network::Ending,
     state_dir::state_dir,
 };
@@ -31,7 +31,13 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let mut ending = Ending::new()?;
     let state = State::open(&directory).await?;
     let events = Events::new(identity.name());
-    let node = machine::start(identity, &options.machine, state.checkpoints(), events)?;
+    let setting = Setting {
+        checkpoints: state.checkpoints(),
+        // Nobody but this process can put anything into its store.
+        updates: None,
+        events,
+    };
+    let node = machine::start(identity, &options.machine, setting)?;
     let controller = Controller::start(state, node.clone()).await?;
     let (stop, stopped) = watch::channel(false);
     let server = node.serve(listener, routes(controller.clone()), stopped);

@@ -5,6 +5,7 @@ mod dispatch;
 mod leading;
 mod looking;
 mod placing;
+mod slow;
 mod work;
 
 use std::{
@@ -15,7 +16,12 @@ use std::{
 
 use serde_json::json;
 use tokio::{sync::watch, time::timeout};
-use tributary_api::{Name, control::NodeControl, event::EventKind, manifest::Kind};
+use tributary_api::{
+    Name,
+    control::NodeControl,
+    event::EventKind,
+    manifest::{Kind, default_tenant},
+};
 use tributary_store::Error as StoreError;
 
 use crate::{
@@ -25,6 +31,7 @@ use crate::{
     metrics::Metrics,
     placing::Placed,
     store::{Commit, Desired},
+    stragglers::Stragglers,
     voice::{About, Publisher, Voice},
 };
 pub(crate) use leading::Lead;
@@ -55,6 +62,8 @@ pub struct Controller {
     work: Mutex<Work>,
     /// Nodes of which it was told that they have handed over all they had.
     drained: Mutex<BTreeSet<Name>>,
+    /// What is known of slow nodes, while this controller leads.
+    stragglers: Mutex<Stragglers>,
 }
 
 /// What the store holds, as far as is known here.
@@ -117,6 +126,7 @@ impl Controller {
             passing: tokio::sync::Mutex::default(),
             work: Mutex::default(),
             drained: Mutex::default(),
+            stragglers: Mutex::default(),
         })
     }
 
@@ -201,12 +211,33 @@ impl Controller {
         };
         let jobs = known.desired.jobs_of(name);
         if !jobs.is_empty() {
-            return Err(Error::InUse {
-                function: name.clone(),
-                jobs,
-            });
+            let (kind, name) = (Kind::Function, name.clone());
+            return Err(Error::InUse { kind, name, jobs });
         }
         self.forget(Kind::Function, name).await
+    }
+
+    /// Deletes a tenant that has no job.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::InUse`] and [`Error::DefaultTenant`]; otherwise as the store fails.
+    pub async fn delete_tenant(&self, name: &str) -> Result<(), Error> {
+        self.leading()?;
+        let _turn = self.turn.lock().await;
+        let known = self.known();
+        let tenants = known.desired.all_tenants();
+        let Some((name, _)) = tenants.get_key_value(name) else {
+            return Err(unknown(Kind::Tenant, name));
+        };
+        let jobs = known.desired.jobs_in(name);
+        if !jobs.is_empty() {
+            let (kind, name) = (Kind::Tenant, name.clone());
+            return Err(Error::InUse { kind, name, jobs });
+        }
+        if *name == default_tenant() {
+            return Err(Error::DefaultTenant(name.clone()));
+        }
+        self.forget(Kind::Tenant, name).await
     }
 
     /// Lets a node hand over what it has, and gives it no work any more; or gives it work again.

@@ -30,17 +30,24 @@ pub enum Error {
     /// There is no such blob.
     #[error("there is no blob {0}")]
     UnknownBlob(Digest),
-    /// A function cannot be deleted while jobs use it.
+    /// A function or tenant cannot be deleted while jobs use it.
     #[error(
-        "function {function} is used by {}; delete the jobs first",
-        listed(jobs)
+        "{} {name} is used by {}; {} first",
+        kind.as_str().to_lowercase(),
+        listed(jobs),
+        way_out(*kind)
     )]
     InUse {
-        /// The function.
-        function: Name,
+        /// What kind of thing.
+        kind: Kind,
+        /// Its name.
+        name: Name,
         /// The jobs that use it.
         jobs: Vec<Name>,
     },
+    /// The tenant of jobs that name none cannot be deleted.
+    #[error("tenant {0} always exists; apply it with `weight: 1` to have it as it was at first")]
+    DefaultTenant(Name),
     /// The bytes of a blob are not those that its name promises.
     #[error("the body's digest is {actual}, not {promised}; nothing was stored")]
     DigestMismatch {
@@ -107,6 +114,9 @@ impl Error {
             Self::Unknown {
                 kind: Kind::Job, ..
             } => (404, "unknown-job", "Unknown job"),
+            Self::Unknown {
+                kind: Kind::Tenant, ..
+            } => (404, "unknown-tenant", "Unknown tenant"),
             Self::Unknown { .. } => (404, "unknown-function", "Unknown function"),
             Self::UnknownNode(_) => (404, "unknown-node", "Unknown node"),
             Self::NotLeading { .. } => (503, "not-leading", "Not leading"),
@@ -115,7 +125,7 @@ impl Error {
                 (503, "store-unavailable", "Store unavailable")
             }
             Self::UnknownBlob(_) => (404, "unknown-blob", "Unknown blob"),
-            Self::InUse { .. } => (409, "in-use", "In use"),
+            Self::InUse { .. } | Self::DefaultTenant(_) => (409, "in-use", "In use"),
             Self::DigestMismatch { .. } => (422, "digest-mismatch", "Digest mismatch"),
             Self::TooLarge { .. } => (413, "too-large", "Too large"),
             Self::Locked(_)
@@ -173,6 +183,14 @@ fn summary(errors: &[FieldError]) -> String {
         [one] => one.to_string(),
         [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
         [] => "the manifests are wrong".into(),
+    }
+}
+
+/// What makes jobs let go of it.
+const fn way_out(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tenant => "delete the jobs, or give them another tenant,",
+        Kind::Function | Kind::Job => "delete the jobs",
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod blobs;
 pub(crate) mod models;
 pub(crate) mod spool;
+pub(crate) mod updates;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;

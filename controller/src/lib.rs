@@ -8,9 +8,10 @@
 //! - `fleet`: which nodes there are, by their beats.
 //! - [`Controller`]: plans what manifests change, lets a node check it, commits it, and brings the nodes to it.
 //! - [`routes`]: the HTTP interface.
+//! - [`submissions`]: updates that events submit, on their way to a node.
 //!
 //! What manifests change (`plan`), where jobs go (`placing`) and what a node must be told (`reconcile`) are pure
-//! functions; everything that can fail or wait is in `controller`.
+//! functions, and so is the verdict on slow nodes, for which `stragglers` keeps the rounds; everything that can fail or wait is in `controller`.
 #![forbid(unsafe_code)]
 
 mod controller;
@@ -27,6 +28,8 @@ mod reconcile;
 mod routes;
 mod state;
 mod store;
+mod stragglers;
+pub mod submissions;
 #[cfg(test)]
 mod testing;
 mod voice;

@@ -1,7 +1,7 @@
-//! The controller's metrics, one family a line. Labels are bounded: fixed words only.
+//! The controller's metrics, one family a line. Labels are bounded: jobs and fixed words.
 
 use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use tributary_api::fleet::NodeState;
+use tributary_api::{Name, fleet::NodeState};
 
 use crate::placing::Cause;
 
@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     connected: IntGauge,
     placements: IntCounterVec,
     jobs_nowhere: IntGauge,
+    stragglers: IntGaugeVec,
 }
 
 /// Registers a family; names and labels here are constants, so a clash is a programming error that the first start
@@ -47,6 +48,10 @@ impl Metrics {
             "tributary_placements_total",
             "Placements of jobs that this controller has made, by what led to them.",
         );
+        let stragglers = Opts::new(
+            "tributary_straggler_nodes",
+            "Nodes that are slow beside the others of a job.",
+        );
         let leader = "Whether this controller leads.";
         let connected = "Whether the store can be reached.";
         let nowhere = "Jobs for which no node will do.";
@@ -55,6 +60,7 @@ impl Metrics {
             leader: family!(r, IntGauge::new("tributary_leader", leader)),
             connected: family!(r, IntGauge::new("tributary_nats_connected", connected)),
             placements: family!(r, IntCounterVec::new(placements, &["reason"])),
+            stragglers: family!(r, IntGaugeVec::new(stragglers, &["job"])),
             jobs_nowhere: family!(r, IntGauge::new("tributary_jobs_without_node", nowhere)),
             registry,
         };
@@ -84,6 +90,15 @@ impl Metrics {
         self.leader.set(i64::from(leads));
         self.connected.set(i64::from(connected));
         self.jobs_nowhere.set(nowhere as i64);
+    }
+
+    /// Brings the numbers of slow nodes up to date; a job that is not named has none any more.
+    pub(crate) fn stragglers<'a>(&self, counts: impl Iterator<Item = (&'a Name, usize)>) {
+        self.stragglers.reset();
+        for (job, count) in counts {
+            let gauge = self.stragglers.with_label_values(&[job.as_str()]);
+            gauge.set(count as i64);
+        }
     }
 
     /// The Prometheus text format.

@@ -4,29 +4,32 @@
 //! from the ones they follow now: generations grow, a member that is not wanted any more hands over before it goes, and
 //! the homes that a round has had are remembered while it is open.
 
+mod bypass;
 mod homes;
+mod planned;
 mod record;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
     sync::Arc,
 };
 
 use tributary_api::{
     Name,
-    manifest::{Determinism, PlacementPolicy},
     placement::{Duty, Homes, Member, Placement},
     status::JobStatus,
 };
-use tributary_planning::placement::{self as planning, Outcome, Plan, Settings};
+use tributary_planning::placement::{self as planning, Outcome};
 
 use crate::{
     link::NodeReport,
     store::{Desired, JobRecord},
+    stragglers::Judged,
 };
+use bypass::Bypasses;
+pub(crate) use bypass::active;
 pub(crate) use record::{Cause, Placed};
 
 /// Earlier tables of a round that are remembered. A round in which homes move more often is a round of failures.
@@ -51,38 +54,30 @@ pub(crate) struct Placing {
 /// Nodes that cannot have a job, by job: they could not start it. A round would wait for them.
 pub(crate) type Unfit = BTreeMap<Name, BTreeSet<Name>>;
 
-/// Places all jobs; `placed` is what was decided before. `secret` makes what members show each other.
-pub(crate) fn place(
-    desired: &Desired,
-    sites: &BTreeMap<Name, Site>,
-    placed: &BTreeMap<Name, Placed>,
-    unfit: &Unfit,
-    mut secret: impl FnMut() -> String,
-) -> Placing {
-    let mut nodes: Vec<_> = sites.values().map(|site| site.node.clone()).collect();
-    let mut jobs: Vec<_> = desired
-        .jobs
-        .iter()
-        .map(|(name, record)| job(name, record, sites))
-        .collect();
-    leave_out(unfit, &mut nodes, &mut jobs);
-    let known = placed
-        .iter()
-        .filter(|(name, _)| desired.jobs.contains_key(*name));
-    let previous = Plan {
-        jobs: known
-            .map(|(name, placed)| (name.to_string(), placed.outcome()))
-            .collect(),
-    };
-    let plan = planning::plan(&nodes, &jobs, Some(&previous), &Settings::default());
+/// What is said of the nodes of jobs, by job; a job of which nothing was reported is not there.
+pub(crate) type Verdicts = BTreeMap<Name, Judged>;
+
+/// What placements are made of.
+pub(crate) struct Given<'a> {
+    pub(crate) desired: &'a Desired,
+    pub(crate) sites: &'a BTreeMap<Name, Site>,
+    /// What was decided before.
+    pub(crate) placed: &'a BTreeMap<Name, Placed>,
+    pub(crate) unfit: &'a Unfit,
+    pub(crate) verdicts: &'a Verdicts,
+}
+
+/// Places all jobs. `secret` makes what members show each other.
+pub(crate) fn place(given: &Given<'_>, mut secret: impl FnMut() -> String) -> Placing {
+    let (plan, mut bypasses) = planned::plan(given);
     let mut placing = Placing::default();
-    for (name, record) in &desired.jobs {
-        let before = placed.get(name);
+    for (name, record) in &given.desired.jobs {
+        let before = given.placed.get(name);
         let shares = match plan.jobs.get(name.as_str()) {
             Some(Outcome::Placed(planned)) => Wanted::of(planned),
             Some(Outcome::Unplaced(reason)) => {
                 placing.nowhere.insert(name.clone(), reason.to_string());
-                let left = before.map(|before| Wanted::left(before, sites));
+                let left = before.map(|before| Wanted::left(before, given.sites));
                 left.filter(|wanted| !wanted.shares.is_empty())
             }
             None => None,
@@ -91,8 +86,8 @@ pub(crate) fn place(
         let scene = Scene {
             name,
             record,
-            desired,
-            sites,
+            given,
+            bypasses: bypasses.remove(name).unwrap_or_default(),
         };
         let next = match before {
             None => Some(scene.first(&wanted, secret())),
@@ -103,6 +98,14 @@ pub(crate) fn place(
             .extend(next.map(|next| (name.clone(), next)));
     }
     placing
+}
+
+/// The round of a job that is open, as far as reports know: the newest version of any member.
+pub(crate) fn open_round(name: &Name, now: &Placement, sites: &BTreeMap<Name, Site>) -> u64 {
+    let members = now.members.iter();
+    let statuses = members.filter_map(|member| alive(sites, &member.node)?.report.job(name));
+    let newest = statuses.map(|status| status.version).max();
+    newest.unwrap_or(now.since)
 }
 
 /// What planning wants for a job.
@@ -143,8 +146,8 @@ impl Wanted {
 struct Scene<'a> {
     name: &'a Name,
     record: &'a JobRecord,
-    desired: &'a Desired,
-    sites: &'a BTreeMap<Name, Site>,
+    given: &'a Given<'a>,
+    bypasses: Bypasses,
 }
 
 impl Scene<'_> {
@@ -163,10 +166,11 @@ impl Scene<'_> {
                 since: 0,
                 secret,
             },
-            reason: self.reason(cause, wanted),
+            reason: self.reason(cause, wanted, 0),
             joined: nodes.into_iter().map(|node| (node, generation)).collect(),
             shares: wanted.shares.clone(),
             revision: self.record.revision,
+            bypassed: self.bypasses.clone(),
             cause,
         }
     }
@@ -179,7 +183,7 @@ impl Scene<'_> {
         secret: &mut impl FnMut() -> String,
     ) -> Option<Placed> {
         let now = &before.placement;
-        let open = self.open_round(now);
+        let open = open_round(self.name, now, self.given.sites);
         let leaving: Vec<Name> = self.leaving(before, wanted, open);
         let members = self.members(wanted, &leaving);
         let leader = self.leader(now, wanted, &leaving);
@@ -187,15 +191,16 @@ impl Scene<'_> {
         let anew = self.begins_anew(before);
         let same = members == now.members && leader == now.leader && homes == now.homes && !anew;
         if same {
-            let planned = before.shares != wanted.shares;
+            let planned = before.shares != wanted.shares || before.bypassed != self.bypasses;
             return planned.then(|| Placed {
                 shares: wanted.shares.clone(),
+                bypassed: self.bypasses.clone(),
                 ..before.clone()
             });
         }
         let generation = now.generation + 1;
-        let cause = self.cause(before, &members, anew);
-        let (since, earlier) = earlier(now, &homes, open);
+        let cause = self.cause(before, &members, open, anew);
+        let (since, earlier) = self.earlier(now, &homes, open);
         let joined = members.iter().map(|member| {
             let node = member.node.clone();
             let since = before.joined.get(&node).copied().unwrap_or(generation);
@@ -213,33 +218,23 @@ impl Scene<'_> {
                 // Who still runs the job as it was must not be understood by those who do not.
                 secret: if anew { secret() } else { now.secret.clone() },
             },
-            reason: self.reason(cause, wanted),
+            reason: self.reason(cause, wanted, open),
             shares: wanted.shares.clone(),
             revision: self.record.revision,
+            bypassed: self.bypasses.clone(),
             cause,
         })
     }
 
-    /// The round that is open, as far as reports know: the newest version of any member.
-    fn open_round(&self, now: &Placement) -> u64 {
-        let statuses = now
-            .members
-            .iter()
-            .filter_map(|member| self.status(&member.node));
-        statuses
-            .map(|status| status.version)
-            .max()
-            .unwrap_or(now.since)
-    }
-
     fn status(&self, node: &Name) -> Option<&JobStatus> {
-        alive(self.sites, node)?.report.job(self.name)
+        alive(self.given.sites, node)?.report.job(self.name)
     }
 
     /// Members that are not wanted any more, and have something to hand over.
     fn leaving(&self, before: &Placed, wanted: &Wanted, open: u64) -> Vec<Name> {
         let members = before.placement.members.iter();
         let unwanted = members.filter(|member| !wanted.shares.contains_key(&member.node));
+        let unwanted = unwanted.filter(|member| !self.is_given_up(before, &member.node, open));
         let leaving = unwanted.filter(|member| match member.duty {
             Duty::Serving => self.status(&member.node).is_some(),
             Duty::Draining => self.has_something(before, &member.node, open),
@@ -247,19 +242,54 @@ impl Scene<'_> {
         leaving.map(|member| member.node.clone()).collect()
     }
 
+    /// Whether a member that lives and is bypassed is not waited for: its partial of a closed round is overdue. Only a
+    /// follower's can be.
+    fn is_given_up(&self, before: &Placed, node: &Name, open: u64) -> bool {
+        let verdict = self.given.verdicts.get(self.name);
+        let overdue = verdict.is_some_and(|verdict| verdict.overdue.contains(node));
+        overdue && active(&self.bypasses, open).contains(node) && before.placement.leader != *node
+    }
+
     /// Whether a draining member may still have updates of the round in which it began to drain.
     fn has_something(&self, before: &Placed, node: &Name, open: u64) -> bool {
         let Some(status) = self.status(node) else {
             return false;
         };
-        let placement = &before.placement;
-        let follows = status
-            .placement
-            .as_ref()
-            .map(|placement| placement.generation);
-        // It takes no update since it follows this placement, and it has none.
-        let empty = follows >= Some(placement.generation) && status.accepted == 0;
-        open <= placement.since && !empty
+        match followed(status, &before.placement) {
+            // It takes no update since it follows this placement, and leaves with the round that was open then.
+            Some(since) => open <= since && status.accepted > 0,
+            None => true,
+        }
+    }
+
+    /// Whether no update of a round that may still come can be at an earlier home: rounds go on while members learn of a
+    /// placement one after the other, so each says in which one it did.
+    fn is_settled(&self, now: &Placement, open: u64) -> bool {
+        let kept = u64::from(self.record.spec.round.staleness_max());
+        now.members.iter().all(|member| {
+            let since = self
+                .status(&member.node)
+                .and_then(|status| followed(status, now));
+            since.is_some_and(|since| open > since + kept)
+        })
+    }
+
+    /// Earlier tables that count after homes change to `homes`, and the round in which they changed last.
+    fn earlier(&self, now: &Placement, homes: &Homes, open: u64) -> (u64, Vec<Homes>) {
+        let mut tables = if self.is_settled(now, open) {
+            Vec::new()
+        } else {
+            now.earlier.clone()
+        };
+        if now.homes == *homes {
+            return (now.since, tables);
+        }
+        if !tables.contains(&now.homes) {
+            tables.push(now.homes.clone());
+        }
+        let excess = tables.len().saturating_sub(EARLIER_MAX);
+        tables.drain(..excess);
+        (open, tables)
     }
 
     fn members(&self, wanted: &Wanted, leaving: &[Name]) -> Vec<Member> {
@@ -267,7 +297,7 @@ impl Scene<'_> {
         let draining = leaving.iter().map(|node| (node, Duty::Draining));
         let all: BTreeMap<_, _> = draining.chain(serving).collect();
         let members = all.into_iter().filter_map(|(node, duty)| {
-            let url = self.sites.get(node)?.url.clone();
+            let url = self.given.sites.get(node)?.url.clone();
             let node = node.clone();
             Some(Member { node, url, duty })
         });
@@ -293,15 +323,15 @@ impl Scene<'_> {
         if before.revision == self.record.revision {
             return false;
         }
-        let record = self.desired.job_at(self.name, before.revision);
+        let record = self.given.desired.job_at(self.name, before.revision);
         record.is_none_or(|record| crate::reconcile::restarts(record, self.record))
     }
 
-    fn cause(&self, before: &Placed, members: &[Member], anew: bool) -> Cause {
+    fn cause(&self, before: &Placed, members: &[Member], open: u64, anew: bool) -> Cause {
         let was = |node: &Name| before.placement.member(node.as_str()).is_some();
-        let lost = |member: &Member| alive(self.sites, &member.node).is_none();
+        let lost = |member: &Member| alive(self.given.sites, &member.node).is_none();
         let drains = |member: &Member| {
-            let node = self.sites.get(&member.node);
+            let node = self.given.sites.get(&member.node);
             let begins = member.duty == Duty::Serving;
             begins && node.is_some_and(|site| site.node.state == planning::NodeState::Draining)
         };
@@ -311,6 +341,8 @@ impl Scene<'_> {
             Cause::Restarted
         } else if former.iter().any(lost) {
             Cause::Lost
+        } else if !active(&self.bypasses, open).is_subset(&active(&before.bypassed, open)) {
+            Cause::Bypassed
         } else if former.iter().any(drains) {
             Cause::Drained
         } else if members.iter().any(|member| !was(&member.node)) {
@@ -322,7 +354,7 @@ impl Scene<'_> {
         }
     }
 
-    fn reason(&self, cause: Cause, wanted: &Wanted) -> String {
+    fn reason(&self, cause: Cause, wanted: &Wanted, open: u64) -> String {
         let policy = self.record.spec.placement.policy.as_str();
         let nodes: Vec<_> = wanted.shares.keys().map(Name::as_str).collect();
         let mut reason = format!("{cause}; {policy} takes {}", nodes.join(", "));
@@ -333,88 +365,22 @@ impl Scene<'_> {
             );
             reason += &beyond;
         }
+        for node in active(&self.bypasses, open) {
+            let until = self.bypasses.get(&node).map_or(open, |bypass| bypass.until);
+            reason += &format!("; {node} is slow and bypassed until round {until}");
+        }
         reason
     }
 }
 
-/// The round in which homes have moved last, and the tables that it had before.
-fn earlier(now: &Placement, homes: &Homes, open: u64) -> (u64, Vec<Homes>) {
-    let same_round = now.since == open;
-    let mut tables = if same_round {
-        now.earlier.clone()
-    } else {
-        Vec::new()
-    };
-    if now.homes == *homes {
-        return if same_round {
-            (now.since, tables)
-        } else {
-            (now.since, Vec::new())
-        };
-    }
-    if !tables.contains(&now.homes) {
-        tables.push(now.homes.clone());
-    }
-    let excess = tables.len().saturating_sub(EARLIER_MAX);
-    tables.drain(..excess);
-    (open, tables)
+/// The round that was open on a node when it took a placement over; `None` while it follows an earlier one.
+fn followed(status: &JobStatus, placement: &Placement) -> Option<u64> {
+    let follows = status.placement.as_ref()?;
+    let since = || follows.since.unwrap_or(placement.since);
+    (follows.generation >= placement.generation).then(since)
 }
 
 fn alive<'a>(sites: &'a BTreeMap<Name, Site>, node: &Name) -> Option<&'a Site> {
     let site = sites.get(node)?;
     (site.node.state != planning::NodeState::Lost).then_some(site)
-}
-
-/// Keeps jobs from nodes that cannot have them, as long as there are others: by a label that all nodes but these have.
-fn leave_out(unfit: &Unfit, nodes: &mut [planning::Node], jobs: &mut [planning::Job]) {
-    for job in jobs {
-        let Some(unfit) = unfit.get(job.name.as_str()) else {
-            continue;
-        };
-        let fits = |node: &planning::Node| !unfit.contains(node.name.as_str());
-        let may = |node: &planning::Node| {
-            let mut required = job.required_labels.iter();
-            let labels = required.all(|(key, value)| node.labels.get(key) == Some(value));
-            node.state == planning::NodeState::Ready && labels && fits(node)
-        };
-        // What is left is better than nothing, and its status says what is wrong.
-        if !nodes.iter().any(may) {
-            continue;
-        }
-        // No label that a user can give has a space in it.
-        let label = (format!("fit for {}", job.name), String::new());
-        for node in nodes.iter_mut().filter(|node| fits(node)) {
-            node.labels.extend([label.clone()]);
-        }
-        job.required_labels.extend([label]);
-    }
-}
-
-fn job(name: &Name, record: &JobRecord, sites: &BTreeMap<Name, Site>) -> planning::Job {
-    let spec = &record.spec;
-    let wishes = &spec.placement;
-    let expected = NonZeroU32::new(spec.expected()).unwrap_or(NonZeroU32::MIN);
-    let names = |names: &BTreeSet<Name>| names.iter().map(Name::to_string).collect();
-    planning::Job {
-        policy: match wishes.policy {
-            PlacementPolicy::BestFit => planning::Policy::BestFit,
-            PlacementPolicy::WorstFit => planning::Policy::WorstFit,
-            PlacementPolicy::FirstFit => planning::Policy::FirstFit,
-            PlacementPolicy::Spread => planning::Policy::Spread,
-        },
-        required_labels: wishes.selector.clone(),
-        preferred_labels: wishes.preferred.clone(),
-        affinity: names(&wishes.affinity),
-        anti_affinity: names(&wishes.anti_affinity),
-        single_node: spec.determinism == Determinism::Ordered || in_place(name, sites),
-        nodes_max: wishes.nodes.max.and_then(NonZeroU32::new),
-        ..planning::Job::new(name.as_str(), "", expected)
-    }
-}
-
-/// Whether the job's sums are changed in place: one node said so when it planned the job.
-fn in_place(name: &Name, sites: &BTreeMap<Name, Site>) -> bool {
-    let statuses = sites.values().filter_map(|site| site.report.job(name));
-    let mut plans = statuses.filter_map(|status| status.arena.as_ref());
-    plans.any(|arena| arena.plan.in_place)
 }

@@ -1,26 +1,33 @@
 //! What applying manifests would change: a pure function of the desired state and the manifests.
 
+mod quota;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
 use serde_json::Value;
 use tributary_api::{
     Digest, Name,
     apply::{Action, ApplyResult, Change},
     control::FunctionRevision,
-    manifest::{FileReference, FunctionManifest, JobManifest, JobSpec, Kind, Manifest, nearest},
+    manifest::{
+        FileReference, FunctionManifest, JobManifest, JobSpec, Kind, Manifest, TenantManifest,
+        nearest,
+    },
     problem::FieldError,
 };
 
 use crate::{
     Error,
     diff::diff,
-    store::{Desired, JobRecord},
+    store::{Desired, JobRecord, TenantRecord},
 };
 
-/// What is done with the functions and jobs that manifests concern.
+/// What is done with the functions, tenants and jobs that manifests concern.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) functions: Vec<PlannedFunction>,
+    pub(crate) tenants: Vec<PlannedTenant>,
     pub(crate) jobs: Vec<PlannedJob>,
 }
 
@@ -29,6 +36,16 @@ pub(crate) struct PlannedFunction {
     /// The manifest's place in the request.
     pub(crate) manifest: usize,
     pub(crate) revision: FunctionRevision,
+    pub(crate) action: Action,
+    pub(crate) diff: Vec<Change>,
+}
+
+#[derive(Debug)]
+pub(crate) struct PlannedTenant {
+    /// The manifest's place in the request.
+    pub(crate) manifest: usize,
+    pub(crate) name: Name,
+    pub(crate) record: TenantRecord,
     pub(crate) action: Action,
     pub(crate) diff: Vec<Change>,
 }
@@ -75,7 +92,7 @@ pub(crate) fn parse(values: &[Value]) -> Result<Vec<Manifest>, Error> {
     }
 }
 
-/// Plans the manifests of a request; functions come before the jobs that use them.
+/// Plans the manifests of a request; functions and tenants come before the jobs that name them.
 pub(crate) fn plan(desired: &Desired, manifests: &[Manifest]) -> Result<Plan, Error> {
     let mut planner = Planner {
         desired,
@@ -83,8 +100,10 @@ pub(crate) fn plan(desired: &Desired, manifests: &[Manifest]) -> Result<Plan, Er
         errors: Vec::new(),
     };
     for (place, manifest) in manifests.iter().enumerate() {
-        if let Manifest::Function(function) = manifest {
-            planner.function(place, function)?;
+        match manifest {
+            Manifest::Function(function) => planner.function(place, function)?,
+            Manifest::Tenant(tenant) => planner.tenant(place, tenant)?,
+            Manifest::Job(_) => {}
         }
     }
     for (place, manifest) in manifests.iter().enumerate() {
@@ -93,6 +112,9 @@ pub(crate) fn plan(desired: &Desired, manifests: &[Manifest]) -> Result<Plan, Er
         }
     }
     planner.followers()?;
+    if planner.errors.is_empty() {
+        planner.errors = quota::exceeded(desired, &planner.plan);
+    }
     if planner.errors.is_empty() {
         Ok(planner.plan)
     } else {
@@ -117,17 +139,8 @@ impl Planner<'_> {
             .functions
             .get(name)
             .map(|record| &record.revision);
-        let (action, number, changes) = match previous {
-            Some(previous) if previous.spec == *spec => {
-                (Action::Unchanged, previous.revision, Vec::new())
-            }
-            Some(previous) => (
-                Action::Configured,
-                self.next(Kind::Function, name),
-                diff(&previous.spec, spec)?,
-            ),
-            None => (Action::Created, self.next(Kind::Function, name), Vec::new()),
-        };
+        let previous = previous.map(|previous| (previous.revision, &previous.spec));
+        let (action, number, changes) = self.revised(Kind::Function, name, previous, spec)?;
         let revision = FunctionRevision {
             name: name.clone(),
             revision: number,
@@ -143,11 +156,48 @@ impl Planner<'_> {
         Ok(())
     }
 
+    fn tenant(&mut self, place: usize, manifest: &TenantManifest) -> Result<(), Error> {
+        let (name, spec) = (&manifest.metadata.name, &manifest.spec);
+        let previous = self.desired.tenants.get(name);
+        let previous = previous.map(|record| (record.revision, &record.spec));
+        let (action, revision, changes) = self.revised(Kind::Tenant, name, previous, spec)?;
+        let spec = spec.clone();
+        self.plan.tenants.push(PlannedTenant {
+            manifest: place,
+            name: name.clone(),
+            record: TenantRecord { revision, spec },
+            action,
+            diff: changes,
+        });
+        Ok(())
+    }
+
+    /// What a manifest's spec makes of the revision that there is.
+    fn revised<S: PartialEq + Serialize>(
+        &self,
+        kind: Kind,
+        name: &Name,
+        previous: Option<(u64, &S)>,
+        spec: &S,
+    ) -> Result<(Action, u64, Vec<Change>), Error> {
+        Ok(match previous {
+            Some((revision, previous)) if previous == spec => {
+                (Action::Unchanged, revision, Vec::new())
+            }
+            Some((_, previous)) => {
+                let changes = diff(previous, spec)?;
+                (Action::Configured, self.next(kind, name), changes)
+            }
+            None => (Action::Created, self.next(kind, name), Vec::new()),
+        })
+    }
+
     fn job(&mut self, place: usize, manifest: &JobManifest) -> Result<(), Error> {
         let (name, spec) = (&manifest.metadata.name, &manifest.spec);
         let model = self.digest(place, "spec.model", &spec.model);
         let function = self.function_of(place, &spec.function.name);
-        if let (Some(model), Some(function)) = (model, function) {
+        let has_tenant = self.has_tenant(place, &spec.tenant);
+        if let (Some(model), Some(function), true) = (model, function, has_tenant) {
             let job = self.planned(place, false, name, spec, model, function)?;
             self.plan.jobs.push(job);
         }
@@ -239,12 +289,21 @@ impl Planner<'_> {
             .collect();
         let found = known.get(name).map(|revision| (*revision).clone());
         if found.is_none() {
-            let hint = match nearest(name.as_str(), known.keys().map(|known| known.as_str())) {
-                Some(meant) => format!("did you mean {meant}?"),
-                None => "apply its manifest first, or together with this one".into(),
-            };
-            let message = format!("there is no function {name}; {hint}");
+            let message = missing("function", name, known.into_keys());
             self.errors.push(at(place, "spec.function.name", message));
+        }
+        found
+    }
+
+    /// Whether a job's tenant is there, or will be.
+    fn has_tenant(&mut self, place: usize, name: &Name) -> bool {
+        let existing = self.desired.all_tenants();
+        let planned = self.plan.tenants.iter().map(|tenant| &tenant.name);
+        let known: BTreeSet<&Name> = existing.keys().chain(planned).collect();
+        let found = known.contains(name);
+        if !found {
+            let message = missing("tenant", name, known);
+            self.errors.push(at(place, "spec.tenant", message));
         }
         found
     }
@@ -278,11 +337,22 @@ impl Plan {
             );
             ((false, function.manifest), result)
         });
+        let tenants = self.tenants.iter().map(|tenant| {
+            let revision = tenant.record.revision;
+            let result = result(
+                Kind::Tenant,
+                &tenant.name,
+                tenant.action,
+                revision,
+                &tenant.diff,
+            );
+            ((false, tenant.manifest), result)
+        });
         let jobs = self.jobs.iter().map(|job| {
             let result = result(Kind::Job, &job.name, job.action, job.revision, &job.diff);
             ((job.follows_function, job.manifest), result)
         });
-        let mut results: Vec<_> = functions.chain(jobs).collect();
+        let mut results: Vec<_> = functions.chain(tenants).chain(jobs).collect();
         results.sort_by_key(|(order, _)| *order);
         results.into_iter().map(|(_, result)| result).collect()
     }
@@ -297,6 +367,16 @@ fn result(kind: Kind, name: &Name, action: Action, revision: u64, diff: &[Change
         diff: diff.to_vec(),
         notes: Vec::new(),
     }
+}
+
+/// What is said of a name that nothing has, among those that something has.
+fn missing<'a>(kind: &str, name: &Name, known: impl IntoIterator<Item = &'a Name>) -> String {
+    let known = known.into_iter().map(Name::as_str);
+    let hint = match nearest(name.as_str(), known) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => "apply its manifest first, or together with this one".into(),
+    };
+    format!("there is no {kind} {name}; {hint}")
 }
 
 /// An error of the manifest at `place`.

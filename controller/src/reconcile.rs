@@ -19,7 +19,7 @@ pub(crate) enum Step {
     Start(Name),
     /// The job runs as something from which it cannot change without a restart.
     Restart(Name),
-    /// The job runs at another revision.
+    /// The job runs at another revision, or may claim something else of the node.
     Update(Name),
     /// The job follows an older placement.
     Place(Name),
@@ -88,12 +88,16 @@ pub(crate) fn steps(desired: &Desired, goal: &Goal<'_>, report: &NodeReport) -> 
         .filter(|job| !goal.jobs.contains_key(&job.name));
     let mut steps: Vec<_> = unwanted.map(|job| Step::Stop(job.name.clone())).collect();
     for (&name, (wanted, placed)) in &goal.jobs {
-        let step = match observed.iter().find(|job| job.name == *name) {
-            None => Some(Step::Start(name.clone())),
-            Some(job) => change(desired, name, job, wanted)
-                .or_else(|| replace(&report.status.name, name, job, placed.as_deref()?)),
+        let Some(job) = observed.iter().find(|job| job.name == *name) else {
+            steps.push(Step::Start(name.clone()));
+            continue;
         };
-        steps.extend(step);
+        if let Some(step) = change(desired, name, job, wanted) {
+            steps.push(step);
+            continue;
+        }
+        steps.extend(share(desired, name, job, wanted));
+        steps.extend(placed.and_then(|placed| replace(&report.status.name, name, job, placed)));
     }
     if goal.elsewhere != report.elsewhere {
         steps.push(Step::Direct(goal.elsewhere.clone()));
@@ -119,6 +123,13 @@ fn change(desired: &Desired, name: &Name, job: &JobStatus, wanted: &JobRecord) -
     } else {
         Step::Restart(name.clone())
     })
+}
+
+/// What tells a node what a running job may claim. Nodes of an earlier version do not say what they know of it, and have
+/// no use for it.
+fn share(desired: &Desired, name: &Name, job: &JobStatus, wanted: &JobRecord) -> Option<Step> {
+    let known = job.sharing.as_ref()?;
+    (*known != desired.sharing(&wanted.spec)).then(|| Step::Update(name.clone()))
 }
 
 /// What brings a running job to its placement.

@@ -21,7 +21,7 @@ use tributary_api::{
     apply::ApplyResult,
     fleet::{NodeEntry, PlacementDescription},
     manifest::JobManifest,
-    status::{FunctionStatus, JobStatus},
+    status::{FunctionStatus, JobStatus, TenantStatus},
 };
 
 use crate::{Controller, Error, files::blobs::BLOB_BYTES_MAX};
@@ -35,7 +35,8 @@ type Api = State<Arc<Controller>>;
 /// The routes of `controller`:
 /// `POST /v1/apply`, `PUT|HEAD /v1/blobs/{digest}`, `GET /v1/jobs`, `GET|DELETE /v1/jobs/{job}`,
 /// `GET /v1/jobs/{job}/manifest`, `GET /v1/jobs/{job}/placement`, `GET /v1/functions`,
-/// `GET|DELETE /v1/functions/{function}`, `GET /v1/nodes`, `PUT|DELETE /v1/nodes/{node}/drain`.
+/// `GET|DELETE /v1/functions/{function}`, `GET /v1/tenants`, `GET|DELETE /v1/tenants/{tenant}`, `GET /v1/nodes`,
+/// `PUT|DELETE /v1/nodes/{node}/drain`.
 ///
 /// A controller that does not lead answers what it can, and sends writes to the one that does.
 pub fn routes(controller: Arc<Controller>) -> Router {
@@ -54,6 +55,8 @@ pub fn routes(controller: Arc<Controller>) -> Router {
             "/v1/functions/{function}",
             get(function).delete(delete_function),
         )
+        .route("/v1/tenants", get(tenants))
+        .route("/v1/tenants/{tenant}", get(tenant).delete(delete_tenant))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{node}/drain", put(drain).delete(undrain))
         .layer(from_fn_with_state(
@@ -189,6 +192,26 @@ async fn delete_function(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Error> {
     let task = tokio::spawn(async move { controller.delete_function(&name).await });
+    task.await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn tenants(State(controller): Api) -> Result<Json<Vec<TenantStatus>>, Infallible> {
+    Ok(Json(controller.tenants()))
+}
+
+async fn tenant(
+    State(controller): Api,
+    Path(name): Path<String>,
+) -> Result<Json<TenantStatus>, Error> {
+    Ok(Json(controller.tenant(&name)?))
+}
+
+async fn delete_tenant(
+    State(controller): Api,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Error> {
+    let task = tokio::spawn(async move { controller.delete_tenant(&name).await });
     task.await??;
     Ok(StatusCode::NO_CONTENT)
 }

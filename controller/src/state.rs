@@ -7,12 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use tributary_api::control::Checkpoints;
+use tributary_api::{control::Checkpoints, reference::UpdateObjects};
 use tributary_store::{Backend, Keys, embedded};
 
 use crate::{
     Error,
-    files::{blobs::Blobs, models::Models, spool::Spool},
+    files::{blobs::Blobs, models::Models, spool::Spool, updates::UpdateBuckets},
     legacy,
     store::Store,
 };
@@ -63,6 +63,15 @@ impl State {
     #[must_use]
     pub fn checkpoints(&self) -> Arc<dyn Checkpoints> {
         Arc::new(self.models.clone())
+    }
+
+    /// The buckets from which a node may fetch updates that clients put there.
+    ///
+    /// # Errors
+    /// As the store fails.
+    pub async fn updates(&self, buckets: &[String]) -> Result<Arc<dyn UpdateObjects>, Error> {
+        let buckets = UpdateBuckets::open(&*self.backend, buckets).await?;
+        Ok(Arc::new(buckets))
     }
 
     /// Where a node that is one of several keeps the models that its rounds make: in the shared store, and while that

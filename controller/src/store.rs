@@ -1,13 +1,15 @@
 //! Desired state: immutable revisions, and one key that says which of them are live.
 //!
 //! Bucket `desired`, in any [`Keys`]:
-//! - `revisions/<kind>/<name>/<revision>.<term>`: a function's or job's revision in JSON. Never changed: the term tells
-//!   what two leaders wrote under the same number.
+//! - `revisions/<kind>/<name>/<revision>.<term>`: a function's, tenant's or job's revision in JSON. Never changed: the
+//!   term tells what two leaders wrote under the same number.
 //! - `heads`: for each kind and name the last revision ever given, whose record it is, and whether the thing exists.
 //!
 //! `heads` is changed by compare and swap, and that is the moment at which an apply happens, all or nothing; records
 //! that it does not name were never applied. It is the fence as well: who begins to lead writes its term into it, and
 //! whoever led before has seen another revision of the key and cannot write any more.
+
+mod former;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +19,13 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tributary_api::{
     Name,
-    control::{FunctionDescription, FunctionRevision},
-    manifest::{JobSpec, Kind},
+    control::{FunctionDescription, FunctionRevision, Sharing},
+    manifest::{JobSpec, Kind, TenantSpec, default_tenant},
 };
 use tributary_store::{Error as StoreError, Keys};
 
 use crate::Error;
+pub(crate) use former::Former;
 
 /// The key that is swapped.
 pub(crate) const HEADS: &str = "heads";
@@ -35,6 +38,13 @@ const RECORDS_FOUND: usize = 8;
 pub(crate) struct FunctionRecord {
     pub(crate) revision: FunctionRevision,
     pub(crate) description: FunctionDescription,
+}
+
+/// A tenant's revision.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TenantRecord {
+    pub(crate) revision: u64,
+    pub(crate) spec: TenantSpec,
 }
 
 /// A job's revision.
@@ -51,6 +61,7 @@ pub(crate) struct JobRecord {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Desired {
     pub(crate) functions: BTreeMap<Name, FunctionRecord>,
+    pub(crate) tenants: BTreeMap<Name, TenantRecord>,
     pub(crate) jobs: BTreeMap<Name, JobRecord>,
     /// Older revisions of jobs that can still be found.
     older: BTreeMap<(Name, u64), JobRecord>,
@@ -65,6 +76,8 @@ struct Heads {
     /// The term of the leader who wrote it.
     term: u64,
     functions: BTreeMap<Name, Head>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tenants: BTreeMap<Name, Head>,
     jobs: BTreeMap<Name, Head>,
     /// Nodes that are to be given no work.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -84,7 +97,14 @@ struct Head {
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
     pub(crate) functions: Vec<FunctionRecord>,
+    pub(crate) tenants: Vec<(Name, TenantRecord)>,
     pub(crate) jobs: Vec<(Name, JobRecord)>,
+}
+
+impl Commit {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.functions.is_empty() && self.tenants.is_empty() && self.jobs.is_empty()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +124,32 @@ impl Desired {
             (job.spec.function.name == *function).then(|| name.clone())
         };
         self.jobs.iter().filter_map(uses).collect()
+    }
+
+    /// A tenant's jobs.
+    pub(crate) fn jobs_in(&self, tenant: &Name) -> Vec<Name> {
+        let belongs =
+            |(name, job): (&Name, &JobRecord)| (job.spec.tenant == *tenant).then(|| name.clone());
+        self.jobs.iter().filter_map(belongs).collect()
+    }
+
+    /// All tenants. `default` is one of them, whether a manifest has described it or not.
+    pub(crate) fn all_tenants(&self) -> BTreeMap<Name, TenantRecord> {
+        let mut all = self.tenants.clone();
+        all.entry(default_tenant()).or_default();
+        all
+    }
+
+    /// What a job may claim of its nodes.
+    pub(crate) fn sharing(&self, job: &JobSpec) -> Sharing {
+        let record = self.tenants.get(&job.tenant);
+        Sharing {
+            tenant: job.tenant.clone(),
+            // Who has no record is `default`: a tenant that has jobs is not deleted.
+            weight: record
+                .map_or_else(|| TenantSpec::default().weight, |record| record.spec.weight),
+            priority: job.priority,
+        }
     }
 
     /// A job's revision, if it can still be found.
@@ -146,6 +192,7 @@ impl Heads {
     fn of(&self, kind: Kind) -> &BTreeMap<Name, Head> {
         match kind {
             Kind::Function => &self.functions,
+            Kind::Tenant => &self.tenants,
             Kind::Job => &self.jobs,
         }
     }
@@ -153,6 +200,7 @@ impl Heads {
     fn of_mut(&mut self, kind: Kind) -> &mut BTreeMap<Name, Head> {
         match kind {
             Kind::Function => &mut self.functions,
+            Kind::Tenant => &mut self.tenants,
             Kind::Job => &mut self.jobs,
         }
     }
@@ -188,15 +236,21 @@ impl Store {
         }
         let heads: Heads = serde_json::from_slice(&entry.value)?;
         let mut desired = Desired::default();
-        for (name, head) in &heads.functions {
-            if head.live {
-                let found = known.functions.get(name);
-                let record = match found.filter(|known| known.revision.revision == head.last) {
-                    Some(record) => record.clone(),
-                    None => self.record(Kind::Function, name, head, head.last).await?,
-                };
-                desired.functions.insert(name.clone(), record);
-            }
+        for (name, head) in heads.functions.iter().filter(|(_, head)| head.live) {
+            let found = known.functions.get(name);
+            let record = match found.filter(|known| known.revision.revision == head.last) {
+                Some(record) => record.clone(),
+                None => self.record(Kind::Function, name, head, head.last).await?,
+            };
+            desired.functions.insert(name.clone(), record);
+        }
+        for (name, head) in heads.tenants.iter().filter(|(_, head)| head.live) {
+            let found = known.tenants.get(name);
+            let record = match found.filter(|known| known.revision == head.last) {
+                Some(record) => record.clone(),
+                None => self.record(Kind::Tenant, name, head, head.last).await?,
+            };
+            desired.tenants.insert(name.clone(), record);
         }
         for (name, head) in heads.jobs.iter().filter(|(_, head)| head.live) {
             for revision in head.terms.keys().copied() {
@@ -246,6 +300,11 @@ impl Store {
             self.write(Kind::Function, name, *revision, heads.term, record)
                 .await?;
             heads.advance(Kind::Function, name, *revision);
+        }
+        for (name, record) in &commit.tenants {
+            self.write(Kind::Tenant, name, record.revision, heads.term, record)
+                .await?;
+            heads.advance(Kind::Tenant, name, record.revision);
         }
         for (name, record) in &commit.jobs {
             self.write(Kind::Job, name, record.revision, heads.term, record)
@@ -355,35 +414,4 @@ fn prefix(kind: Kind, name: &Name) -> String {
 
 fn key(kind: Kind, name: &Name, revision: u64, term: u64) -> String {
     format!("{}{revision}.{term}", prefix(kind, name))
-}
-
-/// A thing and its revisions, as an earlier version of the program kept them.
-pub(crate) struct Former {
-    pub(crate) kind: Kind,
-    pub(crate) name: Name,
-    pub(crate) last: u64,
-    pub(crate) live: bool,
-    /// Revisions and their records.
-    pub(crate) records: Vec<(u64, Vec<u8>)>,
-}
-
-impl Store {
-    /// Brings what an earlier version kept into an empty store; again, if a process has died over it.
-    pub(crate) async fn take_over(&self, all: Vec<Former>) -> Result<(), Error> {
-        let base = self.load(&Desired::default()).await?;
-        if base.seen != 0 {
-            return Ok(());
-        }
-        let mut heads = Heads::default();
-        for former in all {
-            for (revision, record) in former.records.iter().filter(|_| former.live) {
-                let key = key(former.kind, &former.name, *revision, heads.term);
-                self.keys.put(&key, record.clone().into()).await?;
-                heads.advance(former.kind, &former.name, *revision);
-            }
-            let head = heads.of_mut(former.kind).entry(former.name).or_default();
-            (head.last, head.live) = (former.last, former.live);
-        }
-        self.swap(&base, heads).await.map(drop)
-    }
 }

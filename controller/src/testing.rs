@@ -50,6 +50,9 @@ pub(crate) fn status(job: &str, revision: u64) -> JobStatus {
         workers: 0,
         autoscaler: None,
         placement: None,
+        times: Vec::new(),
+        awaited: None,
+        sharing: None,
     }
 }
 

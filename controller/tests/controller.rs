@@ -14,5 +14,7 @@ mod fake_node;
 mod http;
 #[path = "controller/restart.rs"]
 mod restart;
+#[path = "controller/tenants.rs"]
+mod tenants;
 #[path = "controller/world.rs"]
 mod world;

@@ -40,5 +40,9 @@ mod fake_node;
 mod leaders;
 #[path = "fleet/outage.rs"]
 mod outage;
+#[path = "fleet/slow.rs"]
+mod slow;
+#[path = "fleet/submissions.rs"]
+mod submissions;
 #[path = "controller/world.rs"]
 mod world;

@@ -15,7 +15,7 @@ import yaml
 
 from conftest import MakeJob
 from process import BINARY, ROOT
-from tributary import Function, Job, Server, errors
+from tributary import Function, Job, Server, Tenant, errors
 from tributary.manifest import Manifest, _fields, load
 
 DIGEST = "sha256:" + "ab" * 32
@@ -59,8 +59,12 @@ PLACED_JOB = Job(
     preferred={"zone": "a"},
     affinity=["digits"],
     anti_affinity=["other"],
+    stragglers="bypass",
+    tenant="research",
+    priority=-5,
 )
 FULL_FUNCTION = Function("fedavg", DIGEST, algebra="monoid", memory="64MiB", deadline="2s")
+FULL_TENANT = Tenant("research", weight=2.5, jobs_max=10)
 
 
 def schema(kind: str) -> dict[str, Any]:
@@ -78,10 +82,18 @@ def test_the_repositorys_manifests_round_trip() -> None:
     late, spread = Job.load(ROOT / "manifests/digits-async.yaml"), Job.load(ROOT / "manifests/digits-nodes.yaml")
     assert (late.count, late.staleness_max, late.staleness_weight, late.staleness_a) == (10, 4, "polynomial", 0.5)
     assert spread.policy == "spread"
-    assert load(ROOT / "manifests") == [late, spread, job, function]
+    tenants = load(ROOT / "manifests/tenants.yaml")
+    assert tenants[:2] == [Tenant("production", weight=3), Tenant("research", weight=1, jobs_max=10)]
+    assert [(one.tenant, one.priority) for one in tenants if isinstance(one, Job)] == [
+        ("production", None),
+        ("research", -10),
+    ]
+    assert load(ROOT / "manifests") == [late, spread, job, function, *tenants]
 
 
-@pytest.mark.parametrize("manifest", [FULL_JOB, LATE_JOB, PLACED_JOB, FULL_FUNCTION, Job("a", "b", DIGEST, 1)])
+@pytest.mark.parametrize(
+    "manifest", [FULL_JOB, LATE_JOB, PLACED_JOB, FULL_FUNCTION, FULL_TENANT, Tenant("a"), Job("a", "b", DIGEST, 1)]
+)
 @pytest.mark.parametrize("ending", ["yaml", "json"])
 def test_what_is_saved_is_valid_and_is_read_again(tmp_path: Path, manifest: Manifest, ending: str) -> None:
     jsonschema.validate(manifest.to_dict(), schema(manifest.KIND.lower()))
@@ -93,12 +105,12 @@ def test_what_is_saved_is_valid_and_is_read_again(tmp_path: Path, manifest: Mani
 
 
 def test_every_field_of_the_schemas_is_there() -> None:
-    for kind, manifest in (("job", Job), ("function", Function)):
+    for kind, manifest in (("job", Job), ("function", Function), ("tenant", Tenant)):
         paths = {field.metadata["path"] for field in _fields(manifest)}
         assert paths == set(_paths(schema(kind), "", manifest.FILE))
 
 
-def _paths(part: dict[str, Any], path: str, file: str) -> Iterator[str]:
+def _paths(part: dict[str, Any], path: str, file: str | None) -> Iterator[str]:
     for name, inner in part.get("properties", {}).items():
         below = f"{path}.{name}" if path else name
         if below in ("apiVersion", "kind"):
@@ -123,7 +135,7 @@ def test_paths_follow_the_manifest(tmp_path: Path) -> None:
         ({"spec": {"rounds": 1, "roundz": 2}}, r"spec\.roundz: unknown field; did you mean spec\.rounds\?"),
         ({"spec": {"round": {"quorom": 1}}}, r"spec\.round\.quorom: unknown field; did you mean spec\.round\.quorum\?"),
         ({"spec": {"rounds": 1}}, "lacks a field.*function"),
-        ({"kind": "Jobb"}, "kind is 'Jobb'; there are 'Job' and 'Function'"),
+        ({"kind": "Jobb"}, "kind is 'Jobb'; there are 'Job', 'Function' and 'Tenant'"),
         ({"apiVersion": "v2"}, "apiVersion are 'Job' and 'v2'"),
     ],
 )
@@ -187,6 +199,25 @@ def test_apply_of_files(server: Server, tmp_path: Path) -> None:
     assert server.apply(tmp_path / "job.yaml")[0].name == "from-a-file"
     assert server.apply([str(tmp_path)])[0].action == "unchanged"
     server.delete("job", "from-a-file")
+
+
+def test_tenants(server: Server, new_job: MakeJob) -> None:
+    assert [applied.action for applied in server.apply(Tenant("research", weight=2.5))] == ["created"]
+    job = server.manifest(new_job())
+    assert server.job(job.name).sharing == {"tenant": "default", "weight": 1.0, "priority": 0}
+    job.tenant, job.priority = "research", 7
+    assert server.apply(job)[0].notes == []
+    assert server.job(job.name).sharing == {"tenant": "research", "weight": 2.5, "priority": 7}
+    with pytest.raises(errors.InUse, match=job.name):
+        server.delete("tenant", "research")
+    server.apply(Tenant("research", weight=0.5))
+    assert (server.tenant("research").weight, server.tenant("research").jobs) == (0.5, [job.name])
+    assert server.job(job.name).sharing == {"tenant": "research", "weight": 0.5, "priority": 7}
+    assert [tenant.name for tenant in server.tenants()] == ["default", "research"]
+    server.delete("job", job.name)
+    server.delete("tenant", "research")
+    with pytest.raises(errors.UnknownTenant):
+        server.tenant("research")
 
 
 def test_a_model_that_is_not_there(server: Server) -> None:

@@ -3,10 +3,13 @@
 //! NATS servers listen on the bridge, controllers and nodes each in a network namespace. However a test ends, nothing
 //! of it stays: every process is killed, and segments of killed nodes are removed.
 
+mod breaking;
+
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -26,6 +29,9 @@ const NODE_PORT: u16 = 8470;
 const CONTROLLER_PORT: u16 = 8480;
 /// The bandwidth of a host's link.
 const RATE: &str = "2gbit";
+
+/// How long a controller may take to say whether it leads.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, Copy)]
@@ -166,7 +172,7 @@ impl Cluster {
             .controllers
             .iter()
             .filter(|member| member.child.is_some() && !member.frozen)
-            .map(|member| Client::new(member.address));
+            .map(|member| Client::patient(member.address, LOOK));
         doors.into_iter().find(|door| {
             // One that follows sends writers to the leader.
             let leads = |metrics: &Answer| {
@@ -250,6 +256,16 @@ impl Cluster {
                         .all(|member| member.generation == Some(placement.generation))
             })
         });
+    }
+
+    /// Whether a job does without a node because it is slow.
+    #[must_use]
+    pub fn is_bypassed(&self, job: &str, node: usize) -> bool {
+        let name = self.node_name(node);
+        self.placement(job).is_some_and(|placement| {
+            let mut bypassed = placement.bypassed.iter();
+            bypassed.any(|bypassed| bypassed.node.as_str() == name)
+        })
     }
 
     /// The generation of a job's placement.
@@ -395,6 +411,18 @@ impl Cluster {
         process::signal(child.id(), if frozen { Signal::STOP } else { Signal::CONT });
     }
 
+    /// Stops the processes that fold on a node, or wakes them: the node is heard, and nothing gets done.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze_workers(&self, node: usize, frozen: bool) {
+        let child = self.nodes[node].child.as_ref().expect("it runs");
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        for worker in process::workers_of(child.id()) {
+            process::signal(worker, signal);
+        }
+    }
+
     // === what clients do ===
 
     /// Sends an update, to any node first, and follows to where it belongs.
@@ -536,7 +564,11 @@ fn end(member: &mut Member) {
 }
 
 /// The address in a URL.
-fn address_of(url: &str) -> SocketAddr {
+///
+/// # Panics
+/// If it is none of this cluster's.
+#[must_use]
+pub fn address_of(url: &str) -> SocketAddr {
     let rest = url.strip_prefix("http://").expect("a URL");
     rest.split('/')
         .next()

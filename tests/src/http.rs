@@ -120,9 +120,15 @@ impl Client {
     /// The door at `address`.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
+        Self::patient(address, TIMEOUT)
+    }
+
+    /// The door at `address`, for requests that wait so long for their answer and no longer.
+    #[must_use]
+    pub fn patient(address: SocketAddr, patience: Duration) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
+            .timeout_global(Some(patience))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             // A connection for each request: what a kept one does is tested by hand.
             .max_idle_connections(0)

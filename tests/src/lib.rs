@@ -10,7 +10,8 @@
 //! - [`job`], [`manifest`]: jobs as a client and as an operator sees them. [`local`]: clients on the server's host.
 //! - [`tensors`], [`encoded`], [`forged`], [`reference`], [`random`]: models, updates in other encodings, files that
 //!   lie, and right answers.
-//! - [`cluster`]: controllers and nodes on hosts of their own. [`nats`]: real NATS servers.
+//! - [`cluster`]: controllers and nodes on hosts of their own. [`nats`]: real NATS servers. [`files`]: servers of files.
+//!   [`soak`]: a cluster in which something always breaks.
 //! - [`guest`]: functions that misbehave. [`fates`]: workers that die.
 //! - [`place`], [`process`], [`wait`]: where things are, what runs, and patience.
 //!
@@ -28,6 +29,7 @@ pub mod connection;
 pub mod encoded;
 pub mod fates;
 pub mod feed;
+pub mod files;
 pub mod forged;
 pub mod guest;
 pub mod http;
@@ -42,6 +44,7 @@ pub mod reference;
 pub mod scrape;
 pub mod server;
 mod sidecar;
+pub mod soak;
 pub mod tensors;
 pub mod wait;
 

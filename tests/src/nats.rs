@@ -1,5 +1,7 @@
 //! Real NATS servers: alone or as a cluster, each with a store of its own, killed and started again at will.
 
+pub mod stream;
+
 use std::env;
 use std::fs;
 use std::io::Read;

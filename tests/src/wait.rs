@@ -1,5 +1,6 @@
 //! Patience.
 
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// Nothing that works takes so long; only what never happens meets this limit.
@@ -27,4 +28,16 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// As [`eventually`].
 pub fn until(what: &str, mut look: impl FnMut() -> bool) {
     eventually(what, || look().then_some(()));
+}
+
+/// Waits until a process has ended; false if it does not.
+pub fn ends(child: &mut Child) -> bool {
+    let started = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if started.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    true
 }

@@ -18,6 +18,7 @@ mod fingerprint;
 mod output;
 mod python;
 mod setup;
+mod soak;
 mod test;
 mod workspace;
 
@@ -56,6 +57,8 @@ enum Task {
     Demo(demo::Options),
     /// Measure beside the peers, and write the page in bench/results
     Bench(bench::Options),
+    /// Break a whole cluster again and again while clients train on it, and check every model; takes root
+    Soak(soak::Options),
     /// Run every check: formats, lints, unit, property, model and end-to-end tests
     Test,
 }
@@ -92,6 +95,7 @@ fn run(task: Task) -> Result<bool> {
         }
         Task::Demo(options) => demo::run(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),
+        Task::Soak(options) => soak::run(&workspace, &options).map(|()| true),
         Task::Test => test::run(&workspace),
     }
 }

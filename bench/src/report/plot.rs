@@ -80,7 +80,8 @@ pub(super) fn svg(bars: &[&Figure]) -> String {
 /// What is not a peer, a bound or a machine's limit is ours.
 fn is_ours(figure: &Figure) -> bool {
     let others = [
-        "Flower", "PyTorch", "NVFLARE", "NATS", "gRPC", "native", "reading", "Python",
+        "Flower", "PyTorch", "NVFLARE", "NATS", "gRPC", "native", "reading", "Python", "fixed",
+        "oracle",
     ];
     !others.iter().any(|other| figure.label.starts_with(other))
 }

@@ -8,6 +8,7 @@ pub(crate) fn run(client: &Client, output: &Output, what: Delete) -> Result<(), 
     let (kind, name) = match what {
         Delete::Job { name } => ("job", name),
         Delete::Function { name } => ("function", name),
+        Delete::Tenant { name } => ("tenant", name),
     };
     client.delete(&format!("/v1/{kind}s/{name}"))?;
     let done = json!({ "kind": kind, "name": name, "action": "deleted" });

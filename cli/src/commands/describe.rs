@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tributary_api::{
     Name,
-    fleet::{NodeEntry, PlacementDescription},
+    fleet::{BypassedNode, NodeEntry, PlacementDescription},
     manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer},
     placement::{BUCKETS, Duty},
-    status::{AutoscalerStatus, FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus},
+    status::{
+        AutoscalerStatus, FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus,
+        TenantStatus,
+    },
 };
 
 use super::get;
@@ -16,7 +19,7 @@ use crate::{
     args::Describe,
     client::Client,
     failure::Failure,
-    output::{Output, Table, bytes},
+    output::{Output, Table, bytes, seconds},
 };
 
 /// The rounds that are shown of a job.
@@ -42,6 +45,9 @@ pub(crate) fn run(client: &Client, output: &Output, what: Describe) -> Result<()
         Describe::Job { name } => output.write(&fetch_job(client, &name)?, job),
         Describe::Function { name } => {
             output.write(&client.get(&format!("/v1/functions/{name}"))?, function)
+        }
+        Describe::Tenant { name } => {
+            output.write(&client.get(&format!("/v1/tenants/{name}"))?, tenant)
         }
         Describe::Node { name } => {
             let nodes: Vec<NodeEntry> = client.get("/v1/nodes")?;
@@ -106,6 +112,13 @@ fn job(description: &JobDescription) -> String {
         lines.add("  Accumulate", accumulate);
     }
     lines.add("Determinism", spec.determinism);
+    lines.add("Tenant", &spec.tenant);
+    if let Some(sharing) = &status.sharing {
+        lines.add("  Weight", sharing.weight);
+    }
+    if spec.priority != 0 {
+        lines.add("  Priority", spec.priority);
+    }
     let model = format!(
         "{} parameters, {}",
         status.parameters,
@@ -188,8 +201,19 @@ fn workers(status: &JobStatus, fixed: bool) -> String {
 /// Each node's part.
 fn members(placement: &PlacementDescription) -> String {
     let mut table = Table::new(&[
-        "NODE", "PART", "DUTY", "UPDATES", "HOME OF", "FOLLOWS", "URL",
+        "NODE",
+        "PART",
+        "DUTY",
+        "UPDATES",
+        "HOME OF",
+        "FOLLOWS",
+        "FOLD",
+        "HAND-OVER",
+        "TRANSFER",
+        "VERDICT",
+        "URL",
     ]);
+    let took = |microseconds: Option<u64>| seconds(microseconds.map(|time| time as f64 / 1e6));
     for member in &placement.members {
         let leads = placement.leader.as_ref() == Some(&member.node);
         let duty = match member.duty {
@@ -205,10 +229,27 @@ fn members(placement: &PlacementDescription) -> String {
             member.expected.to_string(),
             format!("{share:.1} %"),
             follows.unwrap_or_else(|| "-".into()),
+            took(member.stages.fold_microseconds),
+            took(member.stages.hand_over_microseconds),
+            took(member.stages.transfer_microseconds),
+            member.verdict.to_string(),
             member.url.clone(),
         ]);
     }
-    table.to_string()
+    let why = placement.members.iter().filter_map(|member| {
+        let why = member.why.as_ref()?;
+        Some(format!("{} is slow: {why}\n", member.node))
+    });
+    let without = placement.bypassed.iter().map(|bypassed| {
+        let BypassedNode { node, until, times } = bypassed;
+        let count = match times {
+            1 => "once".into(),
+            times => format!("{times} times"),
+        };
+        format!("{node} is bypassed until round {until}, {count} since it was well\n")
+    });
+    why.chain(without)
+        .fold(table.to_string(), |text, line| text + &line)
 }
 
 /// The most memory that the job takes, with the arithmetic.
@@ -288,16 +329,32 @@ fn function(function: &FunctionStatus) -> String {
         "Inputs",
         format!("up to {} in a call", description.max_inputs),
     );
-    let jobs: Vec<_> = function.jobs.iter().map(Name::as_str).collect();
-    lines.add(
-        "Jobs",
-        if jobs.is_empty() {
-            "none".into()
-        } else {
-            jobs.join(", ")
-        },
-    );
+    lines.add("Jobs", listed(&function.jobs));
     lines.0
+}
+
+fn tenant(tenant: &TenantStatus) -> String {
+    let mut lines = Lines::default();
+    lines.add("Tenant", &tenant.name);
+    match tenant.revision {
+        0 => lines.add("Revision", "none: no manifest has described it"),
+        revision => lines.add("Revision", revision),
+    }
+    lines.add("Weight", tenant.weight);
+    if let Some(max) = tenant.jobs_max {
+        lines.add("At most", format!("{max} jobs"));
+    }
+    lines.add("Jobs", listed(&tenant.jobs));
+    lines.0
+}
+
+fn listed(jobs: &[Name]) -> String {
+    let jobs: Vec<_> = jobs.iter().map(Name::as_str).collect();
+    if jobs.is_empty() {
+        "none".into()
+    } else {
+        jobs.join(", ")
+    }
 }
 
 fn node(entry: &NodeEntry) -> String {
@@ -307,6 +364,9 @@ fn node(entry: &NodeEntry) -> String {
         lines.add("State", entry.state);
         lines.add("Gateway", url);
         lines.add("Labels", get::labels(&entry.labels));
+    }
+    if !entry.slow_in.is_empty() {
+        lines.add("Slow in", get::names(&entry.slow_in));
     }
     if let Some(ago) = entry.heard_milliseconds_ago {
         lines.add("Last beat", format!("{} ago", get::ago(ago)));

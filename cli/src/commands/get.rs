@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use tributary_api::{
     Name,
+    control::Sharing,
     fleet::NodeEntry,
-    status::{FunctionStatus, JobStatus, RoundStatus},
+    status::{FunctionStatus, JobStatus, RoundStatus, TenantStatus},
 };
 
 use crate::{
@@ -24,6 +25,10 @@ pub(crate) fn run(client: &Client, output: &Output, what: Get) -> Result<(), Fai
             &vec![client.get(&format!("/v1/functions/{name}"))?],
             functions,
         ),
+        Get::Tenants { name: None } => output.write(&client.get("/v1/tenants")?, tenants),
+        Get::Tenants { name: Some(name) } => {
+            output.write(&vec![client.get(&format!("/v1/tenants/{name}"))?], tenants)
+        }
         Get::Nodes => output.write(&client.get("/v1/nodes")?, nodes),
         Get::Rounds { job } => {
             output.write(&client.get(&format!("/v1/jobs/{job}/rounds"))?, rounds)
@@ -47,6 +52,7 @@ fn jobs(jobs: &Vec<JobStatus>) -> String {
         "NAME",
         "PHASE",
         "FUNCTION",
+        "TENANT",
         "ROUND",
         "UPDATES",
         "PARAMETERS",
@@ -59,6 +65,7 @@ fn jobs(jobs: &Vec<JobStatus>) -> String {
             job.name.to_string(),
             job.phase.to_string(),
             job.function.to_string(),
+            job.sharing.as_ref().map_or_else(|| "-".into(), claim),
             round(job),
             format!("{}/{}", job.accepted, job.expected),
             job.parameters.to_string(),
@@ -72,6 +79,18 @@ fn jobs(jobs: &Vec<JobStatus>) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// Whose a job is, and how urgent if it is not as all: `vision`, `vision (priority 5)`.
+fn claim(sharing: &Sharing) -> String {
+    let Sharing {
+        tenant, priority, ..
+    } = sharing;
+    if *priority == 0 {
+        tenant.to_string()
+    } else {
+        format!("{tenant} (priority {priority})")
+    }
 }
 
 /// The open round, or the last one of a job that is completed.
@@ -101,20 +120,35 @@ fn functions(functions: &Vec<FunctionStatus>) -> String {
     table.to_string()
 }
 
+fn tenants(tenants: &Vec<TenantStatus>) -> String {
+    let mut table = Table::new(&["NAME", "WEIGHT", "REVISION", "JOBS"]);
+    for tenant in tenants {
+        let jobs: Vec<_> = tenant.jobs.iter().map(Name::as_str).collect();
+        table.row(vec![
+            tenant.name.to_string(),
+            tenant.weight.to_string(),
+            tenant.revision.to_string(),
+            jobs.join(","),
+        ]);
+    }
+    table.to_string()
+}
+
 fn nodes(nodes: &Vec<NodeEntry>) -> String {
     // What only several nodes have would be a row of dashes for one.
     if nodes.iter().all(|node| node.url.is_none()) {
         return machines(nodes);
     }
     let mut table = Table::new(&[
-        "NAME", "STATE", "LABELS", "JOBS", "WORKERS", "LOAD", "BEAT", "SIDECAR", "CORES",
-        "SHM FREE", "VERSION", "URL",
+        "NAME", "STATE", "SLOW IN", "LABELS", "JOBS", "WORKERS", "LOAD", "BEAT", "SIDECAR",
+        "CORES", "SHM FREE", "VERSION", "URL",
     ]);
     for entry in nodes {
         let (node, beat) = (&entry.status, entry.heard_milliseconds_ago.map(ago));
         table.row(vec![
             node.name.clone(),
             entry.state.to_string(),
+            names(&entry.slow_in),
             labels(&entry.labels),
             node.jobs.to_string(),
             node.workers.to_string(),
@@ -147,6 +181,15 @@ fn machines(nodes: &Vec<NodeEntry>) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// `digits,other`.
+pub(super) fn names(names: &[Name]) -> String {
+    if names.is_empty() {
+        return "-".into();
+    }
+    let names: Vec<_> = names.iter().map(Name::as_str).collect();
+    names.join(",")
 }
 
 /// `disk=fast,zone=eu`.

@@ -56,6 +56,8 @@ fn broken_file(source: &Source) -> Option<SourceError> {
     let checked = match source.document.manifest.kind() {
         Kind::Function => module(file),
         Kind::Job => model(file),
+        // It names no file.
+        Kind::Tenant => return None,
     };
     checked
         .err()

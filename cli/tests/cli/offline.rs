@@ -57,6 +57,33 @@ fn valid_manifests_are_listed() {
 }
 
 #[test]
+fn tenants_are_checked_without_a_server() {
+    let directory = tempdir().unwrap();
+    let tenant = |spec: &str| {
+        let text = format!(
+            "apiVersion: tributary.dev/v1\nkind: Tenant\nmetadata: {{ name: vision }}\nspec: {spec}\n"
+        );
+        write(directory.path(), "tenant.yaml", text)
+    };
+    let outcome = run(&["validate", "-f", &tenant("{ weight: 2.5 }")]);
+    assert_eq!(
+        (
+            outcome.code,
+            outcome.stdout.as_str(),
+            outcome.stderr.as_str()
+        ),
+        (0, "tenant/vision is valid\n", "")
+    );
+    let file = tenant("{ weight: 5000 }");
+    let outcome = run(&["validate", "-f", &file]);
+    assert_eq!(outcome.code, 2);
+    assert_eq!(
+        outcome.stderr.lines().next().unwrap(),
+        format!("{file}:4:9: spec.weight: must be at most 1000, is 5000")
+    );
+}
+
+#[test]
 fn wrong_manifests_have_file_line_and_nearest_name() {
     let directory = tempdir().unwrap();
     let job = write(
@@ -177,7 +204,9 @@ fn schemas_are_printed() {
     let outcome = run(&["schema", "jib"]);
     assert_eq!(outcome.code, 2);
     assert!(
-        outcome.stderr.contains("the kinds are Function, Job"),
+        outcome
+            .stderr
+            .contains("the kinds are Function, Tenant, Job"),
         "{}",
         outcome.stderr
     );

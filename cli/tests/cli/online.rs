@@ -214,8 +214,8 @@ fn lists_come_as_table_json_and_yaml() {
     ]);
     let table = run(&["get", "jobs", "--server", &url]).stdout;
     let expected = "\
-NAME     PHASE    FUNCTION   ROUND   UPDATES   PARAMETERS   WORKERS   REVISION   ERROR
-digits   Failed   fedavg     20/20   0/20      2410         0         3          no room
+NAME     PHASE    FUNCTION   TENANT   ROUND   UPDATES   PARAMETERS   WORKERS   REVISION   ERROR
+digits   Failed   fedavg     -        20/20   0/20      2410         0         3          no room
 ";
     assert_eq!(table, expected);
     let json: Value =
@@ -258,22 +258,99 @@ fn a_job_that_no_node_runs_can_be_described() {
     }
 }
 
+const TENANTS: &str = r#"[{"name":"default","revision":0,"weight":1.0,"jobs":[]},
+    {"name":"vision","revision":3,"weight":2.5,"jobs_max":4,"jobs":["digits","faces"]}]"#;
+
+#[test]
+fn tenants_are_shown_with_their_weights_and_jobs() {
+    const VISION: &str =
+        r#"{"name":"vision","revision":3,"weight":2.5,"jobs_max":4,"jobs":["digits","faces"]}"#;
+    let (url, received) = server(&[
+        (200, JSON, "", TENANTS),
+        (200, JSON, "", VISION),
+        (200, JSON, "", VISION),
+        (204, JSON, "", ""),
+    ]);
+    let table = run(&["get", "tenants", "--server", &url]).stdout;
+    let expected = "\
+NAME      WEIGHT   REVISION   JOBS
+default   1        0
+vision    2.5      3          digits,faces
+";
+    assert_eq!(table, expected);
+    let outcome = run(&[
+        "get", "tenants", "vision", "--output", "json", "--server", &url,
+    ]);
+    let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(json[0], serde_json::from_str::<Value>(VISION).unwrap());
+    let described = run(&["describe", "tenant", "vision", "--server", &url]).stdout;
+    let expected = "\
+Tenant:       vision
+Revision:     3
+Weight:       2.5
+At most:      4 jobs
+Jobs:         digits, faces
+";
+    assert_eq!(described, expected);
+    let deleted = run(&["delete", "tenant", "vision", "--server", &url]);
+    assert_eq!(deleted.stdout, "tenant/vision deleted\n");
+    let lines: Vec<_> = received.iter().map(|received| received.line).collect();
+    assert_eq!(
+        lines,
+        [
+            "GET /v1/tenants",
+            "GET /v1/tenants/vision",
+            "GET /v1/tenants/vision",
+            "DELETE /v1/tenants/vision"
+        ]
+    );
+}
+
+#[test]
+fn a_jobs_tenant_is_shown_and_its_priority_where_there_is_one() {
+    const OF_TENANTS: &str = r#"[{"name":"a","phase":"running","function":"fedavg","function_revision":1,"revision":1,
+        "version":2,"rounds":null,"expected":20,"accepted":0,"parameters":2410,"model_bytes":9640,"last_error":null,
+        "node":"n1","arena":null,"workers":2,"sharing":{"tenant":"vision","weight":2.5,"priority":-5}},
+        {"name":"b","phase":"running","function":"fedavg","function_revision":1,"revision":1,
+        "version":2,"rounds":null,"expected":20,"accepted":0,"parameters":2410,"model_bytes":9640,"last_error":null,
+        "node":"n1","arena":null,"workers":2,"sharing":{"tenant":"default","weight":1.0,"priority":0}}]"#;
+    const MANIFEST: &str = r#"{"apiVersion":"tributary.dev/v1","kind":"Job","metadata":{"name":"a"},"spec":{
+        "function":{"name":"fedavg"},"model":{"path":"m"},"round":{"expected":20},"tenant":"vision","priority":-5}}"#;
+    let (url, _received) = server(&[
+        (200, JSON, "", OF_TENANTS),
+        (200, JSON, "", OF_TENANTS),
+        (200, JSON, "", MANIFEST),
+        (200, JSON, "", "[]"),
+    ]);
+    let table = run(&["get", "jobs", "--server", &url]).stdout;
+    let expected = "\
+NAME   PHASE     FUNCTION   TENANT                 ROUND   UPDATES   PARAMETERS   WORKERS   REVISION   ERROR
+a      Running   fedavg     vision (priority -5)   2       0/20      2410         2         1
+b      Running   fedavg     default                2       0/20      2410         2         1
+";
+    assert_eq!(table, expected);
+    let described = run(&["describe", "job", "a", "--server", &url]).stdout;
+    let expected = "Tenant:       vision\n  Weight:     2.5\n  Priority:   -5\n";
+    assert!(described.contains(expected), "{described}");
+}
+
 const NODES: &str = r#"[
     {"name":"n1","sidecar":"ebpf","sidecar_reason":null,"workers":2,"jobs":1,"version":"0.1.0","kernel":"6.1","cores":2,
      "shm_free_bytes":8000000000,"load":{"updates":7,"busy_milliseconds":3},"state":"draining","url":"http://n1:8470",
      "labels":{"zone":"eu","disk":"fast"},"heard_milliseconds_ago":420,
      "capacity":{"measured":true,"concurrency_milli":16000,"update_microseconds":2500,"arrivals_milli_per_second":800000}},
     {"name":"n2","sidecar":"userspace","sidecar_reason":"no BPF","workers":0,"jobs":0,"version":"0.1.0","kernel":"6.1",
-     "cores":4,"shm_free_bytes":0,"state":"lost","url":"http://n2:8470","heard_milliseconds_ago":61000}]"#;
+     "cores":4,"shm_free_bytes":0,"state":"lost","url":"http://n2:8470","heard_milliseconds_ago":61000,
+     "slow_in":["digits","other"]}]"#;
 
 #[test]
 fn several_nodes_are_shown_with_state_labels_load_and_beat() {
     let (url, _received) = server(&[(200, JSON, "", NODES), (200, JSON, "", NODES)]);
     let table = run(&["get", "nodes", "--server", &url]).stdout;
     let expected = "\
-NAME   STATE      LABELS              JOBS   WORKERS   LOAD     BEAT   SIDECAR     CORES   SHM FREE   VERSION   URL
-n1     Draining   disk=fast,zone=eu   1      2         2.0/16   0.4s   ebpf        2       8.0 GB     0.1.0     http://n1:8470
-n2     Lost       -                   0      0         -        61s    userspace   4       0 B        0.1.0     http://n2:8470
+NAME   STATE      SLOW IN        LABELS              JOBS   WORKERS   LOAD     BEAT   SIDECAR     CORES   SHM FREE   VERSION   URL
+n1     Draining   -              disk=fast,zone=eu   1      2         2.0/16   0.4s   ebpf        2       8.0 GB     0.1.0     http://n1:8470
+n2     Lost       digits,other   -                   0      0         -        61s    userspace   4       0 B        0.1.0     http://n2:8470
 ";
     assert_eq!(table, expected);
     let outcome = run(&["describe", "node", "n1", "--server", &url]);
@@ -296,7 +373,10 @@ fn a_jobs_nodes_are_described() {
         "function":{"name":"fedavg"},"model":{"path":"m"},"round":{"expected":20}}}"#;
     const PLACEMENT: &str = r#"{"job":"digits","generation":4,"leader":"n1","reason":"a node takes part; spread takes n1, n2",
         "members":[{"node":"n1","url":"http://n1","duty":"serving","expected":10,"buckets":512,"generation":4},
-                   {"node":"n2","url":"http://n2","duty":"draining","expected":0,"buckets":0,"generation":null}]}"#;
+                   {"node":"n2","url":"http://n2","duty":"draining","expected":0,"buckets":0,"generation":null,
+                    "stages":{"fold_microseconds":1500,"hand_over_microseconds":2500000,"transfer_microseconds":40000},
+                    "verdict":"bypassed","why":"fold was out of line"}],
+        "bypassed":[{"node":"n2","until":12,"times":1}]}"#;
     let (url, received) = server(&[
         (200, JSON, "", PLACED),
         (200, JSON, "", MANIFEST),
@@ -309,9 +389,11 @@ fn a_jobs_nodes_are_described() {
 Placement:    4: a node takes part; spread takes n1, n2
 
 Nodes:
-NODE   PART       DUTY       UPDATES   HOME OF   FOLLOWS   URL
-n1     leader     serving    10        50.0 %    4         http://n1
-n2     follower   draining   0         0.0 %     -         http://n2
+NODE   PART       DUTY       UPDATES   HOME OF   FOLLOWS   FOLD     HAND-OVER   TRANSFER   VERDICT    URL
+n1     leader     serving    10        50.0 %    4         -        -           -          well       http://n1
+n2     follower   draining   0         0.0 %     -         1.5 ms   2.50 s      40.0 ms    bypassed   http://n2
+n2 is slow: fold was out of line
+n2 is bypassed until round 12, once since it was well
 ";
     assert!(outcome.stdout.contains(expected), "{}", outcome.stdout);
     let lines: Vec<_> = received.iter().map(|received| received.line).collect();

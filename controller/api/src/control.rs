@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     Digest, Name,
     event::EventKind,
-    manifest::{FunctionSpec, JobSpec},
+    manifest::{FunctionSpec, JobSpec, default_tenant},
     model::ModelLayout,
     placement::Placement,
     status::{JobStatus, NodeStatus, RoundStatus},
@@ -40,6 +40,28 @@ pub struct FunctionDescription {
     pub max_inputs: u32,
 }
 
+/// What a job may claim of a node that is too small for all jobs on it. The default is that of a job that names no
+/// tenant and no priority.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sharing {
+    /// Whose the job is.
+    pub tenant: Name,
+    /// The tenant's weight, against those of other tenants.
+    pub weight: f64,
+    /// Jobs of higher priority come first.
+    pub priority: i32,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Self {
+            tenant: default_tenant(),
+            weight: 1.0,
+            priority: 0,
+        }
+    }
+}
+
 /// What a job shall be on a node.
 #[derive(Debug, Clone)]
 pub struct JobDesired {
@@ -57,6 +79,8 @@ pub struct JobDesired {
     pub version: u64,
     /// The job's nodes; without it the node has the job alone.
     pub placement: Option<Placement>,
+    /// What it may claim of the node.
+    pub sharing: Sharing,
 }
 
 /// Why a node does not do what it is told. The text is for the user.

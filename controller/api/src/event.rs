@@ -23,6 +23,12 @@ pub enum EventKind {
     /// A round took an update.
     #[serde(rename = "dev.tributary.update.accepted")]
     UpdateAccepted,
+    /// An update was submitted by reference: the one kind that others tell.
+    #[serde(rename = "dev.tributary.update.submitted")]
+    UpdateSubmitted,
+    /// An update that an event has submitted is not taken.
+    #[serde(rename = "dev.tributary.update.refused")]
+    UpdateRefused,
     /// A round takes no more updates.
     #[serde(rename = "dev.tributary.round.closed")]
     RoundClosed,
@@ -56,6 +62,12 @@ pub enum EventKind {
     /// A node has handed over all it had.
     #[serde(rename = "dev.tributary.node.drained")]
     NodeDrained,
+    /// A node is slow beside the others of a job.
+    #[serde(rename = "dev.tributary.node.slow")]
+    NodeSlow,
+    /// A node that was slow in a job is not any more.
+    #[serde(rename = "dev.tributary.node.recovered")]
+    NodeRecovered,
 }
 
 /// An event.
@@ -91,6 +103,8 @@ impl EventKind {
             Self::JobCompleted => "dev.tributary.job.completed",
             Self::RoundOpened => "dev.tributary.round.opened",
             Self::UpdateAccepted => "dev.tributary.update.accepted",
+            Self::UpdateSubmitted => "dev.tributary.update.submitted",
+            Self::UpdateRefused => "dev.tributary.update.refused",
             Self::RoundClosed => "dev.tributary.round.closed",
             Self::RoundCompleted => "dev.tributary.round.completed",
             Self::RoundFailed => "dev.tributary.round.failed",
@@ -102,6 +116,8 @@ impl EventKind {
             Self::NodeJoined => "dev.tributary.node.joined",
             Self::NodeLost => "dev.tributary.node.lost",
             Self::NodeDrained => "dev.tributary.node.drained",
+            Self::NodeSlow => "dev.tributary.node.slow",
+            Self::NodeRecovered => "dev.tributary.node.recovered",
         }
     }
 }

@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, placement::Duty, status::NodeStatus};
+use crate::{
+    Name,
+    placement::Duty,
+    stages::{StageTimes, Verdict},
+    status::NodeStatus,
+};
 
 /// Whether a node is given work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +47,9 @@ pub struct NodeEntry {
     /// What it can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<NodeCapacity>,
+    /// The jobs in which it is slow beside the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slow_in: Vec<Name>,
 }
 
 /// What a node can take: measured, or assumed until it is.
@@ -70,6 +78,20 @@ pub struct PlacementDescription {
     pub members: Vec<MemberDescription>,
     /// What led to it, or why the job has no node.
     pub reason: String,
+    /// Slow nodes that the job does without for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bypassed: Vec<BypassedNode>,
+}
+
+/// A slow node that a job does without for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BypassedNode {
+    /// The node.
+    pub node: Name,
+    /// The round from which on it may take part again.
+    pub until: u64,
+    /// How often it was bypassed since it was last well.
+    pub times: u32,
 }
 
 /// A node's part in a job.
@@ -87,6 +109,15 @@ pub struct MemberDescription {
     pub buckets: u32,
     /// The placement that it follows, if it runs the job.
     pub generation: Option<u64>,
+    /// What it took in the newest round in which it took part.
+    #[serde(default)]
+    pub stages: StageTimes,
+    /// Whether it is slow beside the others.
+    #[serde(default)]
+    pub verdict: Verdict,
+    /// Why it is slow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 impl std::fmt::Display for NodeState {

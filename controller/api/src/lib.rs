@@ -6,7 +6,9 @@
 //! - [`model`]: the layout of a model and how an update is matched against it.
 //! - [`status`], [`event`], [`problem`], [`apply`]: what the HTTP interface says.
 //! - [`control`]: how the controller drives a node, and how a node keeps models.
+//! - [`reference`]: updates that lie elsewhere, and events that submit them.
 //! - [`placement`]: a job on several nodes, and what these tell each other. [`fleet`]: what is said of it.
+//! - [`stages`]: how long nodes take.
 #![forbid(unsafe_code)]
 
 pub mod apply;
@@ -20,6 +22,8 @@ pub mod name;
 pub mod placement;
 pub mod problem;
 pub mod quantity;
+pub mod reference;
+pub mod stages;
 pub mod status;
 
 pub use digest::Digest;

@@ -15,6 +15,7 @@ mod round;
 mod schema;
 mod shape;
 pub mod source;
+pub mod tenant;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -30,8 +31,9 @@ pub use job::{
 pub use round::{Closing, RoundSpec, Staleness, StalenessWeight, Timer};
 
 pub use nearest::nearest;
-pub use placement::{NodesSpec, PlacementPolicy, PlacementSpec};
+pub use placement::{NodesSpec, PlacementPolicy, PlacementSpec, StragglerPolicy};
 pub use schema::schema;
+pub use tenant::{JobsQuota, TenantManifest, TenantSpec, default_tenant};
 
 use crate::{Digest, Name, problem::FieldError};
 
@@ -64,6 +66,8 @@ pub enum ApiVersion {
 pub enum Kind {
     /// A WASM module and how it may be used.
     Function,
+    /// Whom jobs belong to.
+    Tenant,
     /// A federated-learning job.
     Job,
 }
@@ -100,19 +104,22 @@ pub struct FileReference {
 pub enum Manifest {
     /// A function's.
     Function(FunctionManifest),
+    /// A tenant's.
+    Tenant(TenantManifest),
     /// A job's.
     Job(JobManifest),
 }
 
 impl Kind {
     /// Every kind, in the order in which they are applied.
-    pub const ALL: [Self; 2] = [Self::Function, Self::Job];
+    pub const ALL: [Self; 3] = [Self::Function, Self::Tenant, Self::Job];
 
     /// The kind's name, as manifests write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Function => "Function",
+            Self::Tenant => "Tenant",
             Self::Job => "Job",
         }
     }
@@ -132,6 +139,7 @@ impl Manifest {
     pub fn from_value(value: &Value) -> Result<Self, Vec<FieldError>> {
         let manifest = match shape::kind(value).map_err(|error| vec![error])? {
             Kind::Function => Self::Function(typed(Kind::Function, value)?),
+            Kind::Tenant => Self::Tenant(typed(Kind::Tenant, value)?),
             Kind::Job => Self::Job(typed(Kind::Job, value)?),
         };
         let errors = check::check(&manifest);
@@ -147,6 +155,7 @@ impl Manifest {
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Function(_) => Kind::Function,
+            Self::Tenant(_) => Kind::Tenant,
             Self::Job(_) => Kind::Job,
         }
     }
@@ -156,6 +165,7 @@ impl Manifest {
     pub const fn name(&self) -> &Name {
         match self {
             Self::Function(function) => &function.metadata.name,
+            Self::Tenant(tenant) => &tenant.metadata.name,
             Self::Job(job) => &job.metadata.name,
         }
     }

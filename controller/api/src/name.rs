@@ -40,7 +40,7 @@ pub enum NameError {
     },
 }
 
-/// The name of a function, job or node: a DNS label of 1 to 63 characters of `a-z0-9-`.
+/// The name of a function, tenant, job or node: a DNS label of 1 to 63 characters of `a-z0-9-`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "NameText")]
@@ -66,6 +66,12 @@ pub struct ClientName(String);
 impl Name {
     /// The greatest length.
     pub const MAX: usize = 63;
+
+    /// A name that is written in this program.
+    pub(crate) fn constant(text: &'static str) -> Self {
+        debug_assert!(text.parse::<Self>().is_ok(), "{text:?} is no name");
+        Self(text.into())
+    }
 }
 
 impl ClientName {

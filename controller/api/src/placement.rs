@@ -25,10 +25,11 @@ pub struct Placement {
     pub members: Vec<Member>,
     /// Who takes which client's updates.
     pub homes: Homes,
-    /// Earlier tables of the round `since`: a client may have an update at the node that was its home then.
+    /// Earlier tables: a client may have an update at the node that was its home then. They are kept until every member
+    /// follows this placement, and no update of a round before may come any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<Homes>,
-    /// The round in which `earlier` counts.
+    /// The round that was open, as far as reports knew, when homes moved last.
     #[serde(default)]
     pub since: u64,
     /// What members show each other; clients do not know it.

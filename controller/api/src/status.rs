@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Digest, Name,
-    control::FunctionDescription,
+    control::{FunctionDescription, Sharing},
     manifest::{Algebra, Limits},
+    stages::{Awaited, RoundTimes, StageTimes},
 };
 
 /// Where a job stands.
@@ -60,6 +61,15 @@ pub struct JobStatus {
     /// Its nodes, if it has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,
+    /// What its nodes took for the newest rounds, the newest last, as the one that leads it tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<RoundTimes>,
+    /// What its closed round waits for, as the node that leads it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<Awaited>,
+    /// What it may claim of its nodes, if they know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Sharing>,
 }
 
 /// How many workers a job shall have on a node, as the node's autoscaler decided last.
@@ -78,6 +88,9 @@ pub struct AutoscalerStatus {
 pub struct PlacementStatus {
     /// The placement's generation.
     pub generation: u64,
+    /// The round that was open on the node when it took the placement over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// The node that hosts the top.
     pub leader: Name,
     /// All nodes, the leader among them.
@@ -207,6 +220,9 @@ pub struct Share {
     pub contributors: u32,
     /// Bytes of its partial that came over the network.
     pub bytes: u64,
+    /// What it took.
+    #[serde(flatten)]
+    pub stages: StageTimes,
 }
 
 /// Aggregators by level.
@@ -282,6 +298,22 @@ pub struct FunctionStatus {
     #[serde(flatten)]
     pub description: FunctionDescription,
     /// The jobs that use it.
+    pub jobs: Vec<Name>,
+}
+
+/// A tenant's newest revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantStatus {
+    /// Its name.
+    pub name: Name,
+    /// The revision, from 1; 0 is the tenant `default` that no manifest has described.
+    pub revision: u64,
+    /// Its weight, against those of other tenants.
+    pub weight: f64,
+    /// The most jobs that it may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs_max: Option<u32>,
+    /// Its jobs.
     pub jobs: Vec<Name>,
 }
 

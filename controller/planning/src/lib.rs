@@ -9,6 +9,7 @@
 //! - [`homes`]: which node is a client's home.
 //! - [`capacity`]: what a node can take, estimated from what it did.
 //! - [`autoscale`]: how many workers each job has on each node, and when.
+//! - [`straggler`]: which nodes are slow beside the others.
 //! - [`trace`]: recorded and made-up arrivals; [`simulate`] replays them through the autoscaler.
 #![forbid(unsafe_code)]
 
@@ -18,4 +19,5 @@ pub mod capacity;
 pub mod homes;
 pub mod placement;
 pub mod simulate;
+pub mod straggler;
 pub mod trace;

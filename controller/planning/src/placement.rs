@@ -28,6 +28,7 @@ pub use assigner::{Assigned, Assigner};
 pub use input::{Job, Node, NodeState, Policy, Settings};
 pub use output::{Outcome, Placement, Plan, Unplaced};
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use book::Book;
@@ -134,16 +135,21 @@ fn unique(jobs: &[Job]) -> Vec<&Job> {
 }
 
 /// Who is placed first: who is placed already, so that newcomers move nobody, and of those who fits before who does
-/// not; then every tenant's first job before anyone's second.
+/// not; then by priority, higher ones first; and of newcomers of one priority every tenant's first before anyone's
+/// second.
 fn order(jobs: &[&Job], state: &[State]) -> Vec<usize> {
-    let mut of_tenant = BTreeMap::<&str, usize>::new();
-    let mut rank = |at: usize| match &state[at] {
-        State::Placed(placed) => (usize::from(placed.overload > 0), 0),
-        State::New | State::Unplaced(_) => {
-            let count = of_tenant.entry(&jobs[at].tenant).or_default();
-            *count += 1;
-            (2, *count)
-        }
+    let mut of_tenant = BTreeMap::<(i32, &str), usize>::new();
+    let mut rank = |at: usize| {
+        let job = jobs[at];
+        let (class, count) = match &state[at] {
+            State::Placed(placed) => (usize::from(placed.overload > 0), 0),
+            State::New | State::Unplaced(_) => {
+                let count = of_tenant.entry((job.priority, &job.tenant)).or_default();
+                *count += 1;
+                (2, *count)
+            }
+        };
+        (class, Reverse(job.priority), count)
     };
     let ranks: Vec<_> = (0..jobs.len()).map(&mut rank).collect();
     let mut order: Vec<usize> = (0..jobs.len()).collect();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tributary_api::{
     Digest, Name,
     apply::{Action, ApplyResult},
-    control::{FunctionDescription, FunctionRevision, NodeError},
+    control::{FunctionDescription, FunctionRevision, NodeError, Sharing},
     event::EventKind,
     manifest::{FileReference, JobSpec, Kind},
     model::ModelLayout,
@@ -39,8 +39,7 @@ impl Controller {
         let plan = plan::plan(&self.known().desired, &manifests)?;
         let commit = self.check(&plan).await?;
         let mut results = plan.results();
-        let changes = !commit.functions.is_empty() || !commit.jobs.is_empty();
-        if changes && !dry_run {
+        if !commit.is_empty() && !dry_run {
             self.commit(commit).await?;
             self.announce(&plan);
             self.settle().await;
@@ -68,6 +67,11 @@ impl Controller {
                 Err(error) => errors.push(error),
             }
         }
+        let tenants = plan.tenants.iter();
+        let changed = tenants.filter(|tenant| tenant.action != Action::Unchanged);
+        commit.tenants = changed
+            .map(|tenant| (tenant.name.clone(), tenant.record.clone()))
+            .collect();
         // A job of a function that was refused can only be refused for the same reason.
         if errors.is_empty() {
             for job in plan
@@ -143,6 +147,7 @@ impl Controller {
             },
             function: job.function.clone(),
             placement: None,
+            sharing: Sharing::default(),
         };
         let link = self.examiner(Some(job))?;
         match self.order(&*link, Command::Check(order)).await?.outcome {

@@ -174,5 +174,6 @@ fn job_order(known: &Known, name: &Name) -> Result<JobOrder, StepError> {
             .placed
             .get(name)
             .map(|placed| placed.placement.clone()),
+        sharing: known.desired.sharing(&record.spec),
     })
 }

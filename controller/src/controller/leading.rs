@@ -12,7 +12,10 @@ use tributary_api::{Name, event::EventKind};
 use tributary_store::{Campaign, Change, Error as StoreError, Keys, Leadership, Role};
 
 use super::{Controller, Known, lock};
-use crate::{Error, fleet::Passage, link::Command, placing::Placed, store, voice::About};
+use crate::{
+    Error, fleet::Passage, link::Command, placing::Placed, store, stragglers::Stragglers,
+    voice::About,
+};
 
 /// The time after which a step of taking over is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -176,6 +179,8 @@ impl Controller {
         }
         // What is under way carries the old term: nodes refuse it once they know a newer one.
         lock(&self.work).abort();
+        // Who leads now judges anew.
+        *lock(&self.stragglers) = Stragglers::default();
         self.fleet.wake();
     }
 

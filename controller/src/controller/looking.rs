@@ -6,7 +6,8 @@ use tributary_api::{
     Name,
     fleet::{MemberDescription, NodeCapacity, NodeEntry, NodeState, PlacementDescription},
     manifest::{ApiVersion, JobManifest, Kind, Metadata},
-    status::{FunctionStatus, JobPhase, JobStatus, PlacementStatus},
+    stages::{StageTimes, Verdict},
+    status::{FunctionStatus, JobPhase, JobStatus, PlacementStatus, TenantStatus},
 };
 
 use super::{Controller, Known, lock, unknown};
@@ -14,7 +15,7 @@ use crate::{
     Error,
     fleet::Seen,
     placing::Placed,
-    store::{Desired, FunctionRecord, JobRecord},
+    store::{Desired, FunctionRecord, JobRecord, TenantRecord},
 };
 
 impl Controller {
@@ -50,7 +51,9 @@ impl Controller {
         let (known, nodes) = self.look().await;
         let found = known.desired.jobs.get_key_value(name);
         let (name, _) = found.ok_or_else(|| unknown(Kind::Job, name))?;
-        Ok(describe(&known, &nodes, name, self.fleet.is_many()))
+        let mut description = describe(&known, &nodes, name, self.fleet.is_many());
+        self.describe_slow(&known, &nodes, &mut description);
+        Ok(description)
     }
 
     /// The gateway of the node that leads a job, for what only nodes can answer.
@@ -97,6 +100,27 @@ impl Controller {
         Ok(function(&known.desired, record))
     }
 
+    /// The newest revisions of all tenants, `default` among them.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<TenantStatus> {
+        let known = self.known();
+        let tenants = known.desired.all_tenants().into_iter();
+        tenants
+            .map(|(name, record)| tenant(&known.desired, name, &record))
+            .collect()
+    }
+
+    /// The newest revision of a tenant.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn tenant(&self, name: &str) -> Result<TenantStatus, Error> {
+        let known = self.known();
+        let found = known.desired.all_tenants().remove_entry(name);
+        let (name, record) = found.ok_or_else(|| unknown(Kind::Tenant, name))?;
+        Ok(tenant(&known.desired, name, &record))
+    }
+
     /// The nodes.
     pub async fn nodes(&self) -> Vec<NodeEntry> {
         let (known, nodes) = self.look().await;
@@ -122,6 +146,7 @@ impl Controller {
         let leads = self.term().is_some();
         self.metrics
             .observe(states, leads, connected, known.nowhere.len());
+        self.metrics.stragglers(lock(&self.stragglers).counts());
     }
 
     /// Everything as it is now.
@@ -151,6 +176,7 @@ impl Controller {
                 update_microseconds: (capacity.seconds_per_update * 1e6) as u64,
                 arrivals_milli_per_second: milli(seen.gauge.arrivals()),
             }),
+            slow_in: lock(&self.stragglers).slow_in(name),
         }
     }
 
@@ -176,6 +202,9 @@ impl Controller {
             Some((_, status)) => (*status).clone(),
             None => self.absent(name, record, placed).await?,
         };
+        if status.sharing.is_none() {
+            status.sharing = Some(known.desired.sharing(&record.spec));
+        }
         status.workers = running.iter().map(|(_, status)| status.workers).sum();
         let failure = lock(&self.work).failure(name, leader).cloned();
         if let Some(failure) = failure {
@@ -212,6 +241,9 @@ impl Controller {
             workers: 0,
             autoscaler: None,
             placement: placed.map(placement_status),
+            times: Vec::new(),
+            awaited: None,
+            sharing: None,
         })
     }
 }
@@ -234,6 +266,7 @@ fn placement_status(placed: &Placed) -> PlacementStatus {
     let members = placement.members.iter();
     PlacementStatus {
         generation: placement.generation,
+        since: None,
         leader: placement.leader.clone(),
         members: members.map(|member| member.node.clone()).collect(),
     }
@@ -258,6 +291,7 @@ fn describe(
             leader: None,
             members: Vec::new(),
             reason: nowhere.cloned().unwrap_or_else(|| waiting.into()),
+            bypassed: Vec::new(),
         };
     };
     let placement = &placed.placement;
@@ -277,6 +311,9 @@ fn describe(
             expected: placed.shares.get(&member.node).copied().unwrap_or(0),
             buckets: own.count() as u32,
             generation: status.and_then(|status| Some(status.placement.as_ref()?.generation)),
+            stages: StageTimes::default(),
+            verdict: Verdict::default(),
+            why: None,
         }
     });
     PlacementDescription {
@@ -285,6 +322,7 @@ fn describe(
         leader: Some(placement.leader.clone()),
         members: members.collect(),
         reason: nowhere.cloned().unwrap_or_else(|| placed.reason.clone()),
+        bypassed: Vec::new(),
     }
 }
 
@@ -298,5 +336,15 @@ fn function(desired: &Desired, record: &FunctionRecord) -> FunctionStatus {
         limits: revision.spec.limits.clone(),
         description: record.description.clone(),
         jobs: desired.jobs_of(&revision.name),
+    }
+}
+
+fn tenant(desired: &Desired, name: Name, record: &TenantRecord) -> TenantStatus {
+    TenantStatus {
+        revision: record.revision,
+        weight: record.spec.weight,
+        jobs_max: record.spec.jobs.max,
+        jobs: desired.jobs_in(&name),
+        name,
     }
 }

@@ -10,7 +10,7 @@ use super::{Controller, Known, leading::is_conflict};
 use crate::{
     Error,
     fleet::Seen,
-    placing::{Placed, Placing, Site, Unfit, place},
+    placing::{Given, Placed, Placing, Site, Unfit, place},
     voice::About,
 };
 
@@ -18,7 +18,8 @@ impl Controller {
     /// Places all jobs anew where that is due. Whether all is as planned.
     pub(super) async fn place(&self, term: u64) -> bool {
         let known = self.known();
-        let sites = sites(&known, &self.fleet.seen());
+        let nodes = self.fleet.seen();
+        let sites = sites(&known, &nodes);
         let members = known
             .placed
             .values()
@@ -28,9 +29,14 @@ impl Controller {
         if !self.fleet.knows(&members) {
             return false;
         }
-        let unfit = self.unfit(&known);
-        let Placing { changed, nowhere } =
-            place(&known.desired, &sites, &known.placed, &unfit, secret);
+        let given = Given {
+            desired: &known.desired,
+            sites: &sites,
+            placed: &known.placed,
+            unfit: &self.unfit(&known),
+            verdicts: &self.judge(&known, &nodes),
+        };
+        let Placing { changed, nowhere } = place(&given, secret);
         if known.nowhere != nowhere {
             self.change_known(|known| known.nowhere = nowhere);
         }
@@ -145,7 +151,7 @@ impl Controller {
 }
 
 /// The nodes as placement takes them.
-fn sites(known: &Known, nodes: &BTreeMap<Name, Seen>) -> BTreeMap<Name, Site> {
+pub(super) fn sites(known: &Known, nodes: &BTreeMap<Name, Seen>) -> BTreeMap<Name, Site> {
     let sites = nodes.iter().filter_map(|(name, seen)| {
         let report = &seen.report;
         let state = if seen.lost {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tributary_api::{
     Name,
-    control::{FunctionDescription, FunctionRevision, NodeError},
+    control::{FunctionDescription, FunctionRevision, NodeError, Sharing},
     manifest::JobSpec,
     placement::Placement,
 };
@@ -51,6 +51,9 @@ pub(crate) struct JobOrder {
     pub(crate) spec: JobSpec,
     pub(crate) function: FunctionRevision,
     pub(crate) placement: Option<Placement>,
+    /// Controllers of an earlier version do not say it.
+    #[serde(default)]
+    pub(crate) sharing: Sharing,
 }
 
 /// What came of an order.
@@ -94,5 +97,62 @@ impl Command {
             Self::Stop(_) => "stop",
             Self::Direct(_) => "direct",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{name, record};
+
+    fn order(spec: &JobSpec) -> JobOrder {
+        let digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        JobOrder {
+            name: name("j"),
+            revision: 1,
+            spec: spec.for_node(),
+            function: FunctionRevision {
+                name: name("f"),
+                revision: 1,
+                digest: digest.parse().unwrap(),
+                spec: serde_json::from_value(json!({"module": {"digest": digest}})).unwrap(),
+            },
+            placement: None,
+            sharing: Sharing {
+                tenant: name("vision"),
+                weight: 2.5,
+                priority: -3,
+            },
+        }
+    }
+
+    /// Specs refuse fields that they do not know, so a node of the version before gets none; what it may claim stands
+    /// beside the spec, where it is passed over.
+    #[test]
+    fn nodes_of_the_version_before_can_read_orders() {
+        let record = record(1, 1, json!({"tenant": "vision", "priority": -3}));
+        let order = serde_json::to_value(order(&record.spec)).unwrap();
+        assert_eq!(
+            order["sharing"],
+            json!({"tenant": "vision", "weight": 2.5, "priority": -3})
+        );
+        let spec = order["spec"].as_object().unwrap();
+        assert!(
+            !spec.contains_key("tenant") && !spec.contains_key("priority"),
+            "{spec:?}"
+        );
+    }
+
+    #[test]
+    fn orders_of_the_version_before_can_be_read() {
+        let record = record(1, 1, json!({}));
+        let Value::Object(mut json) = serde_json::to_value(order(&record.spec)).unwrap() else {
+            panic!("an order is an object")
+        };
+        json.remove("sharing");
+        let order: JobOrder = serde_json::from_value(json.into()).unwrap();
+        assert_eq!(order.sharing, Sharing::default());
     }
 }

@@ -180,6 +180,7 @@ impl Station {
             layout: Arc::new(self.layout(model_of(job)?).await?),
             version: 1,
             placement: job.placement.clone(),
+            sharing: job.sharing.clone(),
         })
     }
 

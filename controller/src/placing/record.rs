@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use tributary_api::{Name, placement::Placement};
 use tributary_planning::placement::{self as planning, Outcome};
 
+use super::bypass::Bypasses;
+
 /// A placement and how it came about, as the store has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,6 +20,9 @@ pub(crate) struct Placed {
     pub(crate) joined: BTreeMap<Name, u64>,
     /// The job's revision that it was made for.
     pub(crate) revision: u64,
+    /// Slow nodes that the job does without, or did and that are not well yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) bypassed: Bypasses,
     pub(crate) cause: Cause,
     /// The same for people, and more.
     pub(crate) reason: String,
@@ -35,6 +40,9 @@ pub(crate) enum Cause {
     Lost,
     /// A member is drained.
     Drained,
+    /// A member is slow, and the job does without it. Stored as a controller of the version before understands it.
+    #[serde(rename(serialize = "drained"))]
+    Bypassed,
     /// A node takes part that did not.
     Joined,
     /// A member has handed over what it had.
@@ -58,11 +66,12 @@ impl Placed {
 }
 
 impl Cause {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Created,
         Self::Restarted,
         Self::Lost,
         Self::Drained,
+        Self::Bypassed,
         Self::Joined,
         Self::Left,
         Self::Moved,
@@ -75,6 +84,7 @@ impl Cause {
             Self::Restarted => "restarted",
             Self::Lost => "lost",
             Self::Drained => "drained",
+            Self::Bypassed => "bypassed",
             Self::Joined => "joined",
             Self::Left => "left",
             Self::Moved => "moved",
@@ -89,6 +99,7 @@ impl std::fmt::Display for Cause {
             Self::Restarted => "the job was changed and starts anew",
             Self::Lost => "a node was lost",
             Self::Drained => "a node is drained",
+            Self::Bypassed => "a slow node is bypassed",
             Self::Joined => "a node takes part",
             Self::Left => "a node has handed over what it had",
             Self::Moved => "the nodes' shares have changed",

@@ -5,12 +5,15 @@ use tributary_planning::placement::{Node, NodeState};
 use super::*;
 use crate::testing::{name, record, report, status};
 
+mod bypass;
+
 /// Nodes, jobs, and what was decided: as a controller has them.
 struct World {
     desired: Desired,
     sites: BTreeMap<Name, Site>,
     placed: BTreeMap<Name, Placed>,
     unfit: Unfit,
+    verdicts: Verdicts,
 }
 
 impl World {
@@ -22,6 +25,7 @@ impl World {
             sites: BTreeMap::new(),
             placed: BTreeMap::new(),
             unfit: Unfit::new(),
+            verdicts: Verdicts::new(),
         };
         nodes.iter().for_each(|node| world.add(node));
         world
@@ -42,6 +46,11 @@ impl World {
 
     /// The node reports the job at this version, with so many updates, and as following the newest placement.
     fn runs(&mut self, node: &str, version: u64, accepted: u32) {
+        self.runs_since(node, None, version, accepted);
+    }
+
+    /// As [`Self::runs`]; it took the placement over in the round `since`.
+    fn runs_since(&mut self, node: &str, since: Option<u64>, version: u64, accepted: u32) {
         let mut job = status("j", 1);
         (job.version, job.accepted) = (version, accepted);
         let generation = self
@@ -50,6 +59,7 @@ impl World {
             .map(|placed| placed.placement.generation);
         job.placement = generation.map(|generation| PlacementStatus {
             generation,
+            since,
             leader: name(node),
             members: Vec::new(),
         });
@@ -58,14 +68,18 @@ impl World {
     }
 
     fn placing(&self) -> Placing {
-        let secret = || "secret".into();
-        place(
-            &self.desired,
-            &self.sites,
-            &self.placed,
-            &self.unfit,
-            secret,
-        )
+        self.placing_with(|| "secret".into())
+    }
+
+    fn placing_with(&self, secret: impl FnMut() -> String) -> Placing {
+        let given = Given {
+            desired: &self.desired,
+            sites: &self.sites,
+            placed: &self.placed,
+            unfit: &self.unfit,
+            verdicts: &self.verdicts,
+        };
+        place(&given, secret)
     }
 
     /// Decides once; what has changed.
@@ -163,10 +177,48 @@ fn homes_of_a_round_are_remembered_while_it_is_open() {
     let third = world.decide().unwrap().placement;
     assert_eq!((third.since, third.earlier), (5, vec![first, second.homes]));
     // In a later round the tables of this one do not count.
-    world.runs("a", 6, 0);
+    for node in ["a", "b", "c", "d"] {
+        world.runs(node, 6, 0);
+    }
     world.add("e");
     let later = world.decide().unwrap().placement;
     assert_eq!((later.since, later.earlier), (6, vec![third.homes]));
+}
+
+/// Rounds go on while members learn of a placement: until all have, and for as long as a round takes updates from before,
+/// an update may be where its client's home was.
+#[test]
+fn homes_are_remembered_until_all_members_have_heard_and_no_older_update_may_come() {
+    let spec = |max: u32| {
+        let staleness = json!({"max": max});
+        json!({"placement": {"policy": "spread"}, "round": {"count": 2, "staleness": staleness}})
+    };
+    for (max, kept) in [(1, 8), (3, 10)] {
+        let mut world = World::new(spec(max), &["a", "b"]);
+        let first = world.settle().homes;
+        world.runs("a", 5, 3);
+        world.add("c");
+        let second = world.decide().unwrap().placement;
+        assert_eq!((second.since, &second.earlier), (5, &vec![first.clone()]));
+        // Two have heard in round 5, the third in round 7.
+        for open in 7..=kept {
+            let node = if open % 2 == 0 { "d" } else { "e" };
+            for (node, since) in [("a", 5), ("b", 5), ("c", 7)] {
+                world.runs_since(node, Some(since), open, 1);
+            }
+            let before = world.placed.clone();
+            world.add(node);
+            assert!(world.decide().unwrap().placement.earlier.contains(&first));
+            world.placed = before;
+            world.sites.remove(&name(node));
+        }
+        for (node, since) in [("a", 5), ("b", 5), ("c", 7)] {
+            world.runs_since(node, Some(since), kept + 1, 1);
+        }
+        world.add("d");
+        let later = world.decide().unwrap().placement;
+        assert_eq!(later.earlier, vec![second.homes]);
+    }
 }
 
 #[test]
@@ -224,6 +276,22 @@ fn a_drained_follower_hands_over_and_leaves_with_the_round() {
     world.runs("a", 5, 0);
     let placement = world.decide().unwrap().placement;
     assert_eq!(members(&placement), [("a", SERVING)]);
+}
+
+/// Rounds are faster than reports: the node heard that it is drained in a later round than was known to be open.
+#[test]
+fn a_drained_node_leaves_with_the_round_in_which_it_heard() {
+    let mut world = World::new(spread(), &["a", "b"]);
+    world.settle();
+    world.runs("a", 4, 5);
+    world.runs("b", 4, 2);
+    world.state("b", NodeState::Draining);
+    world.decide().unwrap();
+    world.runs_since("b", Some(6), 6, 2);
+    world.runs("a", 6, 3);
+    assert_eq!(world.decide(), None, "its updates are of round 6");
+    world.runs("a", 7, 0);
+    assert_eq!(members(&world.settle()), [("a", SERVING)]);
 }
 
 #[test]
@@ -322,15 +390,7 @@ fn a_job_that_begins_anew_is_not_understood_by_those_who_run_it_as_it_was() {
     );
     world.desired.jobs.insert(name("j"), changed);
     let mut secrets = (1..).map(|number| format!("another {number}"));
-    let mut secret = || secrets.next().unwrap();
-    let unfit = Unfit::new();
-    let placing = place(
-        &world.desired,
-        &world.sites,
-        &world.placed,
-        &unfit,
-        &mut secret,
-    );
+    let placing = world.placing_with(|| secrets.next().unwrap());
     let placed = &placing.changed["j"];
     assert_eq!(placed.cause, Cause::Restarted);
     assert_eq!(placed.placement.generation, before.generation + 1);
@@ -365,4 +425,23 @@ fn a_node_that_cannot_start_a_job_is_left_out_while_there_are_others() {
     let all = [name("a"), name("b"), name("c")].into();
     world.unfit = [(name("j"), all)].into();
     assert_eq!(world.settle().members.len(), 3, "somebody has to have it");
+}
+
+#[test]
+fn where_there_is_too_little_room_the_job_of_higher_priority_has_it() {
+    let spec = |priority| json!({"priority": priority, "round": {"expected": 12}});
+    let mut world = World::new(spec(0), &["a"]);
+    world.desired.jobs.insert(name("k"), record(1, 1, spec(3)));
+    let capacity = Some(tributary_planning::capacity::Capacity {
+        concurrency: 12.0,
+        seconds_per_update: 0.1,
+    });
+    world.sites.get_mut(&name("a")).unwrap().node.capacity = capacity;
+    let reason = |job: &str| world.placing().changed[job].reason.clone();
+    assert!(
+        reason("j").contains("12 updates are beyond"),
+        "{}",
+        reason("j")
+    );
+    assert!(!reason("k").contains("beyond"), "{}", reason("k"));
 }

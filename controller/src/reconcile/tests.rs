@@ -1,5 +1,6 @@
 use serde_json::json;
 use tributary_api::{
+    control::Sharing,
     placement::{Duty, Homes, Member, Placement},
     status::PlacementStatus,
 };
@@ -7,6 +8,7 @@ use tributary_api::{
 use super::*;
 use crate::{
     placing::Cause,
+    store::TenantRecord,
     testing::{name, record, report, status},
 };
 
@@ -30,6 +32,7 @@ fn placed(generation: u64, members: &[(&str, u64)]) -> Placed {
         shares: BTreeMap::new(),
         joined: members().collect(),
         revision: 1,
+        bypassed: BTreeMap::new(),
         cause: Cause::Created,
         reason: String::new(),
     }
@@ -38,6 +41,7 @@ fn placed(generation: u64, members: &[(&str, u64)]) -> Placed {
 fn following(mut job: JobStatus, generation: u64) -> JobStatus {
     job.placement = Some(PlacementStatus {
         generation,
+        since: None,
         leader: name("n1"),
         members: Vec::new(),
     });
@@ -116,4 +120,33 @@ fn what_is_as_desired_is_left_alone() {
     report.elsewhere.insert(name("j"), "http://n1".into());
     let goal = Goal::among(&name("n2"), &desired, &placed);
     assert_eq!(steps(&desired, &goal, &report), []);
+}
+
+#[test]
+fn a_node_that_knows_another_weight_is_told_without_a_restart() {
+    let mut desired = Desired::default();
+    let spec = json!({"tenant": "vision", "priority": 7});
+    desired.jobs.insert(name("j"), record(1, 1, spec));
+    let told = |weight| Sharing {
+        tenant: name("vision"),
+        weight,
+        priority: 7,
+    };
+    let mut vision = TenantRecord::default();
+    vision.spec.weight = 2.5;
+    desired.tenants.insert(name("vision"), vision);
+    let placed = [(name("j"), placed(3, &[("n1", 1)]))].into();
+    let steps = |generation, sharing| {
+        let mut job = following(status("j", 1), generation);
+        job.sharing = sharing;
+        let goal = Goal::among(&name("n1"), &desired, &placed);
+        steps(&desired, &goal, &report("n1", vec![job]))
+    };
+    assert_eq!(steps(3, Some(told(2.5))), []);
+    assert_eq!(steps(3, Some(told(1.0))), [Step::Update(name("j"))]);
+    // A placement does not wait for it.
+    let both = [Step::Update(name("j")), Step::Place(name("j"))];
+    assert_eq!(steps(2, Some(told(1.0))), both);
+    // A node of an earlier version says nothing of it, and would never be done.
+    assert_eq!(steps(3, None), []);
 }

@@ -44,6 +44,8 @@ pub fn node_routes(office: Leadership) -> Router {
         "/v1/jobs/{job}/placement",
         "/v1/functions",
         "/v1/functions/{function}",
+        "/v1/tenants",
+        "/v1/tenants/{tenant}",
         "/v1/nodes",
         "/v1/nodes/{node}/drain",
     ];

@@ -15,7 +15,7 @@ pub struct Retention {
     pub age: Duration,
     /// Within this time, a second message with the same id is dropped.
     pub duplicates: Duration,
-    /// A delivery that is not acknowledged within this time is delivered again.
+    /// A delivery that is not acknowledged within this time is delivered again; [`Delivery::progress`] begins it anew.
     pub acknowledge: Duration,
 }
 
@@ -24,10 +24,13 @@ impl Default for Retention {
         Self {
             age: Duration::from_secs(24 * 60 * 60),
             duplicates: Duration::from_secs(2 * 60),
-            acknowledge: Duration::from_secs(30),
+            acknowledge: Duration::from_secs(10),
         }
     }
 }
+
+/// The most pieces of work that all who consume under one name have in hand, or have put off. What is more waits.
+pub const IN_HAND_MAX: usize = 256;
 
 /// A stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +94,8 @@ pub trait Acknowledge: Send + Sync {
     async fn ack(self: Box<Self>) -> Result<(), Error>;
     /// The message is to come again, not before `delay` is over.
     async fn nak(self: Box<Self>, delay: Duration) -> Result<(), Error>;
+    /// The message is being worked at.
+    async fn progress(&self) -> Result<(), Error>;
 }
 
 /// A message that waits for its acknowledgement. Dropped without one, it comes again after [`Retention::acknowledge`].
@@ -99,16 +104,24 @@ pub struct Delivery {
     pub message: Message,
     /// How often it has been delivered, this time included.
     pub attempt: u64,
+    /// How long ago it was published, as far as clocks agree.
+    pub age: Duration,
     handle: Box<dyn Acknowledge>,
 }
 
 impl Delivery {
     /// A delivery whose answer goes to `handle`. For implementations.
     #[must_use]
-    pub fn new(message: Message, attempt: u64, handle: Box<dyn Acknowledge>) -> Self {
+    pub fn new(
+        message: Message,
+        attempt: u64,
+        age: Duration,
+        handle: Box<dyn Acknowledge>,
+    ) -> Self {
         Self {
             message,
             attempt,
+            age,
             handle,
         }
     }
@@ -127,6 +140,14 @@ impl Delivery {
     /// [`Error::Unavailable`]: it comes again when its time is over.
     pub async fn nak(self, delay: Duration) -> Result<(), Error> {
         self.handle.nak(delay).await
+    }
+
+    /// Still worked at: it does not come again for another [`Retention::acknowledge`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: it may come again.
+    pub async fn progress(&self) -> Result<(), Error> {
+        self.handle.progress().await
     }
 }
 

@@ -40,7 +40,7 @@ mod objects;
 mod resume;
 
 pub use backend::Backend;
-pub use bus::{Acknowledge, Bus, Delivery, Message, Request, Respond, Retention};
+pub use bus::{Acknowledge, Bus, Delivery, IN_HAND_MAX, Message, Request, Respond, Retention};
 pub use error::Error;
 pub use keys::{Change, Entry, Keys};
 pub use leadership::{Campaign, Leadership, Role};

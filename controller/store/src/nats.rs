@@ -109,8 +109,12 @@ impl Backend for Nats {
         };
         let what = format!("object store {bucket}");
         let open = || async {
-            let opened = connection.context.create_object_store(config.clone());
-            opened.await.map_err(|error| Failure::of(&what, &error))
+            // Somebody else may have made it, with limits of their own.
+            if connection.context.get_object_store(&bucket).await.is_ok() {
+                return Ok(());
+            }
+            let made = connection.context.create_object_store(config.clone()).await;
+            made.map(drop).map_err(|error| Failure::of(&what, &error))
         };
         connection.call(&what, open).await?;
         let stream = connection.stream(&format!("OBJ_{bucket}")).await?;

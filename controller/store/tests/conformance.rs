@@ -80,6 +80,7 @@ conformance! {
         several_share_the_work,
         refused_work_comes_again,
         forgotten_work_comes_again,
+        work_that_goes_on_does_not_come_again,
         work_has_one_name,
         work_waits_for_who_does_it;
     requests:

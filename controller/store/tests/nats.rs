@@ -13,6 +13,8 @@
 mod bench;
 #[path = "nats/cluster.rs"]
 mod cluster;
+#[path = "nats/foreign.rs"]
+mod foreign;
 #[path = "nats/identities.rs"]
 mod identities;
 #[path = "nats/options.rs"]

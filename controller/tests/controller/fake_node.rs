@@ -16,6 +16,7 @@ use tributary_api::{
     control::{FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError},
     event::EventKind,
     placement::Placement,
+    stages::{Awaited, RoundTimes},
     status::{JobPhase, JobStatus, NodeLoad, NodeStatus, PlacementStatus, RoundStatus, Sidecar},
 };
 
@@ -30,6 +31,10 @@ pub(crate) struct FakeNode {
     pub(crate) log: Mutex<Vec<String>>,
     /// Whether jobs can be started now.
     pub(crate) busy: AtomicBool,
+    /// What it says of the nodes' times in rounds, as if it led.
+    pub(crate) times: Mutex<Vec<RoundTimes>>,
+    /// What it says that its closed rounds wait for.
+    pub(crate) awaited: Mutex<Option<Awaited>>,
 }
 
 impl FakeNode {
@@ -49,16 +54,37 @@ impl FakeNode {
         self.jobs.lock().unwrap().get(job)?.0.placement.clone()
     }
 
+    /// What the job may claim here: `vision 2.5 at 0`.
+    pub(crate) fn sharing(&self, job: &str) -> String {
+        let sharing = &self.jobs.lock().unwrap()[job].0.sharing;
+        format!(
+            "{} {} at {}",
+            sharing.tenant, sharing.weight, sharing.priority
+        )
+    }
+
     /// A round of the job is over.
     pub(crate) fn advance(&self, job: &str, version: u64) {
         self.jobs.lock().unwrap().get_mut(job).unwrap().0.version = version;
         self.accepted.store(0, Ordering::Relaxed);
     }
 
+    /// A round of the job is over, which it leads; it tells the times of the last five.
+    pub(crate) fn finish(&self, job: &str, round: RoundTimes) {
+        let mut jobs = self.jobs.lock().unwrap();
+        jobs.get_mut(job).unwrap().0.version = round.round + 1;
+        let mut times = self.times.lock().unwrap();
+        times.push(round);
+        let excess = times.len().saturating_sub(5);
+        times.drain(..excess);
+    }
+
     fn status(&self, job: &JobDesired) -> JobStatus {
         JobStatus {
             node: Some(self.name().into()),
             accepted: self.accepted.load(Ordering::Relaxed),
+            times: self.times.lock().unwrap().clone(),
+            awaited: self.awaited.lock().unwrap().clone(),
             ..status(job)
         }
     }
@@ -214,6 +240,7 @@ fn status(job: &JobDesired) -> JobStatus {
         autoscaler: None,
         placement: job.placement.as_ref().map(|placement| PlacementStatus {
             generation: placement.generation,
+            since: None,
             leader: placement.leader.clone(),
             members: placement
                 .members
@@ -221,5 +248,8 @@ fn status(job: &JobDesired) -> JobStatus {
                 .map(|member| member.node.clone())
                 .collect(),
         }),
+        times: Vec::new(),
+        awaited: None,
+        sharing: Some(job.sharing.clone()),
     }
 }

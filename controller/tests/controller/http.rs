@@ -7,7 +7,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 use tributary_controller::routes;
 
-use crate::world::{World, sha256, with};
+use crate::world::{World, sha256, tenant, with};
 
 async fn send(world: &World, method: &str, uri: &str, body: impl Into<Body>) -> Response<Body> {
     let request = Request::builder()
@@ -86,6 +86,28 @@ async fn apply_get_and_delete() {
         &send(&world, "GET", "/v1/jobs/N%2FA/manifest", "").await,
         StatusCode::NOT_FOUND,
     );
+}
+
+#[tokio::test]
+async fn tenants_are_got_and_deleted() {
+    let world = World::new().await;
+    let spec = serde_json::json!({"weight": 2.5, "jobs": {"max": 4}});
+    let body = Value::from(vec![tenant("vision", &spec)]).to_string();
+    let applied = json(send(&world, "POST", "/v1/apply", body).await).await;
+    assert_eq!(applied[0]["kind"], "Tenant");
+    let vision = serde_json::json!({"name": "vision", "revision": 1, "weight": 2.5, "jobs_max": 4, "jobs": []});
+    let listed = json(send(&world, "GET", "/v1/tenants", "").await).await;
+    assert_eq!(listed[0]["name"], "default");
+    assert_eq!(listed[1], vision);
+    let found = send(&world, "GET", "/v1/tenants/vision", "").await;
+    assert_eq!(json(found).await, vision);
+
+    let deleted = send(&world, "DELETE", "/v1/tenants/vision", "").await;
+    assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
+    let gone = send(&world, "GET", "/v1/tenants/vision", "").await;
+    is_problem(&gone, StatusCode::NOT_FOUND);
+    let kept = send(&world, "DELETE", "/v1/tenants/default", "").await;
+    is_problem(&kept, StatusCode::CONFLICT);
 }
 
 #[tokio::test]

@@ -122,6 +122,12 @@ pub(crate) fn function(name: &str, module: Digest) -> Value {
     })
 }
 
+pub(crate) fn tenant(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "tributary.dev/v1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
+    })
+}
+
 pub(crate) fn job(name: &str, function: &str, model: Digest) -> Value {
     json!({
         "apiVersion": "tributary.dev/v1", "kind": "Job", "metadata": {"name": name},

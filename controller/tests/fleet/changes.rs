@@ -7,7 +7,7 @@ use tributary_api::{fleet::NodeState, placement::Duty, status::JobPhase};
 
 use crate::{
     cluster::{Cluster, Leader, Store, until},
-    world::{lines, with},
+    world::{lines, tenant, with},
 };
 
 on_both!(
@@ -21,6 +21,7 @@ on_both!(
     a_node_that_cannot_start_a_job_is_left_out,
     a_deleted_job_leaves_nothing,
     what_changes_under_a_running_job_reaches_all_its_nodes,
+    another_weight_reaches_all_nodes_without_a_restart,
 );
 
 async fn running(store: Store) -> (Cluster, Leader) {
@@ -236,4 +237,21 @@ async fn what_changes_under_a_running_job_reaches_all_its_nodes(store: Store) {
         let expected = ["stop j", "start j@3 v1 with f@1"];
         assert!(expected.iter().any(|end| line.ends_with(end)), "{line}");
     }
+}
+
+async fn another_weight_reaches_all_nodes_without_a_restart(store: Store) {
+    let (cluster, leader) = running(store).await;
+    let [f, j] = leader.example().await;
+    let vision = |weight: f64| tenant("vision", &json!({ "weight": weight }));
+    let j = with(with(j, "/spec/tenant", "vision"), "/spec/priority", 3);
+    leader.apply(&[f, j, vision(2.0)]).await;
+    cluster.take_logs();
+    leader.apply(&[vision(0.7)]).await;
+    let logs = cluster.take_logs();
+    assert_eq!(logs, ["n1: update j@2", "n2: update j@2", "n3: update j@2"]);
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(cluster.node(node).sharing("j"), "vision 0.7 at 3");
+    }
+    let placement = leader.controller.placement("j").await.unwrap();
+    assert_eq!(placement.generation, 1);
 }

@@ -5,18 +5,27 @@
 >>> model = client.pull()  # doctest: +SKIP
 >>> client.push(train(model), weight=132)  # doctest: +SKIP
 
-:class:`Client` and :class:`AsyncClient` are for those who train, :class:`Server` is for operators, :class:`Job` and
-:class:`Function` are manifests. All errors are in :mod:`tributary.errors`.
+:class:`Client` and :class:`AsyncClient` are for those who train, :class:`Server` is for operators, :class:`Job`,
+:class:`Function` and :class:`Tenant` are manifests. All errors are in :mod:`tributary.errors`.
 """
 
 from tributary import errors
 from tributary.aio import AsyncClient
 from tributary.client import Client
 from tributary.events import Event
-from tributary.manifest import Function, Job
+from tributary.manifest import Function, Job, Tenant
 from tributary.model import Model
 from tributary.server import Server
-from tributary.status import Accepted, Applied, Change, FunctionStatus, JobStatus, NodeStatus, RoundStatus
+from tributary.status import (
+    Accepted,
+    Applied,
+    Change,
+    FunctionStatus,
+    JobStatus,
+    NodeStatus,
+    RoundStatus,
+    TenantStatus,
+)
 
 __version__ = "0.1.0"
 
@@ -35,6 +44,8 @@ __all__ = [
     "NodeStatus",
     "RoundStatus",
     "Server",
+    "Tenant",
+    "TenantStatus",
     "__version__",
     "errors",
 ]

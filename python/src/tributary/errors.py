@@ -295,6 +295,36 @@ class UnknownSlot(UpdateRefused):
     slug = "unknown-slot"
 
 
+class MalformedReference(UpdateRefused):
+    """What should say where an update lies does not; this client sends updates themselves."""
+
+    slug = "malformed-reference"
+
+
+class ReferenceNotAllowed(UpdateRefused):
+    """The server may not fetch from there; ``detail`` says which option would let it."""
+
+    slug = "reference-not-allowed"
+
+
+class ReferenceNotFound(UpdateRefused):
+    """There is no file where the update should lie."""
+
+    slug = "reference-not-found"
+
+
+class ReferenceUnreachable(UpdateRefused):
+    """The server cannot fetch the file just now."""
+
+    slug = "reference-unreachable"
+
+
+class TooManyFetches(UpdateRefused):
+    """The node fetches as many files as it does at a time."""
+
+    slug = "too-many-fetches"
+
+
 class Elsewhere(Problem):
     """Servers redirect in a circle, or too often, also when the client's patience was over.
 
@@ -357,6 +387,12 @@ class UnknownFunction(Problem, LookupError):
     slug = "unknown-function"
 
 
+class UnknownTenant(Problem, LookupError):
+    """There is no tenant of that name."""
+
+    slug = "unknown-tenant"
+
+
 class UnknownBlob(Problem, LookupError):
     """The server does not have that file."""
 
@@ -411,7 +447,7 @@ class JobFailed(Problem):
 
 
 class InUse(Problem):
-    """Jobs use the function."""
+    """Jobs use the function or tenant; or it is the tenant that always exists."""
 
     slug = "in-use"
 
@@ -435,7 +471,7 @@ class InvalidManifest(Problem, ValueError):
 
 
 class DigestMismatch(Problem):
-    """An uploaded file arrived with another digest: it changed while it was sent."""
+    """A file that was uploaded, or fetched, has another digest: it changed on its way, or is another one."""
 
     slug = "digest-mismatch"
 

@@ -1,4 +1,4 @@
-"""Manifests: what functions and jobs shall be, as objects and as files.
+"""Manifests: what functions, tenants and jobs shall be, as objects and as files.
 
 The files are those of ``tributary apply``. YAML is read and written with PyYAML (``pip install PyYAML``).
 Without it files are read and written as JSON, which is YAML too.
@@ -33,10 +33,10 @@ def _at(path: str, default: Any = None) -> Any:
 
 
 class _Manifest:
-    """What both kinds have in common: fields that stand at paths of a document, and one file that they name."""
+    """What all kinds have in common: fields that stand at paths of a document, and the file that some of them name."""
 
     KIND: ClassVar[str]
-    FILE: ClassVar[str]
+    FILE: ClassVar[str | None] = None
     directory: Path
 
     @classmethod
@@ -62,9 +62,10 @@ class _Manifest:
         """
         target = Path(path)
         document = self.to_dict()
-        file = document["spec"][self.FILE.rpartition(".")[2]]
-        if "path" in file and not Path(file["path"]).is_absolute():
-            file["path"] = os.path.relpath(self.directory / file["path"], target.parent)
+        if self.FILE is not None:
+            file = document["spec"][_last(self.FILE)]
+            if "path" in file and not Path(file["path"]).is_absolute():
+                file["path"] = os.path.relpath(self.directory / file["path"], target.parent)
         target.write_text(_text(document, target), encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +106,9 @@ class _Manifest:
 
     def file(self) -> Path | None:
         """The file that it names by a path, if it does."""
-        name: str = getattr(self, self.FILE.rpartition(".")[2])
+        if self.FILE is None:
+            return None
+        name: str = getattr(self, _last(self.FILE))
         return None if name.startswith("sha256:") else self.directory / name
 
 
@@ -147,11 +150,14 @@ class Job(_Manifest):
         preferred: labels that a node should have.
         affinity: jobs whose nodes are filled first.
         anti_affinity: jobs that it never shares a node with.
+        stragglers: what becomes of a node that is slow beside the others.
+        tenant: whose the job is; without it ``default``'s. Tenants share nodes that are too small for all by weight.
+        priority: jobs of higher priority come first where nodes are too small for all, -100 to 100; without it 0.
         directory: where relative paths start; the manifest's folder if it was loaded.
     """
 
     KIND: ClassVar[str] = "Job"
-    FILE: ClassVar[str] = "spec.model"
+    FILE: ClassVar[str | None] = "spec.model"
 
     name: str = _at("metadata.name", dataclasses.MISSING)
     function: str = _at("spec.function.name", dataclasses.MISSING)
@@ -183,6 +189,9 @@ class Job(_Manifest):
     preferred: Mapping[str, str] | None = _at("spec.placement.preferred")
     affinity: Sequence[str] | None = _at("spec.placement.affinity")
     anti_affinity: Sequence[str] | None = _at("spec.placement.antiAffinity")
+    stragglers: Literal["report", "bypass"] | None = _at("spec.placement.stragglers")
+    tenant: str | None = _at("spec.tenant")
+    priority: int | None = _at("spec.priority")
     directory: Path = dataclasses.field(default=Path(), kw_only=True, compare=False, repr=False)
 
 
@@ -200,7 +209,7 @@ class Function(_Manifest):
     """
 
     KIND: ClassVar[str] = "Function"
-    FILE: ClassVar[str] = "spec.module"
+    FILE: ClassVar[str | None] = "spec.module"
 
     name: str = _at("metadata.name", dataclasses.MISSING)
     module: str = _at("spec.module", dataclasses.MISSING)
@@ -210,7 +219,26 @@ class Function(_Manifest):
     directory: Path = dataclasses.field(default=Path(), kw_only=True, compare=False, repr=False)
 
 
-Manifest = Job | Function
+@dataclasses.dataclass
+class Tenant(_Manifest):
+    """A tenant: whom jobs belong to, and what that gives them where nodes are too small for all.
+
+    Attributes:
+        name: the tenant's name.
+        weight: its part of such a node, against other tenants' weights, 0.01 to 1000; without it 1.
+        jobs_max: the most jobs that it may have; without it there is no limit.
+        directory: not used; a tenant names no file.
+    """
+
+    KIND: ClassVar[str] = "Tenant"
+
+    name: str = _at("metadata.name", dataclasses.MISSING)
+    weight: float | None = _at("spec.weight")
+    jobs_max: int | None = _at("spec.jobs.max")
+    directory: Path = dataclasses.field(default=Path(), kw_only=True, compare=False, repr=False)
+
+
+Manifest = Job | Function | Tenant
 
 
 def load(path: str | os.PathLike[str]) -> list[Manifest]:
@@ -230,13 +258,13 @@ def load(path: str | os.PathLike[str]) -> list[Manifest]:
 
 def _read(document: Any, source: Path) -> Manifest:
     kind = document.get("kind") if isinstance(document, Mapping) else None
-    for manifest in (Job, Function):
+    for manifest in (Job, Function, Tenant):
         if kind == manifest.KIND:
             try:
                 return manifest.from_dict(document, source.parent)
             except errors.InvalidManifest as error:
                 raise errors.InvalidManifest(f"{source}: {error.detail}") from error
-    raise errors.InvalidManifest(f"{source}: kind is {kind!r}; there are 'Job' and 'Function'")
+    raise errors.InvalidManifest(f"{source}: kind is {kind!r}; there are 'Job', 'Function' and 'Tenant'")
 
 
 def _documents(source: Path) -> list[Any]:
@@ -281,6 +309,11 @@ def _reference(name: str) -> dict[str, str]:
     return {"digest": name} if name.startswith("sha256:") else {"path": os.fspath(name)}
 
 
+def _last(path: str) -> str:
+    """The name of the field at that path."""
+    return path.rpartition(".")[2]
+
+
 def _put(document: dict[str, Any], path: str, value: Any) -> None:
     *folders, last = path.split(".")
     for folder in folders:
@@ -288,7 +321,7 @@ def _put(document: dict[str, Any], path: str, value: Any) -> None:
     document[last] = value
 
 
-def _leaves(document: Mapping[str, Any], known: set[str], file: str) -> dict[str, Any]:
+def _leaves(document: Mapping[str, Any], known: set[str], file: str | None) -> dict[str, Any]:
     """Every value by its path; the file's reference as the one text that it is."""
     leaves: dict[str, Any] = {}
 

@@ -19,8 +19,8 @@ from tributary._core.blocking import Blocking, run
 from tributary._core.feed import Feed
 from tributary._core.session import Request, Session
 from tributary.client import EventStream
-from tributary.manifest import Function, Job, Manifest, load
-from tributary.status import Applied, FunctionStatus, JobStatus, NodeStatus, RoundStatus
+from tributary.manifest import Function, Job, Manifest, Tenant, load
+from tributary.status import Applied, FunctionStatus, JobStatus, NodeStatus, RoundStatus, TenantStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,12 +63,13 @@ class Server:
     # === manifests ===
 
     def apply(self, manifests: Manifests, *, dry_run: bool = False) -> list[Applied]:
-        """Creates or changes functions and jobs, all or none.
+        """Creates or changes functions, tenants and jobs, all or none.
 
         Files that the manifests name are uploaded first, unless the server has them.
 
         Args:
-            manifests: :class:`Job` and :class:`Function` objects, files, or folders of files; one or several.
+            manifests: :class:`Job`, :class:`Function` and :class:`Tenant` objects, files, or folders of files; one or
+                several.
             dry_run: check and compare, but keep nothing. Files are uploaded all the same.
 
         Raises:
@@ -83,7 +84,7 @@ class Server:
 
     def _resolved(self, manifest: Manifest) -> dict[str, Any]:
         document = manifest.to_dict()
-        if (path := manifest.file()) is not None:
+        if manifest.FILE is not None and (path := manifest.file()) is not None:
             document["spec"][manifest.FILE.rpartition(".")[2]] = {"digest": self.upload(path)}
         return document
 
@@ -108,15 +109,15 @@ class Server:
         """The manifest of a job as the server keeps it, with digests instead of paths."""
         return Job.from_dict(self._get(f"/v1/jobs/{checks.resource('job', job)}/manifest"))
 
-    def delete(self, kind: Literal["job", "function"], name: str) -> None:
-        """Deletes a job with all its models, or a function that no job uses.
+    def delete(self, kind: Literal["job", "function", "tenant"], name: str) -> None:
+        """Deletes a job with all its models, or a function or tenant that no job uses.
 
         Raises:
-            UnknownJob, UnknownFunction: there is none of that name.
-            InUse: jobs use the function.
+            UnknownJob, UnknownFunction, UnknownTenant: there is none of that name.
+            InUse: jobs use it; or it is the tenant ``default``, which always exists.
         """
-        if kind not in ("job", "function"):
-            raise errors.InvalidArgument(f"kind is {kind!r}; there are 'job' and 'function'")
+        if kind not in ("job", "function", "tenant"):
+            raise errors.InvalidArgument(f"kind is {kind!r}; there are 'job', 'function' and 'tenant'")
         target = f"/v1/{kind}s/{checks.resource(kind, name)}"
         run(self._session.document(Request("DELETE", target, subject=CONTROL)))
 
@@ -148,6 +149,14 @@ class Server:
     def function(self, name: str) -> FunctionStatus:
         """A function's newest revision."""
         return FunctionStatus.read(self._get(f"/v1/functions/{checks.resource('function', name)}"))
+
+    def tenants(self) -> list[TenantStatus]:
+        """All tenants, ``default`` among them."""
+        return [TenantStatus.read(status) for status in self._get("/v1/tenants")]
+
+    def tenant(self, name: str) -> TenantStatus:
+        """A tenant's newest revision."""
+        return TenantStatus.read(self._get(f"/v1/tenants/{checks.resource('tenant', name)}"))
 
     def nodes(self) -> list[NodeStatus]:
         """The nodes."""
@@ -209,7 +218,7 @@ def _restored(addresses: Sequence[str], timeout: float, patience: float) -> Serv
 
 
 def _all(manifests: Manifests) -> list[Manifest]:
-    if isinstance(manifests, (Job, Function)):
+    if isinstance(manifests, (Job, Function, Tenant)):
         return [manifests]
     if isinstance(manifests, (str, os.PathLike)):
         return load(manifests)

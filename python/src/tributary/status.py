@@ -1,4 +1,4 @@
-"""What the server says of jobs, rounds, functions, nodes and accepted updates."""
+"""What the server says of jobs, rounds, functions, tenants, nodes and accepted updates."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ class JobStatus(Document):
         workers: workers that host its aggregators now.
         autoscaler: how many there should be on that node: ``wanted``, ``wished`` and ``reason``.
         placement: the nodes that take part, if there are several: ``leader``, ``members`` and ``generation``.
+        sharing: what it may claim of nodes that are too small for all: ``tenant``, ``weight`` and ``priority``.
     """
 
     name: str
@@ -96,6 +97,7 @@ class JobStatus(Document):
     workers: int = 0
     autoscaler: Mapping[str, Any] | None = None
     placement: Mapping[str, Any] | None = None
+    sharing: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ class RoundStatus(Document):
         late: updates that came after it closed.
         lost: updates that it had accepted and lost with their node.
         staleness: how old its updates' models were, if the job takes old ones.
-        shares: each node's part, if there are several: ``node``, ``accepted``, ``contributors`` and ``bytes``.
+        shares: each node's part, if there are several: ``node``, ``accepted``, ``contributors``, ``bytes``, and what it took.
         opened_at: when it opened, RFC 3339.
         closed_at: when it took its last update, RFC 3339.
         completed_at: when its model was published, RFC 3339.
@@ -169,6 +171,25 @@ class FunctionStatus(Document):
 
 
 @dataclasses.dataclass(frozen=True)
+class TenantStatus(Document):
+    """A tenant's newest revision.
+
+    Attributes:
+        name: its name.
+        revision: its revision, from 1; 0 if it is the tenant ``default`` and no manifest has described it.
+        weight: its weight, against those of other tenants.
+        jobs: its jobs.
+        jobs_max: the most jobs that it may have.
+    """
+
+    name: str
+    revision: int
+    weight: float
+    jobs: list[str]
+    jobs_max: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class NodeStatus(Document):
     """A node.
 
@@ -215,7 +236,7 @@ class Applied(Document):
     """What applying did with one manifest, or would do.
 
     Attributes:
-        kind: ``Function`` or ``Job``.
+        kind: ``Function``, ``Tenant`` or ``Job``.
         name: its name.
         action: ``created``, ``configured`` or ``unchanged``.
         revision: the revision that now holds.

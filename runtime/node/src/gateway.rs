@@ -1,22 +1,25 @@
 //! The node's network door: one listener for updates, models, status and metrics.
 //!
 //! An update over plaintext HTTP/1.1 is read from its socket straight into its slot ([`connection`],
-//! [`ingest`]): the kernel's copy is the only one. Everything else, and updates over HTTP/2 or with
-//! chunked bodies, goes through hyper and axum ([`routes`]); there a body is copied a second time. A client on
-//! this host may write its update into a slot itself ([`lease`]); nothing is copied then.
+//! [`ingest`]), and so is a partial ([`members`]): the kernel's copy is the only one. Everything else, and bodies over
+//! HTTP/2 or in chunks, goes through hyper and axum ([`routes`]); there a body is copied a second time. A client on
+//! this host may write its update into a slot itself ([`lease`]); nothing is copied then. And one may say where its
+//! update lies ([`reference`]): the gateway fetches it, and reads it as a body.
 
 pub(crate) mod body;
 mod connection;
+pub(crate) mod fetch;
 mod fill;
 mod head;
 mod home;
-mod ingest;
+pub(crate) mod ingest;
 mod lease;
 mod members;
 mod model;
 mod one_request;
 mod pieces;
 mod reader;
+pub(crate) mod reference;
 mod refusal;
 mod routes;
 mod told;
@@ -27,6 +30,7 @@ use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use axum::Router;
+use fetch::Fetcher;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -34,7 +38,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 use tributary_api::Name;
 
-pub(crate) use refusal::OUTCOMES;
+pub(crate) use refusal::{OUTCOMES, Refusal};
 
 /// What the gateway's handlers share.
 #[derive(Clone)]
@@ -46,6 +50,8 @@ pub(crate) struct Gateway {
     pub digest_seed: u64,
     /// The gateways of other nodes.
     pub peers: Peers,
+    /// Fetches what clients refer to.
+    pub fetcher: Arc<Fetcher>,
 }
 
 impl Gateway {

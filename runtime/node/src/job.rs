@@ -11,19 +11,22 @@
 
 mod books;
 mod flow;
+mod homes;
 mod intake;
 mod lease;
 mod memory;
 mod outcome;
 mod scaled;
 mod shared;
+mod stages;
 mod status;
 
 #[cfg(test)]
 pub(crate) use flow::Passed;
 pub(crate) use flow::{Look, RoundLook};
+pub(crate) use homes::Holding;
 pub(crate) use intake::{Accepted, Refusal, Update};
-pub(crate) use shared::{Home, MemberRefusal, WholePartial};
+pub(crate) use shared::{Home, MemberRefusal, Travel, WholePartial};
 
 use crate::clock::monotonic_ns;
 use crate::events::Events;
@@ -40,7 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 use tributary_api::Name;
-use tributary_api::control::FunctionRevision;
+use tributary_api::control::{FunctionRevision, Sharing};
 use tributary_api::event::EventKind;
 use tributary_api::manifest::{IngestSpec, JobSpec};
 use tributary_api::model::{Encodings, ModelLayout};
@@ -78,6 +81,8 @@ pub(crate) struct Parts {
     pub wake: Arc<Notify>,
     /// The job's nodes, if it may have several.
     pub placement: Option<Placement>,
+    /// What it may claim of the node.
+    pub sharing: Sharing,
 }
 
 pub(crate) struct Job {
@@ -116,6 +121,7 @@ pub(crate) struct Job {
 struct Inner {
     spec: JobSpec,
     revision: u64,
+    sharing: Sharing,
     round: Round,
     /// The tree of rounds to come.
     tree: Tree,
@@ -150,6 +156,9 @@ struct Tally {
     bytes_copied: u64,
     bytes_in_place: u64,
     rejected: u64,
+    folds: stages::Folds,
+    /// On a node that leads others: the time from the close until its own part was whole.
+    whole_after: Option<Duration>,
 }
 
 impl Tally {
@@ -160,6 +169,8 @@ impl Tally {
             bytes_copied: 0,
             bytes_in_place: 0,
             rejected: 0,
+            folds: stages::Folds::default(),
+            whole_after: None,
         }
     }
 }
@@ -179,7 +190,7 @@ impl Job {
         let mut round = Round::new(epoch, parts.plan.tree, closing, Instant::now());
         let part = parts
             .placement
-            .map(|placement| shared::Part::new(placement, &parts.node));
+            .map(|placement| shared::Part::new(placement, &parts.node, version));
         round.set_follows(part.as_ref().is_some_and(shared::Part::follows));
         let completed = parts
             .spec
@@ -189,6 +200,7 @@ impl Job {
             state: Mutex::new(Inner {
                 spec: parts.spec,
                 revision: parts.revision,
+                sharing: parts.sharing,
                 round,
                 tree: parts.plan.tree,
                 before: VecDeque::new(),
@@ -232,7 +244,8 @@ impl Job {
             .with_label_values(&[job.name.as_str()])
             .set(version as i64);
         if !completed {
-            job.tell(EventKind::RoundOpened, || json!({ "round": version }));
+            let opened = || json!({ "round": version });
+            job.tell_round(&job.lock(), EventKind::RoundOpened, opened);
         }
         Ok(job)
     }
@@ -247,9 +260,23 @@ impl Job {
         self.events.tell(kind, Some(&self.name), data);
     }
 
+    /// Tells what happens to the job's round, which its leader tells the world.
+    fn tell_round(&self, state: &Inner, kind: EventKind, data: impl FnOnce() -> serde_json::Value) {
+        if state.part.as_ref().is_some_and(shared::Part::follows) {
+            self.events.echo(kind, &self.name, data);
+        } else {
+            self.events.tell(kind, Some(&self.name), data);
+        }
+    }
+
     /// What the job's manifest says now.
     pub(crate) fn spec(&self) -> JobSpec {
         self.lock().spec.clone()
+    }
+
+    /// What the job may claim of the node.
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.lock().sharing.clone()
     }
 
     /// How updates are taken in.
@@ -268,7 +295,7 @@ impl Job {
     }
 
     /// Changes what can change under a running job.
-    pub(crate) fn update(&self, spec: JobSpec, revision: u64) {
+    pub(crate) fn update(&self, spec: JobSpec, revision: u64, sharing: Sharing) {
         let mut state = self.lock();
         state.round.set_closing(spec.closing());
         let version = state.model.version;
@@ -277,6 +304,7 @@ impl Job {
             .is_some_and(|rounds| version > u64::from(rounds));
         state.spec = spec;
         state.revision = revision;
+        state.sharing = sharing;
         let reason = state.round.due(Instant::now());
         self.close_if(&mut state, reason);
         self.send_closes(&mut state);

@@ -1,14 +1,16 @@
 //! The jobs of this node, by name and by number.
 
 use crate::job::Job;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
 use tributary_api::Name;
 
 /// The register that gateway and agent share.
 #[derive(Default)]
 pub(crate) struct Jobs {
     here: RwLock<BTreeMap<Name, Arc<Job>>>,
+    names: watch::Sender<BTreeSet<Name>>,
     /// Gateways where jobs are that do not run here.
     elsewhere: RwLock<BTreeMap<Name, String>>,
 }
@@ -29,6 +31,11 @@ impl Jobs {
             .elsewhere
             .write()
             .unwrap_or_else(PoisonError::into_inner) = elsewhere;
+    }
+
+    /// The names of the jobs that run here, now and as that changes.
+    pub(crate) fn names(&self) -> watch::Receiver<BTreeSet<Name>> {
+        self.names.subscribe()
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Job>> {
@@ -58,6 +65,9 @@ impl Jobs {
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut BTreeMap<Name, Arc<Job>>) -> T) -> T {
-        change(&mut self.here.write().unwrap_or_else(PoisonError::into_inner))
+        let mut jobs = self.here.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut jobs);
+        self.names.send_replace(jobs.keys().cloned().collect());
+        changed
     }
 }

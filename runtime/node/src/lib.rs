@@ -26,8 +26,10 @@ mod peers;
 mod plan;
 mod protocol;
 mod round;
+mod submit;
 mod tree;
 pub mod worker;
 
+pub use gateway::fetch::{FetchOptions, Prefix, UrlError};
 pub use node::{Node, Options};
 pub use tributary_planning::autoscale::Config as Autoscaler;

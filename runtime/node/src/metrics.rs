@@ -39,8 +39,14 @@ pub struct Metrics {
     pub(crate) bytes_copied: IntCounterVec,
     /// Accepted updates that local clients wrote into their slots.
     pub(crate) local_updates: IntCounterVec,
+    /// Updates whose files lay elsewhere, by outcome.
+    pub(crate) references: IntCounterVec,
+    /// Bytes of such files that were fetched.
+    pub(crate) reference_bytes: IntCounterVec,
     /// Bytes of partials that went from node to node.
     pub(crate) partial_bytes: IntCounterVec,
+    /// Bytes of partials that were copied on that way, each copy counted.
+    pub(crate) partial_copied: IntCounterVec,
     /// Bytes that functions read where they lay.
     pub(crate) bytes_in_place: IntCounterVec,
     /// Time of one function call and its commit.
@@ -146,11 +152,35 @@ impl Metrics {
                     &["job"]
                 )
             ),
+            references: family!(
+                r,
+                counter(
+                    "tributary_references_total",
+                    "Updates whose files lay elsewhere, by outcome.",
+                    &["job", "outcome"]
+                )
+            ),
+            reference_bytes: family!(
+                r,
+                counter(
+                    "tributary_reference_bytes_total",
+                    "Bytes that were fetched of updates whose files lay elsewhere.",
+                    &["job"]
+                )
+            ),
             partial_bytes: family!(
                 r,
                 counter(
                     "tributary_partial_bytes_total",
                     "Bytes of partials that were sent to another node, or received from one.",
+                    &["job", "direction"]
+                )
+            ),
+            partial_copied: family!(
+                r,
+                counter(
+                    "tributary_partial_copied_bytes_total",
+                    "Bytes of partials copied in memory between slot and network, each copy counted.",
                     &["job", "direction"]
                 )
             ),
@@ -367,6 +397,7 @@ impl Metrics {
     pub(crate) fn forget_job(&self, job: &str) {
         for outcome in crate::gateway::OUTCOMES {
             let _ = self.updates.remove_label_values(&[job, outcome]);
+            let _ = self.references.remove_label_values(&[job, outcome]);
         }
         for encoding in Encoding::ALL {
             let _ = self
@@ -376,13 +407,16 @@ impl Metrics {
         for family in [
             &self.bytes_copied,
             &self.local_updates,
+            &self.reference_bytes,
             &self.bytes_in_place,
             &self.checkpoint_failures,
         ] {
             let _ = family.remove_label_values(&[job]);
         }
         for direction in ["sent", "received"] {
-            let _ = self.partial_bytes.remove_label_values(&[job, direction]);
+            for family in [&self.partial_bytes, &self.partial_copied] {
+                let _ = family.remove_label_values(&[job, direction]);
+            }
         }
         for outcome in ["completed", "failed"] {
             let _ = self.rounds.remove_label_values(&[job, outcome]);

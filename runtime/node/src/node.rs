@@ -2,6 +2,7 @@
 
 use crate::agent::{self, Command};
 use crate::events::Events;
+use crate::gateway::fetch::{FetchOptions, Fetcher};
 use crate::gateway::{self, Gateway};
 use crate::identity::Identity;
 use crate::job::{Job, Parts};
@@ -47,6 +48,8 @@ pub struct Options {
     pub autoscaler: autoscale::Config,
     /// A file in which its decisions are recorded.
     pub autoscaler_trace: Option<PathBuf>,
+    /// What may be fetched for clients that say where their update lies.
+    pub fetch: FetchOptions,
 }
 
 /// Why a node does not start.
@@ -81,7 +84,7 @@ pub struct Node {
     wake: Arc<Notify>,
     commands: mpsc::UnboundedSender<Command>,
     next_job: AtomicU32,
-    peers: Peers,
+    pub(crate) gateway: Gateway,
 }
 
 impl Node {
@@ -130,6 +133,14 @@ impl Node {
             wake: wake.clone(),
         };
         tokio::spawn(agent::run(parts, arriving, commanded));
+        let gateway = Gateway {
+            jobs: jobs.clone(),
+            metrics: metrics.clone(),
+            events: events.clone(),
+            digest_seed: rand_seed(),
+            peers: Peers::new(),
+            fetcher: Arc::new(Fetcher::new(options.fetch.clone())),
+        };
         Ok(Self {
             identity,
             options,
@@ -144,7 +155,7 @@ impl Node {
             wake,
             commands,
             next_job: AtomicU32::new(1),
-            peers: Peers::new(),
+            gateway,
         })
     }
 
@@ -161,13 +172,7 @@ impl Node {
         others: Routes,
         stop: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
-        let gateway = Gateway {
-            jobs: self.jobs.clone(),
-            metrics: self.metrics.clone(),
-            events: self.events.clone(),
-            digest_seed: rand_seed(),
-            peers: self.peers.clone(),
-        };
+        let gateway = self.gateway.clone();
         let routes = gateway::routes(gateway.clone(), others);
         tokio::spawn(gateway::serve(listener, gateway, routes, stop))
     }
@@ -347,6 +352,7 @@ impl NodeControl for Node {
         let parts = Parts {
             node: node.map_err(|error| refused(error.to_string()))?,
             placement: desired.placement,
+            sharing: desired.sharing,
             name: desired.name.clone(),
             number,
             revision: desired.revision,
@@ -365,7 +371,7 @@ impl NodeControl for Node {
             .map_err(|error| NodeError::Unavailable(format!("job {}: {error}", desired.name)))?;
         let job = Arc::new(job);
         self.jobs.insert(job.clone());
-        tokio::spawn(peers::run(job, self.peers.clone()));
+        tokio::spawn(peers::run(job, self.gateway.peers.clone()));
         // The agent ends only with the node.
         let _ = self.commands.send(Command::Started(number));
         Ok(())
@@ -376,7 +382,7 @@ impl NodeControl for Node {
             .jobs
             .get(job.name.as_str())
             .ok_or_else(|| NodeError::UnknownJob(job.name.clone()))?;
-        running.update(job.spec, job.revision);
+        running.update(job.spec, job.revision, job.sharing);
         Ok(())
     }
 

@@ -7,14 +7,17 @@
 //! | `PUT /v1/jobs/{job}/members/{node}/partial?version=&attempt=&contributors=` | follower | hands its partial over |
 //! | `POST /v1/jobs/{job}/members/{node}/claims/{client}?round=` | any member | asks an earlier home for a client |
 //! | `GET /v1/jobs/{job}/model` | any member | fetches a newer model, as clients do |
+//! | `POST /v1/jobs/{job}/updates/{client}?round=` | any node | hands an update by reference to its client's home |
 //!
-//! All but the last carry the placement's secret as a bearer token. Every request may be repeated.
+//! All but the last two carry the placement's secret as a bearer token. Every request may be repeated.
 
 mod follow;
+mod pieces;
+mod refer;
 
 pub(crate) use follow::{fetch, run};
 
-use crate::job::WholePartial;
+use crate::job::{Holding, WholePartial};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -23,11 +26,11 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tributary_api::placement::{Directive, Report};
 use tributary_api::problem::Problem;
+use tributary_api::stages::{FOLD_HEADER, microseconds};
 use tributary_api::{ClientName, Name};
 
 /// How long a follower waits for a directive at a time.
@@ -69,17 +72,15 @@ pub(crate) struct Peer {
     secret: String,
 }
 
-/// The answer to a claim.
-#[derive(Debug, Deserialize)]
-struct Held {
-    held: bool,
-}
-
 impl Peers {
     pub(crate) fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(PATIENCE));
+        // A peer that has vanished while it is waited for is noticed within three times this.
+        connector.set_keepalive(Some(PATIENCE));
+        connector.set_keepalive_interval(Some(PATIENCE));
+        connector.set_keepalive_retries(Some(2));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(WAIT * 3)
             .build(connector);
@@ -131,6 +132,7 @@ impl Peer {
             version,
             attempt,
             contributors,
+            fold,
             ..
         } = partial;
         let url = self.member(&format!(
@@ -138,8 +140,12 @@ impl Peer {
         ));
         let request = self
             .request(Method::PUT, &url)
-            .header(header::CONTENT_LENGTH, bytes)
-            .body(content);
+            .header(header::CONTENT_LENGTH, bytes);
+        let request = match fold {
+            Some(fold) => request.header(FOLD_HEADER, microseconds(*fold)),
+            None => request,
+        };
+        let request = request.body(content);
         let request = request.map_err(|error| malformed(&url, error))?;
         // Its length decides how long it takes: silence is noticed by who receives it.
         let answer = self
@@ -152,12 +158,13 @@ impl Peer {
     }
 
     /// Whether the member holds an update of the client in the round; if not, it will take none.
-    pub(crate) async fn holds(&self, client: &ClientName, round: u64) -> Result<bool, PeerError> {
+    pub(crate) async fn holds(
+        &self,
+        client: &ClientName,
+        round: u64,
+    ) -> Result<Holding, PeerError> {
         let url = self.member(&format!("claims/{client}?round={round}"));
-        let held: Held = self
-            .ask(Method::POST, &url, Body::empty(), PATIENCE)
-            .await?;
-        Ok(held.held)
+        self.ask(Method::POST, &url, Body::empty(), PATIENCE).await
     }
 
     /// The newest model: its version, and its file.

@@ -14,6 +14,7 @@ use std::time::Instant;
 use tributary_api::ClientName;
 use tributary_api::manifest::{Closing, Timer};
 use tributary_api::placement::StalenessSum;
+use tributary_arena::Contributors;
 use tributary_sidecar_layout::Level;
 
 /// What slots and descriptors carry as their round: the number and, because a round that failed
@@ -233,6 +234,17 @@ impl Round {
     /// Updates of this node inside the result.
     pub(crate) fn contributors(&self) -> u32 {
         self.accepted() - self.refused
+    }
+
+    /// The numbers of those.
+    pub(crate) fn numbers(&self) -> Contributors {
+        let (mut numbers, mut next) = (Contributors::default(), 0);
+        for refused in self.refused() {
+            numbers.extend(&Contributors::range(next..refused.client));
+            next = refused.client + 1;
+        }
+        numbers.extend(&Contributors::range(next..self.accepted()));
+        numbers
     }
 
     /// Updates accepted so far, on all nodes.

@@ -9,9 +9,17 @@
 
 #[path = "members/changes.rs"]
 mod changes;
+#[path = "members/cost.rs"]
+mod cost;
 #[path = "members/losses.rs"]
 mod losses;
+#[path = "members/partials.rs"]
+mod partials;
+#[path = "members/references.rs"]
+mod references;
 #[path = "members/rounds.rs"]
 mod rounds;
+#[path = "members/stages.rs"]
+mod stages;
 #[path = "members/world.rs"]
 mod world;

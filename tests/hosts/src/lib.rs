@@ -135,6 +135,19 @@ impl Network {
         ip(&["link", "set", &self.link(host), "up"])
     }
 
+    /// Limits what a host sends to another rate: it is slow, and everybody else is not.
+    ///
+    /// # Errors
+    /// As [`Network::new`].
+    pub fn slow(&self, host: usize, rate: &str) -> Result<(), Error> {
+        let namespace = self.namespace(host);
+        let limit = ["rate", rate, "burst", BURST, "latency", LATENCY];
+        let device = [
+            "-n", &namespace, "qdisc", "replace", "dev", "eth0", "root", "tbf",
+        ];
+        run("tc", &[&device[..], &limit[..]].concat())
+    }
+
     /// Bytes that a host has sent and received over its link, by the kernel's count; `None` if it does not tell.
     #[must_use]
     pub fn bytes(&self, host: usize) -> Option<(u64, u64)> {
@@ -144,6 +157,20 @@ impl Network {
         };
         // What the host sends, the bridge's end receives.
         Some((counter("rx_bytes")?, counter("tx_bytes")?))
+    }
+
+    /// The processes on a host.
+    #[must_use]
+    pub fn processes(&self, host: usize) -> Vec<u32> {
+        let listed = Command::new("ip")
+            .args(["netns", "pids", &self.namespace(host)])
+            .output();
+        let listed = listed.map_or_else(|_| Vec::new(), |output| output.stdout);
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        listed
+            .lines()
+            .filter_map(|line| line.trim().parse().ok())
+            .collect()
     }
 
     fn bridge(&self) -> String {

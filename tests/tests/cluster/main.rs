@@ -11,3 +11,5 @@ mod losses;
 mod network;
 mod rounds;
 mod scene;
+mod slow;
+mod soak;

@@ -12,6 +12,7 @@ use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars};
 on_both_sidecars![
     a_job_is_deleted_while_updates_stream,
     what_is_applied_again_is_unchanged,
+    another_weight_leaves_the_open_round_alone,
     a_change_that_needs_a_restart_keeps_the_model,
     jobs_do_not_disturb_each_other,
     more_jobs_than_workers,
@@ -166,6 +167,46 @@ fn what_is_applied_again_is_unchanged(sidecar: Sidecar) {
         dry.stdout
     );
     assert_eq!(job.status().expected, 2);
+    job.push("client-1", 1, updates[1].1, &updates[1].0);
+    Mean::of(weighed(&updates)).assert_near(&job.result(1), 1e-12);
+    server.finish();
+}
+
+fn another_weight_leaves_the_open_round_alone(sidecar: Sidecar) {
+    let server = Server::start(sidecar);
+    let weighs = |weight: &str| {
+        let text = format!(
+            "apiVersion: tributary.dev/v1\nkind: Tenant\nmetadata: {{ name: vision }}\nspec: {{ weight: {weight} }}\n"
+        );
+        let file = server.write("vision.yaml", text);
+        server.apply(&file).expect(0).stdout
+    };
+    let manifest = Manifest::fedavg("shared", "{ expected: 2 }").with("tenant: vision");
+    let initial = Model::filled(SMALL, 0.0);
+    let refused = server.try_deploy(&manifest, &initial).expect(2);
+    let fix = "spec.tenant: there is no tenant vision; apply its manifest first";
+    assert!(refused.stderr.contains(fix), "{}", refused.stderr);
+
+    assert_eq!(weighs("2"), "tenant/vision created (revision 1)\n");
+    let job = server.deploy(&manifest, &initial);
+    let updates = updates(SMALL, 2, 1);
+    job.push_all(1, &updates[..1]);
+    assert_eq!(
+        weighs("0.5"),
+        "tenant/vision configured (revision 2)\n  spec.weight: 2.0 -> 0.5\n"
+    );
+    let applied = server
+        .try_deploy(&manifest.with("priority: 7"), &initial)
+        .expect(0);
+    assert!(
+        applied.stdout.contains("spec.priority: (none) -> 7"),
+        "{}",
+        applied.stdout
+    );
+    let status = job.status();
+    let sharing = status.sharing.unwrap();
+    assert_eq!((sharing.weight, sharing.priority), (0.5, 7));
+    assert_eq!(status.accepted, 1, "the round goes on");
     job.push("client-1", 1, updates[1].1, &updates[1].0);
     Mean::of(weighed(&updates)).assert_near(&job.result(1), 1e-12);
     server.finish();

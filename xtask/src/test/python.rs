@@ -37,7 +37,9 @@ fn client(workspace: &Workspace, program: &Path) -> Command {
     command
         .current_dir(workspace.root().join("python"))
         .env("TRIBUTARY_BIN", workspace.root().join(workspace.binary()))
-        .env("TRIBUTARY_FUNCTIONS_DIR", workspace.functions());
+        .env("TRIBUTARY_FUNCTIONS_DIR", workspace.functions())
+        // A machine without a NATS server must fail here, not skip.
+        .env("TRIBUTARY_REQUIRE_NATS", "1");
     command
 }
 

@@ -1,8 +1,12 @@
 //! The steps of `cargo xtask test`, cheapest first.
 
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use serde_json::{Value, json};
 
 use super::{evidence, python};
 use crate::demo;
@@ -35,7 +39,7 @@ pub(super) const STEPS: &[Step] = &[
     step("lints", lints),
     step("dependencies (cargo deny)", dependencies),
     step("manifests (tributary validate)", manifests),
-    step("alert rules (promtool)", alert_rules),
+    step("alert rules and dashboard (promtool)", alert_rules),
     step(
         "unit, property, conformance and end-to-end tests (cargo nextest)",
         nextest,
@@ -129,6 +133,8 @@ fn manifests(context: &Context) -> Result<()> {
         "manifests/digits.yaml",
         "-f",
         "manifests/digits-async.yaml",
+        "-f",
+        "manifests/tenants.yaml",
     ]);
     command::run(&mut command)?;
     Ok(())
@@ -145,7 +151,32 @@ fn alert_rules(context: &Context) -> Result<()> {
     };
     promtool(&["check", "config", "prometheus.yml"])?;
     promtool(&["test", "rules", "alerts.test.yml"])?;
-    Ok(())
+    let mut rules = tempfile::NamedTempFile::new()?;
+    rules.write_all(dashboard_as_rules(context.workspace.root())?.as_bytes())?;
+    promtool(&["check", "rules", &rules.path().to_string_lossy()])
+}
+
+/// The dashboard's expressions as recording rules, whose language promtool checks.
+fn dashboard_as_rules(root: &Path) -> Result<String> {
+    let expressions = dashboard_expressions(root)?;
+    let rules = expressions.iter().enumerate().map(|(number, expression)| {
+        // What Grafana puts in the place of its variables.
+        let expression = expression.replace("$__rate_interval", "5m");
+        let expression = expression.replace("$job", ".*");
+        json!({ "record": format!("expression:{number}"), "expr": expression })
+    });
+    let rules: Vec<_> = rules.collect();
+    // JSON is YAML as well.
+    Ok(json!({ "groups": [{ "name": "dashboard", "rules": rules }] }).to_string())
+}
+
+fn dashboard_expressions(root: &Path) -> Result<Vec<String>> {
+    let dashboard = fs::read_to_string(root.join("manifests/grafana/tributary.json"))?;
+    let dashboard: Value = serde_json::from_str(&dashboard)?;
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions = targets.filter_map(|target| target["expr"].as_str());
+    Ok(expressions.map(str::to_owned).collect())
 }
 
 fn nextest(context: &Context) -> Result<()> {
@@ -242,8 +273,8 @@ fn demonstration(context: &Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs;
-    use std::path::Path;
+
+    use super::*;
 
     /// Words of `text` that could be names of metrics.
     fn metrics(text: &str) -> BTreeSet<&str> {
@@ -264,16 +295,41 @@ mod tests {
         }
     }
 
-    /// promtool checks the rules' language, but a rule on a metric that nobody writes never fires.
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    }
+
+    /// promtool checks the language, but a rule on a metric that nobody writes never fires, and a panel shows nothing.
+    #[track_caller]
+    fn exist(text: &str, at_least: usize) {
+        let mut written = String::new();
+        for folder in ["runtime/node/src", "controller/src"] {
+            sources(&root().join(folder), &mut written);
+        }
+        let (used, written) = (metrics(text), metrics(&written));
+        assert!(used.len() >= at_least, "{used:?}");
+        let is_written = |name: &str| {
+            let parts = ["_bucket", "_count", "_sum"].into_iter();
+            let mut families = parts.filter_map(|part| name.strip_suffix(part));
+            written.contains(name) || families.any(|family| written.contains(family))
+        };
+        let unknown: Vec<_> = used.into_iter().filter(|name| !is_written(name)).collect();
+        assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
+    }
+
     #[test]
     fn alert_rules_use_metrics_that_exist() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let rules = fs::read_to_string(root.join("manifests/prometheus/alerts.yml")).unwrap();
-        let mut written = String::new();
-        sources(&root.join("runtime/node/src"), &mut written);
-        let (used, written) = (metrics(&rules), metrics(&written));
-        assert!(used.len() > 3, "{used:?}");
-        let unknown: Vec<_> = used.difference(&written).collect();
-        assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
+        let rules = fs::read_to_string(root().join("manifests/prometheus/alerts.yml")).unwrap();
+        exist(&rules, 9);
+    }
+
+    #[test]
+    fn the_dashboard_uses_metrics_that_exist() {
+        let expressions = dashboard_expressions(root()).unwrap();
+        exist(&expressions.join("\n"), 13);
+        let every = expressions
+            .iter()
+            .all(|expression| metrics(expression).len() == 1);
+        assert!(every, "one of them has no metric: {expressions:?}");
     }
 }

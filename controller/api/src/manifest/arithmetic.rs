@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::JobSpec;
+use super::{JobSpec, default_tenant};
 
 /// The arithmetic of a job's sums.
 #[derive(
@@ -104,10 +104,12 @@ impl JobSpec {
         self.accumulate.map(Accumulate::as_str).or_else(configured)
     }
 
-    /// The spec as functions and nodes take it: the arithmetic stands in the function's configuration.
+    /// The spec as functions and nodes take it: the arithmetic stands in the function's configuration, and whose the
+    /// job is and how urgent is said beside it, by [`Sharing`](crate::control::Sharing).
     #[must_use]
     pub fn for_node(&self) -> Self {
         let mut spec = self.clone();
+        (spec.tenant, spec.priority) = (default_tenant(), 0);
         if let Some(accumulate) = spec.accumulate {
             let config = &mut spec.function.config;
             config.insert(CONFIG_KEY.into(), accumulate.as_str().into());
@@ -130,7 +132,7 @@ mod tests {
         match source::parse("m.yaml", &text) {
             Ok(mut documents) => match documents.remove(0).manifest {
                 Manifest::Job(job) => Ok(job.spec),
-                Manifest::Function(_) => unreachable!("a job was written"),
+                other => unreachable!("a job was written, not a {}", other.kind()),
             },
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Accumulate, Determinism, FileReference, FunctionSpec, JobSpec, Manifest, PlacementSpec,
-    RoundSpec, Staleness, StalenessWeight,
+    RoundSpec, Staleness, StalenessWeight, TenantSpec,
 };
 use crate::{
     problem::FieldError,
@@ -25,6 +25,7 @@ pub(super) fn check(manifest: &Manifest) -> Vec<FieldError> {
     let mut errors = Errors::default();
     match manifest {
         Manifest::Function(manifest) => function(&manifest.spec, &mut errors),
+        Manifest::Tenant(manifest) => tenant(&manifest.spec, &mut errors),
         Manifest::Job(manifest) => job(&manifest.spec, &mut errors),
     }
     errors.0
@@ -71,6 +72,13 @@ fn function(spec: &FunctionSpec, errors: &mut Errors) {
         spec.limits.deadline,
         Interval::from_millis(1),
     );
+}
+
+fn tenant(spec: &TenantSpec, errors: &mut Errors) {
+    let weight = spec.weight;
+    errors.refuse_if(!spec.is_weight_short(), "spec.weight", || {
+        format!("has more than three decimals: {weight}; write {weight:.3}")
+    });
 }
 
 fn job(spec: &JobSpec, errors: &mut Errors) {

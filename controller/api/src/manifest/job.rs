@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Accumulate, ApiVersion, Determinism, FileReference, Metadata, RoundSpec,
-    placement::PlacementSpec,
+    placement::PlacementSpec, tenant::default_tenant,
 };
 use crate::{Name, quantity::Interval};
 
@@ -75,6 +75,13 @@ pub struct JobSpec {
     /// Which nodes take part; what is left out the controller chooses.
     #[serde(default, skip_serializing_if = "PlacementSpec::is_default")]
     pub placement: PlacementSpec,
+    /// Whose the job is; without it `default`'s. Tenants share nodes that are too small for all by their weights.
+    #[serde(default = "default_tenant", skip_serializing_if = "is_default_tenant")]
+    pub tenant: Name,
+    /// Jobs of higher priority come first where nodes are too small for all; without it 0.
+    #[serde(default, skip_serializing_if = "is_default_priority")]
+    #[schemars(range(min = -100, max = 100))]
+    pub priority: i32,
 }
 
 /// A job's function.
@@ -180,8 +187,8 @@ pub enum LocalPath {
 impl JobSpec {
     /// Whether a running job must be stopped and started to become `next`.
     ///
-    /// When a round closes, how many rounds there are, how long idle workers stay and how updates are taken in
-    /// can change under a running job; function, arithmetic, model, tree and memory cannot.
+    /// When a round closes, how many rounds there are, how long idle workers stay, how updates are taken in, whose it
+    /// is and how urgent can change under a running job; function, arithmetic, model, tree and memory cannot.
     #[must_use]
     pub fn needs_restart(&self, next: &Self) -> bool {
         self.for_node().function != next.for_node().function
@@ -223,4 +230,12 @@ impl Default for IngestSpec {
             local: LocalPath::Allow,
         }
     }
+}
+
+fn is_default_tenant(tenant: &Name) -> bool {
+    *tenant == default_tenant()
+}
+
+const fn is_default_priority(priority: &i32) -> bool {
+    *priority == 0
 }

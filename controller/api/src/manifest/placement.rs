@@ -28,6 +28,20 @@ pub struct PlacementSpec {
     /// Jobs that it never shares a node with. It holds for both, whoever says it.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub anti_affinity: BTreeSet<Name>,
+    /// What becomes of a node that is slow beside the others.
+    #[serde(skip_serializing_if = "StragglerPolicy::is_default")]
+    pub stragglers: StragglerPolicy,
+}
+
+/// What becomes of a node that is slow beside the others of its job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StragglerPolicy {
+    /// It is told.
+    #[default]
+    Report,
+    /// It is told, and the job does without the node for a while.
+    Bypass,
 }
 
 /// How nodes are chosen among those that will do.
@@ -59,6 +73,13 @@ impl PlacementSpec {
     /// Whether everything is left to the controller.
     #[must_use]
     pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl StragglerPolicy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }

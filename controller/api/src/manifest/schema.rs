@@ -5,9 +5,10 @@ use std::sync::LazyLock;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
-use super::{FunctionManifest, JobManifest, Kind, Manifest};
+use super::{FunctionManifest, JobManifest, Kind, Manifest, TenantManifest};
 
 static FUNCTION: LazyLock<Value> = LazyLock::new(generate::<FunctionManifest>);
+static TENANT: LazyLock<Value> = LazyLock::new(generate::<TenantManifest>);
 static JOB: LazyLock<Value> = LazyLock::new(generate::<JobManifest>);
 static ANY: LazyLock<Value> = LazyLock::new(generate::<Manifest>);
 
@@ -16,6 +17,7 @@ static ANY: LazyLock<Value> = LazyLock::new(generate::<Manifest>);
 pub fn schema(kind: Option<Kind>) -> &'static Value {
     match kind {
         Some(Kind::Function) => &FUNCTION,
+        Some(Kind::Tenant) => &TENANT,
         Some(Kind::Job) => &JOB,
         None => &ANY,
     }
@@ -43,6 +45,7 @@ mod tests {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas");
         let kinds = [
             ("function", Some(Kind::Function)),
+            ("tenant", Some(Kind::Tenant)),
             ("job", Some(Kind::Job)),
             ("manifest", None),
         ];

@@ -407,7 +407,7 @@ mod tests {
         ) {
             let mut rounds = Rounds::default();
             for (second, number, arrived) in seen {
-                let round = RoundSeen { number, opened: Duration::from_secs(10), expected: 20, arrived, first: None };
+                let round = RoundSeen { number, opened: Duration::from_secs(10), expected: 20, arrived, first: None, last: None };
                 rounds.see(Duration::from_secs(second), round, None);
                 if let Some(profile) = rounds.profile() {
                     prop_assert!(profile.offsets.iter().all(|offset| offset.is_finite()));

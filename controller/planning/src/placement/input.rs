@@ -63,8 +63,11 @@ pub enum NodeState {
 pub struct Job {
     /// Its name, unique in the cluster.
     pub name: String,
-    /// Whose it is. Every tenant's first job is placed before anyone's second.
+    /// Whose it is. Of jobs of one priority, every tenant's first is placed before anyone's second.
     pub tenant: String,
+    /// Jobs of higher priority are placed first.
+    #[serde(default)]
+    pub priority: i32,
     /// Updates of a round.
     pub expected_updates: NonZeroU32,
     /// Seconds over which a round's updates arrive. An update then takes `E / arrival_seconds` of a node's
@@ -104,6 +107,7 @@ impl Job {
         Self {
             name: name.into(),
             tenant: tenant.into(),
+            priority: 0,
             expected_updates,
             arrival_seconds: None,
             policy: Policy::BestFit,

@@ -110,6 +110,7 @@ fn any_jobs() -> impl Strategy<Value = Vec<Job>> {
             let (zone, other, single_node, nodes_max) = rules;
             let mut job = Job {
                 policy,
+                priority: (updates % 3) as i32 - 1,
                 arrival_seconds,
                 single_node: single_node && nodes_max == 0,
                 nodes_max: NonZeroU32::new(nodes_max),
@@ -246,6 +247,51 @@ fn every_tenant_comes_before_anyones_second_job() {
     let plan = fresh(&nodes(&[10, 10]), &all);
     let overload = ["a1", "a2", "b1"].map(|name| placed(&plan, name).overload);
     assert_eq!(overload, [0, 10, 0]);
+}
+
+fn urgent(name: &str, priority: i32) -> Job {
+    Job {
+        priority,
+        ..job(name, 10)
+    }
+}
+
+#[test]
+fn jobs_of_higher_priority_come_first() {
+    let all = [
+        urgent("a", -1),
+        urgent("b", 0),
+        urgent("c", 5),
+        urgent("d", 5),
+    ];
+    let plan = fresh(&nodes(&[10, 10]), &all);
+    let overload = ["a", "b", "c", "d"].map(|name| placed(&plan, name).overload);
+    assert_eq!(overload, [10, 10, 0, 0]);
+}
+
+#[test]
+fn a_newcomer_of_higher_priority_moves_nobody() {
+    let mut jobs = vec![urgent("a", 0)];
+    let before = fresh(&nodes(&[10]), &jobs);
+    jobs.push(urgent("b", 9));
+    let after = plan(&nodes(&[10]), &jobs, Some(&before), &Settings::default());
+    assert_eq!(placed(&after, "a"), placed(&before, "a"));
+    assert_eq!(placed(&after, "b").overload, 10);
+}
+
+#[test]
+fn what_is_left_after_a_loss_goes_to_the_job_of_higher_priority() {
+    let (mut all, jobs) = (nodes(&[10, 10, 10]), [urgent("a", 0), urgent("b", 1)]);
+    let before = fresh(&all, &jobs);
+    assert_eq!(shares(&before, "b"), pairs(&[("n000", 10)]));
+    assert_eq!(shares(&before, "a"), pairs(&[("n001", 10)]));
+    all[0].state = NodeState::Lost;
+    all[1].state = NodeState::Lost;
+    let after = plan(&all, &jobs, Some(&before), &Settings::default());
+    assert_eq!(
+        ["a", "b"].map(|name| placed(&after, name).overload),
+        [10, 0]
+    );
 }
 
 proptest! {

@@ -109,6 +109,7 @@ impl Bus for EmbeddedBus {
             engine: self.engine.clone(),
             family,
             durable: durable.to_owned(),
+            acknowledge: self.retention.acknowledge,
         };
         let deliveries = stream::unfold(consumer, |consumer| async move {
             let delivery = consumer.next().await?;
@@ -136,6 +137,7 @@ struct Consumer {
     engine: Arc<Engine>,
     family: Family,
     durable: String,
+    acknowledge: Duration,
 }
 
 impl Consumer {
@@ -150,11 +152,12 @@ impl Consumer {
         let Taken {
             number,
             attempt,
+            age,
             message,
         } = receiver.await.ok()?;
         let consumer = self.clone();
         let handle = Handle { consumer, number };
-        Some(Delivery::new(message, attempt, Box::new(handle)))
+        Some(Delivery::new(message, attempt, age, Box::new(handle)))
     }
 }
 
@@ -171,6 +174,7 @@ impl Acknowledge for Handle {
             engine,
             family,
             durable,
+            ..
         } = self.consumer;
         let change = move |transaction: &WriteTransaction| {
             let gone = messages::acknowledge(transaction, family, &durable, number)?;
@@ -187,12 +191,24 @@ impl Acknowledge for Handle {
     }
 
     async fn nak(self: Box<Self>, delay: Duration) -> Result<(), Error> {
+        self.put_off(delay).await
+    }
+
+    async fn progress(&self) -> Result<(), Error> {
+        self.put_off(self.consumer.acknowledge).await
+    }
+}
+
+impl Handle {
+    /// It does not come again before `delay` is over.
+    async fn put_off(&self, delay: Duration) -> Result<(), Error> {
         let number = self.number;
         let Consumer {
             engine,
             family,
             durable,
-        } = self.consumer;
+            ..
+        } = self.consumer.clone();
         let until = Instant::now() + delay;
         let put_off = move |_: &ReadTransaction, state: &mut State| {
             state.streams.of(family).put_off(&durable, number, until);

@@ -27,6 +27,7 @@ pub(super) struct Streams {
 pub(super) struct Taken {
     pub(super) number: u64,
     pub(super) attempt: u64,
+    pub(super) age: Duration,
     pub(super) message: Message,
 }
 
@@ -296,7 +297,7 @@ impl Durable {
         &mut self,
         now: Instant,
         again: Instant,
-        message: impl Fn(u64) -> Result<Option<Message>, redb::Error>,
+        message: impl Fn(u64) -> Result<Option<(Message, u64)>, redb::Error>,
     ) -> Result<(), redb::Error> {
         self.waiting.retain(|sender| !sender.is_closed());
         if self.waiting.is_empty() {
@@ -311,12 +312,14 @@ impl Durable {
                 self.forget(number);
                 continue;
             };
-            self.deliver(number, message, again);
+            let (message, stored) = message;
+            let age = milliseconds(SystemTime::now()).saturating_sub(stored);
+            self.deliver(number, (message, Duration::from_millis(age)), again);
         }
         Ok(())
     }
 
-    fn deliver(&mut self, number: u64, message: Message, again: Instant) {
+    fn deliver(&mut self, number: u64, (message, age): (Message, Duration), again: Instant) {
         let attempt = self
             .attempts
             .get(&number)
@@ -324,6 +327,7 @@ impl Durable {
         let mut taken = Taken {
             number,
             attempt,
+            age,
             message,
         };
         while let Some(sender) = self.waiting.pop_front() {
@@ -346,7 +350,7 @@ impl Reader {
     fn hand_out(
         self,
         index: &BTreeMap<u64, String>,
-        message: impl Fn(u64) -> Result<Option<Message>, redb::Error>,
+        message: impl Fn(u64) -> Result<Option<(Message, u64)>, redb::Error>,
     ) -> Result<Option<Self>, redb::Error> {
         if self.sender.is_closed() {
             return Ok(None);
@@ -354,7 +358,7 @@ impl Reader {
         let wanted = |(_, subject): &(&u64, &String)| names::matches(&self.filter, subject);
         for (number, _) in index.range(self.after + 1..).filter(wanted) {
             let number = *number;
-            if let Some(message) = message(number)? {
+            if let Some((message, _)) = message(number)? {
                 let _ = self.sender.send(Next { number, message });
                 return Ok(None);
             }

@@ -122,8 +122,9 @@ impl Bus for NatsBus {
     ) -> Result<Boxed<Result<Delivery, Error>>, Error> {
         names::word("consumer", durable)?;
         names::filter(filter)?;
-        let stream = self.stream(Family::of(filter)?).clone();
-        let filter = self.full(filter);
+        let family = Family::of(filter)?;
+        let stream = self.stream(family).clone();
+        let filter = (family, self.full(filter));
         Consumer::begin(self.connection.clone(), stream, durable, filter).await
     }
 

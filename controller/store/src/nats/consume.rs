@@ -1,7 +1,7 @@
 //! Durable consumers: pulled, acknowledged one by one, taken up again after every interruption.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
@@ -14,7 +14,8 @@ use tokio::time::sleep;
 use super::bus::{PAUSE, read_message};
 use super::connection::{Connection, State};
 use super::failure::Failure;
-use crate::bus::Acknowledge;
+use crate::bus::{Acknowledge, IN_HAND_MAX};
+use crate::names::Family;
 use crate::{Delivery, Error, Stream as Boxed};
 
 /// Messages that are fetched ahead. What is fetched by one who dies comes again only when its time is over.
@@ -45,7 +46,7 @@ impl Consumer {
         connection: Arc<Connection>,
         stream: Stream,
         durable: &str,
-        filter: String,
+        (family, filter): (Family, String),
     ) -> Result<Boxed<Result<Delivery, Error>>, Error> {
         let config = pull::Config {
             durable_name: Some(durable.to_owned()),
@@ -53,6 +54,13 @@ impl Consumer {
             deliver_policy: DeliverPolicy::All,
             ack_policy: AckPolicy::Explicit,
             ack_wait: connection.options.retention.acknowledge,
+            max_ack_pending: IN_HAND_MAX as i64,
+            // A work queue keeps what is not done, so a consumer that nobody needs any more may go. One of events may
+            // not: it knows what was read.
+            inactive_threshold: match family {
+                Family::Events => Duration::ZERO,
+                Family::Updates => connection.options.retention.age,
+            },
             ..pull::Config::default()
         };
         let mut consumer = Self {
@@ -122,7 +130,11 @@ impl Consumer {
     }
 
     fn delivery(&self, message: jetstream::Message) -> Delivery {
-        let delivered = message.info().map_or(1, |info| info.delivered);
+        let info = message.info();
+        let (delivered, age) = info.map_or((1, Duration::ZERO), |info| {
+            let published = info.published.unix_timestamp_nanos();
+            (info.delivered, since(published))
+        });
         let attempt = u64::try_from(delivered).unwrap_or(1);
         let (message, acker) = message.split();
         let handle = Handle {
@@ -130,8 +142,16 @@ impl Consumer {
             acker,
         };
         let message = read_message(&self.connection, message);
-        Delivery::new(message, attempt, Box::new(handle))
+        Delivery::new(message, attempt, age, Box::new(handle))
     }
+}
+
+/// The time since a moment that is given in nanoseconds since 1970; nothing if clocks disagree.
+fn since(nanoseconds: i128) -> Duration {
+    let published = u64::try_from(nanoseconds).unwrap_or(u64::MAX);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default()
+        .saturating_sub(Duration::from_nanos(published))
 }
 
 impl Session {
@@ -176,5 +196,14 @@ impl Acknowledge for Handle {
             done.map_err(|error| Failure::Again(error.to_string()))
         };
         self.connection.call(what, nak).await
+    }
+
+    async fn progress(&self) -> Result<(), Error> {
+        let what = "word of progress";
+        let tell = || async {
+            let told = self.acker.double_ack_with(AckKind::Progress).await;
+            told.map_err(|error| Failure::Again(error.to_string()))
+        };
+        self.connection.call(what, tell).await
     }
 }

@@ -93,6 +93,25 @@ pub(crate) async fn forgotten_work_comes_again(bench: Bench) {
     assert_eq!(take(&mut work, 1).await, ["two"]);
 }
 
+pub(crate) async fn work_that_goes_on_does_not_come_again(bench: Bench) {
+    let bus = bench.bus().await;
+    let mut work = bus.consume("worker", "updates.>").await.unwrap();
+    order(&*bus, &["long"]).await;
+    let long = next(&mut work).await;
+    assert!(long.age < Duration::from_secs(60), "{:?}", long.age);
+    // Longer than an acknowledgement is waited for; whatever comes again would come before what is ordered then.
+    for _ in 0..10 {
+        long.progress().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    long.progress().await.unwrap();
+    order(&*bus, &["next"]).await;
+    assert_eq!(take(&mut work, 1).await, ["next"]);
+    long.ack().await.unwrap();
+    order(&*bus, &["last"]).await;
+    assert_eq!(take(&mut work, 1).await, ["last"]);
+}
+
 pub(crate) async fn work_has_one_name(bench: Bench) {
     let bus = bench.bus().await;
     let _work = bus.consume("worker", "updates.jobs.*").await.unwrap();

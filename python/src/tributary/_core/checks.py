@@ -13,7 +13,7 @@ _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def resource(kind: str, name: str) -> str:
-    """The name of a job or function, if it can be one."""
+    """The name of a job, function or tenant, if it can be one."""
     if not isinstance(name, str) or not _JOB.fullmatch(name):
         raise errors.InvalidName(
             f"{name!r} cannot be the name of a {kind}: 1 to 63 characters of a-z, 0-9 and -, "

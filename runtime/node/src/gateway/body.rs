@@ -1,9 +1,11 @@
-//! Where an update's bytes come from.
+//! Where the bytes of an update or a partial come from.
 
+use super::refusal::Refusal;
 use axum::body::{Body, Bytes};
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -16,13 +18,24 @@ pub(crate) trait Source: Send {
     /// The body's length, if the client has told.
     fn length(&self) -> Option<u64>;
 
-    /// Tells a client that waits for it to send the body. Its head is good.
-    fn proceed(&mut self) -> impl Future<Output = io::Result<()>> + Send {
+    /// The head is good: lets the body come, from a client that waits for the word, or from elsewhere. Only then the
+    /// length of one that is fetched is known. `idle` is the longest silence.
+    fn proceed(&mut self, _idle: Duration) -> impl Future<Output = Result<(), Refusal>> + Send {
         std::future::ready(Ok(()))
     }
 
     /// Reads some bytes; 0 at the end of the body.
     fn read(&mut self, into: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Whether what has been read, to its end, is what was announced.
+    fn verify(&mut self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// The refusal of what came, told to whom it concerns.
+    fn blame(&self, refusal: Refusal) -> Refusal {
+        refusal
+    }
 }
 
 /// The rest of a plaintext HTTP/1.1 request on its own socket.
@@ -52,6 +65,11 @@ impl<'a> SocketBody<'a> {
         }
     }
 
+    /// The connection, once the body is done with.
+    pub(crate) fn socket(&mut self) -> &mut TcpStream {
+        self.stream
+    }
+
     /// Bytes of the body that have not been read.
     pub(crate) fn remaining(&self) -> u64 {
         self.remaining
@@ -70,11 +88,11 @@ impl Source for SocketBody<'_> {
         Some(self.length)
     }
 
-    async fn proceed(&mut self) -> io::Result<()> {
+    async fn proceed(&mut self, _idle: Duration) -> Result<(), Refusal> {
         if std::mem::take(&mut self.held_back) {
-            self.stream
-                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-                .await?;
+            let word = b"HTTP/1.1 100 Continue\r\n\r\n";
+            let told = self.stream.write_all(word).await;
+            told.map_err(|error| Refusal::Malformed(error.to_string()))?;
         }
         Ok(())
     }

@@ -2,9 +2,10 @@
 
 use super::Gateway;
 use super::body::{SocketBody, Source};
-use super::head::{self, Next, SlotHead, UpdateHead, Wish};
+use super::head::{self, Framing, Next, PartialHead, SlotHead, UpdateHead, Wish};
 use super::ingest::{self, Taken};
 use super::lease::Leases;
+use super::members;
 use super::one_request;
 use super::refusal::Refusal;
 use axum::Router;
@@ -19,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tracing::debug;
-use tributary_api::problem;
+use tributary_api::problem::{self, Problem};
 
 /// Room for what is read at a time while a head is waited for.
 const READ_BYTES: usize = 8 << 10;
@@ -54,8 +55,14 @@ async fn requests(
             None | Some(Next::Incomplete) => return Ok(()),
             Some(Next::Http2) => return one_request::http2(stream, buffer, routes.clone()).await,
             Some(Next::Update(head)) => {
-                buffer.advance(head.head_bytes);
+                buffer.advance(head.framing.head_bytes);
                 if !update(&mut stream, &mut buffer, gateway, head).await? {
+                    return Ok(());
+                }
+            }
+            Some(Next::Partial(head)) => {
+                buffer.advance(head.framing.head_bytes);
+                if !partial(&mut stream, &mut buffer, gateway, head).await? {
                     return Ok(());
                 }
             }
@@ -140,25 +147,93 @@ async fn update(
     gateway: &Gateway,
     head: UpdateHead,
 ) -> io::Result<bool> {
-    let mut body = SocketBody::new(stream, buffer, head.content_length, head.expects_continue);
-    let outcome = ingest::put(gateway, &head.address, &mut body).await;
+    let UpdateHead { address, framing } = head;
+    let mut body = SocketBody::new(
+        stream,
+        buffer,
+        framing.content_length,
+        framing.expects_continue,
+    );
+    let outcome = ingest::put(gateway, &address, &mut body).await;
     let spoiled = outcome
         .as_ref()
         .err()
         .is_some_and(|refusal| refusal.spoils_connection());
+    let outcome = taken(outcome).map_err(Refused::from);
+    end(body, framing, spoiled, |keep| answer(outcome, keep)).await
+}
+
+/// Serves a follower's partial; true if the connection can go on.
+async fn partial(
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+    gateway: &Gateway,
+    head: PartialHead,
+) -> io::Result<bool> {
+    let PartialHead { handing, framing } = head;
+    let mut body = SocketBody::new(
+        stream,
+        buffer,
+        framing.content_length,
+        framing.expects_continue,
+    );
+    let outcome = members::take(gateway, &handing, &mut body).await;
+    let spoiled = outcome
+        .as_ref()
+        .err()
+        .is_some_and(|refused| refused.spoils_connection());
+    let outcome = outcome
+        .map(|directive| (StatusCode::OK, Some(directive)))
+        .map_err(|refused| Refused::new(refused.problem()));
+    end(body, framing, spoiled, |keep| answer(outcome, keep)).await
+}
+
+/// Answers a request with a body; true if the connection can go on. `answer` is told so.
+async fn end(
+    mut body: SocketBody<'_>,
+    framing: Framing,
+    spoiled: bool,
+    answer: impl FnOnce(bool) -> io::Result<Vec<u8>>,
+) -> io::Result<bool> {
     let unread = body.remaining();
     // A client that was not told to go on may send its body or not: only closing is unambiguous.
-    let keep = head.keep_alive && !spoiled && !body.is_held_back() && unread <= DRAIN_BYTES;
-    let answer = answer(taken(outcome), keep)?;
+    let keep = framing.keep_alive && !spoiled && !body.is_held_back() && unread <= DRAIN_BYTES;
+    let answer = answer(keep)?;
     if keep {
         drain(&mut body, unread).await?;
-        stream.write_all(&answer).await?;
+        body.socket().write_all(&answer).await?;
         return Ok(true);
     }
+    let stream = body.socket();
     stream.write_all(&answer).await?;
     stream.shutdown().await?;
     linger(stream).await;
     Ok(false)
+}
+
+/// A problem as it is answered.
+struct Refused {
+    problem: Problem,
+    /// Headers that only refusals have.
+    headers: String,
+}
+
+impl Refused {
+    fn new(problem: Problem) -> Self {
+        Self {
+            problem,
+            headers: String::new(),
+        }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            headers: headers_of(&refusal),
+            ..Self::new(refusal.problem())
+        }
+    }
 }
 
 /// Serves a request of the local path; true if the connection can go on.
@@ -172,12 +247,17 @@ async fn slot(
     let answer = match head.wish {
         Wish::Ask => {
             let lease = leases.ask(gateway, address, stream, keep).await;
-            answer(lease.map(|lease| (StatusCode::CREATED, Some(lease))), keep)?
+            let lease = lease.map(|lease| (StatusCode::CREATED, Some(lease)));
+            answer(lease.map_err(Refused::from), keep)?
         }
-        Wish::Commit => answer(taken(leases.commit(gateway, address).await), keep)?,
+        Wish::Commit => {
+            let outcome = taken(leases.commit(gateway, address).await);
+            answer(outcome.map_err(Refused::from), keep)?
+        }
         Wish::GiveBack => {
             let nothing = (StatusCode::NO_CONTENT, None::<()>);
-            answer(leases.give_back(address).map(|()| nothing), keep)?
+            let given_back = leases.give_back(address).map(|()| nothing);
+            answer(given_back.map_err(Refused::from), keep)?
         }
     };
     stream.write_all(&answer).await?;
@@ -203,7 +283,7 @@ fn taken(outcome: Result<Taken, Refusal>) -> Result<(StatusCode, Option<impl Ser
 
 /// An answer's bytes: a status with or without a document, or a problem.
 fn answer(
-    outcome: Result<(StatusCode, Option<impl Serialize>), Refusal>,
+    outcome: Result<(StatusCode, Option<impl Serialize>), Refused>,
     keep: bool,
 ) -> io::Result<Vec<u8>> {
     let (status, content_type, text, more) = match outcome {
@@ -211,17 +291,11 @@ fn answer(
             let text = document.map(|document| serde_json::to_vec(&document));
             (status, "application/json", text.transpose()?, String::new())
         }
-        Err(refusal) => {
-            let document = refusal.problem();
+        Err(Refused { problem, headers }) => {
             let status =
-                StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let text = serde_json::to_vec(&document)?;
-            (
-                status,
-                problem::CONTENT_TYPE,
-                Some(text),
-                headers_of(&refusal),
-            )
+                StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let text = serde_json::to_vec(&problem)?;
+            (status, problem::CONTENT_TYPE, Some(text), headers)
         }
     };
     let reason = status.canonical_reason().unwrap_or_default();

@@ -1,7 +1,9 @@
-//! What the next request on a plaintext connection is: an update that this gateway reads itself, or
+//! What the next request on a plaintext connection is: an update or a partial, which this gateway reads itself, or
 //! anything else, which hyper serves.
 
 use super::ingest::Address;
+use super::members::Handing;
+use tributary_api::stages::FOLD_HEADER;
 
 /// Headers that are looked at; a request with more is hyper's.
 const HEADERS_MAX: usize = 64;
@@ -17,6 +19,8 @@ pub(super) enum Next {
     Http2,
     /// An update with a length.
     Update(UpdateHead),
+    /// A follower's partial with a length.
+    Partial(PartialHead),
     /// A request of the local path.
     Slot(SlotHead),
     /// Any other HTTP/1 request, well-formed or not.
@@ -30,6 +34,19 @@ pub(super) enum Next {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UpdateHead {
     pub address: Address,
+    pub framing: Framing,
+}
+
+/// The head of a partial.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PartialHead {
+    pub handing: Handing,
+    pub framing: Framing,
+}
+
+/// Where a body begins and ends, and what comes after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Framing {
     /// Bytes of the head in the buffer.
     pub head_bytes: usize,
     pub content_length: u64,
@@ -90,21 +107,23 @@ fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
             keep_alive,
         });
     }
-    let address = request
-        .path
-        .filter(|_| request.method == Some("PUT"))
-        .and_then(address);
-    match (address, content_length(request)) {
-        (Some(address), Some(content_length)) if request.version == Some(1) => {
-            Next::Update(UpdateHead {
-                address,
-                head_bytes,
-                content_length,
-                expects_continue: mentions(request, "expect", "100-continue"),
-                keep_alive,
-            })
-        }
-        _ => Next::Other { keep_alive },
+    let target = request.path.filter(|_| request.method == Some("PUT"));
+    let framed = content_length(request).filter(|_| request.version == Some(1));
+    let (Some(target), Some(content_length)) = (target, framed) else {
+        return Next::Other { keep_alive };
+    };
+    let framing = Framing {
+        head_bytes,
+        content_length,
+        expects_continue: mentions(request, "expect", "100-continue"),
+        keep_alive,
+    };
+    if let Some(address) = address(target) {
+        return Next::Update(UpdateHead { address, framing });
+    }
+    match handing(request, target) {
+        Some(handing) => Next::Partial(PartialHead { handing, framing }),
+        None => Next::Other { keep_alive },
     }
 }
 
@@ -171,12 +190,36 @@ fn slot_address(target: &str) -> Option<Address> {
 fn address(target: &str) -> Option<Address> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let (job, client) = path.strip_prefix("/v1/jobs/")?.split_once("/updates/")?;
-    let plain = |part: &str| !part.is_empty() && !part.contains(['/', '%']);
     (plain(job) && plain(client)).then(|| Address {
         job: job.into(),
         client: client.into(),
         query: query.into(),
     })
+}
+
+/// `/v1/jobs/{job}/members/{node}/partial[?query]`, as plain as an update's.
+fn handing(request: &httparse::Request<'_, '_>, target: &str) -> Option<Handing> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (job, rest) = path.strip_prefix("/v1/jobs/")?.split_once("/members/")?;
+    let node = rest.strip_suffix("/partial")?;
+    (plain(job) && plain(node)).then(|| Handing {
+        job: job.into(),
+        node: node.into(),
+        query: query.into(),
+        authorization: value(request, "authorization"),
+        fold: value(request, FOLD_HEADER),
+    })
+}
+
+/// The first value of a header, if it is text.
+fn value(request: &httparse::Request<'_, '_>, name: &str) -> Option<String> {
+    let mut headers = request.headers.iter();
+    let header = headers.find(|header| header.name.eq_ignore_ascii_case(name))?;
+    String::from_utf8(header.value.to_vec()).ok()
+}
+
+fn plain(part: &str) -> bool {
+    !part.is_empty() && !part.contains(['/', '%'])
 }
 
 #[cfg(test)]
@@ -200,11 +243,64 @@ mod tests {
             ("digits", "c-1")
         );
         assert_eq!(head.address.query, "round=2");
+        let Framing {
+            content_length,
+            expects_continue,
+            keep_alive,
+            head_bytes,
+        } = head.framing;
         assert_eq!(
-            (head.content_length, head.expects_continue, head.keep_alive),
+            (content_length, expects_continue, keep_alive),
             (12, true, true)
         );
-        assert_eq!(&text[head.head_bytes..], "body");
+        assert_eq!(&text[head_bytes..], "body");
+    }
+
+    #[test]
+    fn a_partial_is_recognised() {
+        let put = |path: &str, headers: &str| {
+            let text = format!("PUT {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\nbody");
+            match next(text.as_bytes()) {
+                Next::Partial(head) => Some(head),
+                _ => None,
+            }
+        };
+        let path = "/v1/jobs/digits/members/n-2/partial?version=3";
+        let headers =
+            "Content-Length: 12\r\nAuthorization: Bearer s\r\nTributary-Fold-Microseconds: 7\r\n";
+        let head = put(path, headers).unwrap();
+        let expected = Handing {
+            job: "digits".into(),
+            node: "n-2".into(),
+            query: "version=3".into(),
+            authorization: Some("Bearer s".into()),
+            fold: Some("7".into()),
+        };
+        assert_eq!(head.handing, expected);
+        assert_eq!(head.framing.content_length, 12);
+        let bare = put(
+            "/v1/jobs/digits/members/n-2/partial",
+            "Content-Length: 1\r\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (bare.handing.authorization, bare.handing.fold),
+            (None, None)
+        );
+        for (path, headers) in [
+            (path, "Transfer-Encoding: chunked\r\n"),
+            (
+                "/v1/jobs/digits/members/n-2/report",
+                "Content-Length: 1\r\n",
+            ),
+            (
+                "/v1/jobs/digits/members/n%32/partial",
+                "Content-Length: 1\r\n",
+            ),
+            ("/v1/jobs/digits/members//partial", "Content-Length: 1\r\n"),
+        ] {
+            assert_eq!(put(path, headers), None, "{path} {headers}");
+        }
     }
 
     #[test]

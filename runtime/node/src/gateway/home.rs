@@ -9,8 +9,8 @@ use tributary_api::placement::Member;
 impl Gateway {
     /// Ok if the client's update for the round `trained` belongs here; if that is not told, the open one.
     ///
-    /// Where homes have moved since that round opened, the earlier ones are asked first: one may have the client's
-    /// update already. One that says no will take none, so nobody counts twice.
+    /// Where homes have moved, the earlier ones are asked first: one may have the client's update already. One that says
+    /// no will take none, so nobody counts twice.
     pub(super) async fn check_home(
         &self,
         job: &Job,
@@ -44,8 +44,14 @@ impl Gateway {
             .peers
             .at(&member.url, &job.name, &job.node, &placement.secret);
         match peer.holds(client, trained).await {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(elsewhere(job, client, &member.url)),
+            Ok(holding) if holding.held => Err(elsewhere(job, client, &member.url)),
+            Ok(holding) => job
+                .heard_of_home(&member.node, trained, &holding)
+                .map_err(|refusal| Refusal::Job {
+                    job: job.name.clone(),
+                    given: trained,
+                    refusal,
+                }),
             Err(error) => Err(Refusal::HomeUnknown {
                 job: job.name.clone(),
                 error: error.to_string(),

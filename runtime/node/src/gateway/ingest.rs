@@ -62,16 +62,22 @@ pub(crate) async fn put<S: Source>(
 ) -> Result<Taken, Refusal> {
     let job = address.job(gateway)?;
     let outcome = put_into(gateway, &job, address, body).await;
+    let outcome = outcome.map_err(|refusal| body.blame(refusal));
     count(&job, &outcome);
     outcome
 }
 
 /// Counts what became of an update.
 pub(super) fn count(job: &Job, outcome: &Result<Taken, Refusal>) {
+    job.count_outcome(&self::outcome(outcome));
+}
+
+/// What became of an update, as metrics name it.
+pub(super) fn outcome(outcome: &Result<Taken, Refusal>) -> String {
     match outcome {
-        Ok((accepted, _)) if accepted.repeated => job.count_outcome("repeated"),
-        Ok(_) => job.count_outcome("accepted"),
-        Err(refusal) => job.count_outcome(refusal.problem().slug()),
+        Ok((accepted, _)) if accepted.repeated => "repeated".into(),
+        Ok(_) => "accepted".into(),
+        Err(refusal) => refusal.problem().slug().to_owned(),
     }
 }
 
@@ -97,9 +103,9 @@ async fn put_into<S: Source>(
     }
     check_length(job, body.length())?;
     let idle = job.ingest().idle_timeout.duration();
-    body.proceed()
-        .await
-        .map_err(|e| Refusal::Malformed(e.to_string()))?;
+    body.proceed(idle).await?;
+    // What is fetched tells its length only now.
+    check_length(job, body.length())?;
 
     let mut reader = Reader::new(body, idle);
     let (header_bytes, header) = read_header(job, &mut reader).await?;

@@ -1,23 +1,26 @@
 //! What other nodes of a job ask of this one; [`crate::peers`] lists the requests.
+//!
+//! A partial over plaintext HTTP/1.1 comes here straight from its socket, as updates do ([`super::connection`]): the
+//! kernel's copy into the slot is the only one.
 
 use super::Gateway;
 use super::body::{HyperBody, Source};
 use super::routes::{problem, unknown_job};
-use crate::job::{Job, MemberRefusal, WholePartial};
+use crate::job::{Job, MemberRefusal, Travel, WholePartial};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
-use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tributary_api::placement::{Directive, Report};
 use tributary_api::problem::Problem;
 use tributary_api::quantity::Interval;
+use tributary_api::stages::FOLD_HEADER;
 use tributary_api::{ClientName, Name};
 
 /// The longest wait for another directive.
@@ -26,6 +29,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(10);
 /// Bytes of a partial that are read at a time.
 const PIECE_BYTES: usize = 1 << 20;
+/// What to look at when partials are of different sizes.
+const SAME_REVISION: &str = "do both nodes run the same revision?";
 
 pub(super) fn routes() -> Router<Gateway> {
     Router::new()
@@ -36,11 +41,15 @@ pub(super) fn routes() -> Router<Gateway> {
 }
 
 /// A request that is refused.
-enum Refused {
+#[derive(Debug)]
+pub(super) enum Refused {
     UnknownJob(String),
     Forbidden(String),
-    Query(QueryRejection),
+    Query(String),
     Member(MemberRefusal),
+    /// It is not as long as a partial of the job.
+    Length(String),
+    /// It broke off while it was read, or went on.
     Body(String),
     Memory(tributary_arena::Error),
 }
@@ -51,23 +60,33 @@ impl From<MemberRefusal> for Refused {
     }
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
+impl Refused {
+    /// Nobody can say where the next request begins.
+    pub(super) fn spoils_connection(&self) -> bool {
+        matches!(self, Self::Body(_))
+    }
+
+    pub(super) fn problem(&self) -> Problem {
         let (status, slug, title, detail) = match self {
-            Self::UnknownJob(job) => return unknown_job(&job),
+            Self::UnknownJob(job) => return unknown_job(job),
             Self::Forbidden(job) => {
                 let detail =
                     format!("only members of job {job} may ask this, and this is not their secret");
                 (403, "not-a-member", "Not a member", detail)
             }
-            Self::Query(rejection) => (400, "bad-query", "Bad query", rejection.body_text()),
+            Self::Query(detail) => (400, "bad-query", "Bad query", detail.clone()),
             Self::Member(refusal) => (
                 409,
                 "other-part",
                 "Another part in the job",
                 refusal.to_string(),
             ),
-            Self::Body(detail) => (400, "malformed-partial", "Malformed partial", detail),
+            Self::Length(detail) | Self::Body(detail) => (
+                400,
+                "malformed-partial",
+                "Malformed partial",
+                detail.clone(),
+            ),
             Self::Memory(error) => (
                 507,
                 "shared-memory-full",
@@ -75,19 +94,28 @@ impl IntoResponse for Refused {
                 error.to_string(),
             ),
         };
-        problem(&Problem::new(status, slug, title, detail))
+        Problem::new(status, slug, title, detail)
     }
 }
 
-/// The job, if the request shows its placement's secret.
-fn job(gateway: &Gateway, name: &str, headers: &HeaderMap) -> Result<Arc<Job>, Refused> {
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        problem(&self.problem())
+    }
+}
+
+/// What the request shows to be a member's.
+fn shown(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()
+}
+
+/// The job, if what is shown is its placement's secret.
+fn job(gateway: &Gateway, name: &str, shown: Option<&str>) -> Result<Arc<Job>, Refused> {
     let job = gateway
         .jobs
         .get(name)
         .ok_or_else(|| Refused::UnknownJob(name.to_owned()))?;
-    let shown = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
     let placement = job.placement();
     let secret = placement
         .as_ref()
@@ -113,7 +141,7 @@ async fn report(
     headers: HeaderMap,
     Json(report): Json<Report>,
 ) -> Result<Json<Directive>, Refused> {
-    let job = job(&gateway, &name, &headers)?;
+    let job = job(&gateway, &name, shown(&headers))?;
     if report.node != node {
         return Err(MemberRefusal::Stranger(node).into());
     }
@@ -158,8 +186,8 @@ async fn directive(
     headers: HeaderMap,
     known: Result<Query<Known>, QueryRejection>,
 ) -> Result<Json<Directive>, Refused> {
-    let job = job(&gateway, &name, &headers)?;
-    let Query(known) = known.map_err(Refused::Query)?;
+    let job = job(&gateway, &name, shown(&headers))?;
+    let Query(known) = known.map_err(|error| Refused::Query(error.body_text()))?;
     let wait = known
         .wait
         .map_or(Duration::ZERO, Interval::duration)
@@ -178,6 +206,18 @@ async fn directive(
     Ok(Json(job.directive(&node)?))
 }
 
+/// A partial that is handed over, as its head says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Handing {
+    pub job: String,
+    pub node: String,
+    pub query: String,
+    /// What the follower shows to be one.
+    pub authorization: Option<String>,
+    /// What it says of its folding.
+    pub fold: Option<String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Handed {
@@ -186,55 +226,105 @@ struct Handed {
     contributors: u32,
 }
 
+impl Handing {
+    fn handed(&self) -> Result<Handed, Refused> {
+        let malformed = |error: String| Refused::Query(error);
+        let target = format!("/?{}", self.query).parse::<Uri>();
+        let target = target.map_err(|error| malformed(error.to_string()))?;
+        let query = Query::try_from_uri(&target);
+        let Query(handed) = query.map_err(|error| malformed(error.body_text()))?;
+        Ok(handed)
+    }
+
+    fn fold(&self) -> Option<Duration> {
+        let microseconds = self.fold.as_ref()?.parse().ok()?;
+        Some(Duration::from_micros(microseconds))
+    }
+}
+
+/// A partial that does not come over plaintext HTTP/1.1 with a length.
 async fn partial(
     State(gateway): State<Gateway>,
-    Path((name, node)): Path<(String, Name)>,
+    Path((job, node)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
-    handed: Result<Query<Handed>, QueryRejection>,
     body: Body,
 ) -> Result<Json<Directive>, Refused> {
-    let job = job(&gateway, &name, &headers)?;
-    let Query(Handed {
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    let handing = Handing {
+        job,
+        node,
+        query: query.unwrap_or_default(),
+        authorization: text(header::AUTHORIZATION.as_str()),
+        fold: text(FOLD_HEADER),
+    };
+    let mut body = HyperBody::new(body, None);
+    take(&gateway, &handing, &mut body).await.map(Json)
+}
+
+/// Takes a follower's partial.
+pub(super) async fn take<S: Source>(
+    gateway: &Gateway,
+    handing: &Handing,
+    body: &mut S,
+) -> Result<Directive, Refused> {
+    let job = job(gateway, &handing.job, handing.authorization.as_deref())?;
+    let node: Name = handing
+        .node
+        .parse()
+        .map_err(|error| Refused::Query(format!("{error}")))?;
+    let Handed {
         version,
         attempt,
         contributors,
-    }) = handed.map_err(Refused::Query)?;
-    let mut body = HyperBody::new(body, None);
+    } = handing.handed()?;
     if !job.wants_partial(&node, version, attempt)? {
-        return Ok(Json(job.directive(&node)?));
+        return Ok(job.directive(&node)?);
     }
+    let bytes = job.partial_content_bytes();
+    if let Some(length) = body.length().filter(|length| *length != bytes) {
+        return Err(Refused::Length(format!(
+            "the partial has {length} bytes, and {bytes} are expected; {SAME_REVISION}"
+        )));
+    }
+    let proceeds = body.proceed(SILENCE).await;
+    proceeds.map_err(|error| Refused::Body(error.to_string()))?;
     let filling = job.claim_partial().await.map_err(Refused::Memory)?;
     let mut filling = filling.ok_or(MemberRefusal::Stopped)?;
-    let bytes = job.partial_content_bytes() as usize;
-    for piece in filling.content_mut()[..bytes].chunks_mut(PIECE_BYTES) {
-        fill(&mut body, piece).await.map_err(Refused::Body)?;
+    let begun = Instant::now();
+    for piece in filling.content_mut()[..bytes as usize].chunks_mut(PIECE_BYTES) {
+        fill(body, piece).await.map_err(Refused::Body)?;
     }
     if !matches!(body.read(&mut [0; 1]).await, Ok(0)) {
         return Err(Refused::Body(format!(
-            "the partial has more than {bytes} bytes; do both nodes run the same revision?"
+            "the partial has more than {bytes} bytes; {SAME_REVISION}"
         )));
     }
+    let travel = Travel {
+        time: begun.elapsed(),
+        copies: S::COPIES,
+    };
     let partial = WholePartial {
         version,
         attempt,
         contributors,
         slot: filling.slot(),
         generation: filling.generation(),
+        fold: handing.fold(),
     };
-    job.enter_partial(&node, &partial, filling)?;
-    Ok(Json(job.directive(&node)?))
+    job.enter_partial(&node, &partial, travel, filling)?;
+    Ok(job.directive(&node)?)
 }
 
-async fn fill(body: &mut HyperBody, into: &mut [u8]) -> Result<(), String> {
+async fn fill<S: Source>(body: &mut S, into: &mut [u8]) -> Result<(), String> {
     let mut filled = 0;
     while filled < into.len() {
         let read = tokio::time::timeout(SILENCE, body.read(&mut into[filled..])).await;
         match read {
             Ok(Ok(0)) => {
-                return Err(
-                    "the body ends before the partial does; do both nodes run the same revision?"
-                        .into(),
-                );
+                return Err(format!(
+                    "the body ends before the partial does; {SAME_REVISION}"
+                ));
             }
             Ok(Ok(read)) => filled += read,
             Ok(Err(error)) => return Err(error.to_string()),
@@ -256,8 +346,7 @@ async fn claim(
     headers: HeaderMap,
     claimed: Result<Query<Claimed>, QueryRejection>,
 ) -> Result<Response, Refused> {
-    let job = job(&gateway, &name, &headers)?;
-    let Query(Claimed { round }) = claimed.map_err(Refused::Query)?;
-    let held = job.holds(&client, round);
-    Ok(Json(json!({ "held": held })).into_response())
+    let job = job(&gateway, &name, shown(&headers))?;
+    let Query(Claimed { round }) = claimed.map_err(|error| Refused::Query(error.body_text()))?;
+    Ok(Json(job.holds(&client, round)).into_response())
 }

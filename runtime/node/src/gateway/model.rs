@@ -53,7 +53,7 @@ pub(super) async fn get(
             return StatusCode::NO_CONTENT.into_response();
         }
         if job.is_stopped() {
-            return super::routes::unknown_job(&name);
+            return super::routes::problem(&super::routes::unknown_job(&name));
         }
     }
     let model = job.model();

@@ -62,7 +62,7 @@ impl<'a, S: Source> Reader<'a, S> {
     /// The body must end where its header says.
     pub(super) async fn expect_end(&mut self) -> Result<(), Refusal> {
         match self.read(&mut [0; 1]).await? {
-            0 => Ok(()),
+            0 => self.body.verify(),
             _ => Err(Refusal::Malformed(format!(
                 "the body goes on after byte {}, where its safetensors header says it ends",
                 self.received - 1

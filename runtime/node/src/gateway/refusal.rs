@@ -1,13 +1,14 @@
 //! Why an update is turned away, as a problem document.
 
+use super::fetch::FETCHES_MAX;
 use super::pieces::SCALE_MAX;
 use crate::job;
-use tributary_api::Name;
 use tributary_api::model::{Encoding, Encodings, HeaderError, LayoutMismatch};
 use tributary_api::problem::Problem;
+use tributary_api::{Digest, Name};
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 26] = [
+pub(crate) const OUTCOMES: [&str; 32] = [
     "accepted",
     "repeated",
     "malformed-update",
@@ -34,6 +35,12 @@ pub(crate) const OUTCOMES: [&str; 26] = [
     "unknown-slot",
     "elsewhere",
     "home-unknown",
+    "malformed-reference",
+    "reference-not-allowed",
+    "reference-not-found",
+    "reference-unreachable",
+    "digest-mismatch",
+    "too-many-fetches",
 ];
 
 /// Why an update is turned away.
@@ -108,6 +115,22 @@ pub(crate) enum Refusal {
          asked: {error}; send the update again in a second"
     )]
     HomeUnknown { job: Name, error: String },
+    #[error("{0}; docs/http.md says how an update is referred to")]
+    MalformedReference(String),
+    #[error("{0}")]
+    ReferenceNotAllowed(String),
+    #[error("{0}")]
+    ReferenceNotFound(String),
+    #[error("{0}; try again in a second")]
+    ReferenceUnreachable(String),
+    #[error(
+        "the file's digest is {found}, and not {told}: is it another file, or was it written again?"
+    )]
+    OtherDigest { told: Digest, found: Digest },
+    #[error(
+        "{FETCHES_MAX} files are being fetched, as many as the node fetches at a time; try again in a second"
+    )]
+    TooManyFetches,
     #[error("round {given} of job {job} is not open: {}", told(.refusal, *.given))]
     Job {
         job: Name,
@@ -169,7 +192,11 @@ impl Refusal {
         );
         let full = matches!(
             self,
-            Self::NoSlot { .. } | Self::NoLease { .. } | Self::SharedMemory(_)
+            Self::NoSlot { .. }
+                | Self::NoLease { .. }
+                | Self::SharedMemory(_)
+                | Self::TooManyFetches
+                | Self::ReferenceUnreachable(_)
         );
         let moving = matches!(
             self,
@@ -229,6 +256,18 @@ impl Refusal {
             Self::SharedMemory(_) => (507, "shared-memory-full", "Shared memory is full"),
             Self::Elsewhere { .. } => (307, "elsewhere", "At another node"),
             Self::HomeUnknown { .. } => (503, "home-unknown", "Homes are moving"),
+            Self::MalformedReference(_) => (400, "malformed-reference", "Malformed reference"),
+            Self::ReferenceNotAllowed(_) => {
+                (403, "reference-not-allowed", "The reference is not allowed")
+            }
+            Self::ReferenceNotFound(_) => {
+                (422, "reference-not-found", "The reference leads to no file")
+            }
+            Self::ReferenceUnreachable(_) => {
+                (502, "reference-unreachable", "The file cannot be fetched")
+            }
+            Self::OtherDigest { .. } => (422, "digest-mismatch", "Another digest"),
+            Self::TooManyFetches => (429, "too-many-fetches", "Too many fetches"),
             Self::Job { refusal, .. } => return self.job_problem(refusal),
         };
         Problem::new(status, slug, title, self.to_string())

@@ -1,9 +1,10 @@
 //! Everything over HTTP but the fast path of updates.
 
 use super::body::HyperBody;
-use super::ingest::{self, Address};
+use super::ingest::{self, Address, Taken};
 use super::refusal::Refusal;
-use super::{Gateway, lease, members, model};
+use super::{Gateway, lease, members, model, reference};
+use crate::events::Told;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, RawQuery, State};
@@ -23,7 +24,7 @@ pub(super) fn routes(gateway: Gateway) -> Router {
     Router::new()
         .route(
             "/v1/jobs/{job}/updates/{client}",
-            axum::routing::put(update).get(held),
+            axum::routing::put(update).post(reference::post).get(held),
         )
         .route(
             "/v1/jobs/{job}/updates/{client}/slot",
@@ -73,9 +74,9 @@ pub(super) fn problem(problem: &Problem) -> Response {
     response
 }
 
-pub(super) fn unknown_job(name: &str) -> Response {
+pub(super) fn unknown_job(name: &str) -> Problem {
     let detail = format!("no job {name} runs on this node; `tributary get jobs` lists them");
-    problem(&Problem::new(404, "unknown-job", "Unknown job", detail))
+    Problem::new(404, "unknown-job", "Unknown job", detail)
 }
 
 /// An update that does not come over plaintext HTTP/1.1 with a length.
@@ -104,7 +105,12 @@ async fn update(
         .get(header::CONTENT_LENGTH)
         .and_then(|l| l.to_str().ok()?.parse().ok());
     let mut body = HyperBody::new(body, length);
-    match ingest::put(&gateway, &address, &mut body).await {
+    taken(ingest::put(&gateway, &address, &mut body).await)
+}
+
+/// What a client is told of its update.
+pub(super) fn taken(outcome: Result<Taken, Refusal>) -> Response {
+    match outcome {
         Ok((accepted, receipt)) => {
             let status = if accepted.repeated {
                 StatusCode::OK
@@ -190,7 +196,7 @@ async fn rounds(State(gateway): State<Gateway>, Path(name): Path<String>, uri: U
 pub(super) fn not_here(gateway: &Gateway, name: &str, uri: &Uri) -> Response {
     match gateway.jobs.elsewhere(name) {
         Some(url) => elsewhere(name, &url, uri),
-        None => unknown_job(name),
+        None => problem(&unknown_job(name)),
     }
 }
 
@@ -256,9 +262,9 @@ async fn events(
 ) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
     let subject = heard.job.map(|job| format!("jobs/{job}"));
     let events = BroadcastStream::new(gateway.events.listen()).filter_map(move |event| {
-        let sse = match event {
-            Ok(event) if subject.is_some() && event.subject != subject => None,
-            Ok(event) => serde_json::to_string(&*event).ok().map(|data| {
+        let sse = match event.as_deref() {
+            Ok(Told { event, .. }) if subject.is_some() && event.subject != subject => None,
+            Ok(Told { event, .. }) => serde_json::to_string(event).ok().map(|data| {
                 SseEvent::default()
                     .id(&event.id)
                     .event(event.kind.as_str())

@@ -18,8 +18,10 @@ impl Inner {
     }
 
     /// The earliest round whose updates are known here.
-    fn known_since(&self) -> u64 {
-        self.before.back().unwrap_or(&self.round).number()
+    pub(super) fn known_since(&self) -> u64 {
+        let books = self.before.back().unwrap_or(&self.round).number();
+        let begun = self.part.as_ref().map_or(0, |part| part.moves.knows());
+        books.max(begun)
     }
 
     /// Whether an update for the round `trained` could be taken, now or once the next round opens.
@@ -51,6 +53,7 @@ impl Inner {
             });
         }
         if open - staleness < since {
+            let since = since.min(open);
             return Err(Refusal::Forgotten { open, since });
         }
         Ok(())

@@ -137,6 +137,18 @@ impl Job {
         self.metrics.updates.with_label_values(&labels).inc();
     }
 
+    /// Counts an update whose file lay elsewhere, by its outcome, and what was fetched of it.
+    pub(crate) fn count_reference(&self, outcome: &str, fetched: u64) {
+        if self.lock().stopped {
+            return;
+        }
+        let job = self.name.as_str();
+        let references = self.metrics.references.with_label_values(&[job, outcome]);
+        references.inc();
+        let bytes = self.metrics.reference_bytes.with_label_values(&[job]);
+        bytes.inc_by(fetched);
+    }
+
     /// Counts an update whose client wrote it into its slot, if it is new.
     pub(crate) fn count_local(&self, accepted: &Accepted) {
         let state = self.lock();
@@ -189,9 +201,7 @@ impl Job {
             return Ok(answer?);
         }
         state.check_round(update.round)?;
-        if state.has_moved(&update.client, update.round) {
-            return Err(Refusal::Moved.into());
-        }
+        state.check_client(&self.node, &update.client, update.round)?;
         let round = state.round.number();
         let staleness = round.saturating_sub(update.round);
         let now = Instant::now();
@@ -306,12 +316,13 @@ impl Job {
         let Some(reason) = reason else { return };
         state.round.close();
         state.tally.closed = Some((Timestamp::now(), Instant::now()));
+        self.note_own_part(state);
         let reason = match reason {
             Reason::Full => "full",
             Reason::Deadline => "deadline",
             Reason::Window => "window",
         };
-        self.tell(EventKind::RoundClosed, || {
+        self.tell_round(state, EventKind::RoundClosed, || {
             json!({ "round": state.round.number(), "accepted": state.round.accepted_everywhere(), "reason": reason })
         });
         self.changed();

@@ -107,6 +107,8 @@ impl Job {
         if completion.work == Work::Fold {
             state.flow.fold(now, completion.inputs);
         }
+        state.tally.folds.add(completion);
+        self.note_own_part(&mut state);
         completion.work == Work::Finish
     }
 
@@ -166,7 +168,8 @@ impl Job {
             .rounds
             .with_label_values(&[self.name.as_str(), "failed"])
             .inc();
-        self.tell(
+        self.tell_round(
+            state,
             EventKind::RoundFailed,
             || json!({ "round": state.round.number(), "error": error }),
         );
@@ -200,10 +203,21 @@ impl Job {
         })
     }
 
-    /// Hands a model out, frees what the round used, and opens the next round.
+    /// Hands a model out that was made here, frees what the round used, and opens the next round.
     pub(crate) fn publish(&self, model: ModelSlot, checkpoint: Result<(), String>) {
+        self.go_on(model, checkpoint, true);
+    }
+
+    /// As [`Self::publish`], also with a model that another node has made: that one tells who is in it.
+    pub(super) fn go_on(&self, model: ModelSlot, checkpoint: Result<(), String>, made: bool) {
         let mut state = self.lock();
         if state.stopped {
+            return;
+        }
+        // While it was written, one may have come from another node, or this attempt at the round may have been given up.
+        if model.version <= state.model.version || !self.has_model(&model) {
+            self.arena.release(model.slot, model.generation);
+            self.slot_freed.notify_one();
             return;
         }
         let before = std::mem::replace(&mut state.model, model);
@@ -246,16 +260,22 @@ impl Job {
                 .inc();
             state.last_error = Some(error);
         }
-        self.tell(EventKind::RoundCompleted, || {
-            let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
-            if let Some(staleness) = status.staleness {
-                data["staleness"] = json!(staleness);
-            }
-            data
-        });
-        state.remember(status);
+        if made {
+            self.tell_round(&state, EventKind::RoundCompleted, || {
+                let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
+                if let Some(staleness) = status.staleness {
+                    data["staleness"] = json!(staleness);
+                }
+                if !status.shares.is_empty() {
+                    data["shares"] = json!(status.shares);
+                }
+                data
+            });
+            state.remember(status);
+        }
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
-        self.tell(
+        self.tell_round(
+            &state,
             EventKind::ModelPublished,
             || json!({ "version": model.version }),
         );
@@ -278,6 +298,16 @@ impl Job {
         drop(forgotten);
     }
 
+    /// Whether a model is still in its slot.
+    fn has_model(&self, model: &ModelSlot) -> bool {
+        let is_it = |info: &SlotInfo| {
+            info.slot == model.slot
+                && info.word.generation == model.generation
+                && info.word.state == State::Model
+        };
+        self.arena.in_use().any(|info| is_it(&info))
+    }
+
     /// Opens a round; gives the books that are not needed any more.
     fn open_round(&self, state: &mut Inner, epoch: Epoch) -> Vec<Round> {
         let closing = state.spec.closing();
@@ -295,12 +325,14 @@ impl Job {
         self.changed();
         self.opened.notify_waiters();
         if state.completed {
-            self.tell(
+            self.tell_round(
+                state,
                 EventKind::JobCompleted,
                 || json!({ "version": state.model.version }),
             );
         } else {
-            self.tell(
+            self.tell_round(
+                state,
                 EventKind::RoundOpened,
                 || json!({ "round": state.model.version }),
             );

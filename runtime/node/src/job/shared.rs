@@ -15,6 +15,7 @@
 //! All of it may be repeated: a report replaces the one before, a partial is taken once, and a follower goes by
 //! the directive that it heard last.
 
+use super::homes::Moves;
 use super::{Inner, Job, ModelSlot, descriptor};
 use crate::round::Others;
 use serde_json::json;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
 use tributary_api::placement::{Directive, Duty, Member, Placement, Report, StalenessSum};
+use tributary_api::stages::{Awaited, StageTimes, microseconds};
 use tributary_api::status::{PlacementStatus, Share, UpdateReceipt};
 use tributary_api::{ClientName, Name};
 use tributary_arena::{
@@ -34,6 +36,10 @@ use tributary_sidecar_layout::{Destination, Kind, Level};
 
 /// The number of the place that other nodes' partials take beside this node's own middles.
 const REMOTE_MIDDLE: u32 = 0xff_ffff;
+
+/// What is wrong with a partial whose node has forgotten who is inside: while the round is open its clients send again,
+/// and nobody could tell their updates from those that are in it.
+const NOBODY_KNOWS: &str = "a node that had handed its partial over is gone, and nobody knows any more whose updates are in it";
 
 /// How long an update waits for its round to open on a node that follows.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -89,17 +95,37 @@ pub(crate) struct WholePartial {
     pub slot: u32,
     pub generation: u32,
     pub contributors: u32,
+    /// What an update took to be folded.
+    pub fold: Option<Duration>,
+}
+
+/// How a partial has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Travel {
+    /// What it took to be read from the network.
+    pub time: Duration,
+    /// How often each byte was copied between the kernel and the slot, the kernel's own copy included.
+    pub copies: u64,
 }
 
 /// This node's part.
 pub(super) struct Part {
-    placement: Arc<Placement>,
+    pub(super) placement: Arc<Placement>,
     role: Role,
+    pub(super) moves: Moves,
     /// Updates, by client and the round that they were trained for, whose clients' later homes have asked for them:
     /// they belong there.
-    moved: BTreeSet<(ClientName, u64)>,
+    pub(super) moved: BTreeSet<(ClientName, u64)>,
     /// Updates of the round that are lost with their nodes.
     lost: u32,
+}
+
+/// What is lost with nodes that are gone.
+#[derive(Default)]
+struct Lost {
+    updates: Vec<(Name, u32)>,
+    /// A partial is inside, and the round still takes updates of its clients.
+    nobody_knows: bool,
 }
 
 /// What is opened.
@@ -119,8 +145,16 @@ enum Role {
 struct Follower {
     report: Option<Report>,
     heard: Option<Instant>,
-    /// Contributors and bytes of its partial, once it is here.
-    partial: Option<(u32, u64)>,
+    /// Its partial, once it is here.
+    partial: Option<Taken>,
+}
+
+/// A follower's partial that has come.
+#[derive(Clone, Copy)]
+struct Taken {
+    contributors: u32,
+    bytes: u64,
+    stages: StageTimes,
 }
 
 /// What a follower goes by.
@@ -144,8 +178,7 @@ impl Follower {
 
     fn contributors(&self) -> u32 {
         let reported = self.report.as_ref().map_or(0, |report| report.contributors);
-        self.partial
-            .map_or(reported, |(contributors, _)| contributors)
+        self.partial.map_or(reported, |taken| taken.contributors)
     }
 
     fn staleness(&self) -> StalenessSum {
@@ -160,12 +193,15 @@ impl Follower {
 }
 
 impl Part {
-    pub(super) fn new(placement: Placement, node: &Name) -> Self {
+    /// The part of a node that begins with a round.
+    pub(super) fn new(placement: Placement, node: &Name, round: u64) -> Self {
         let role = Role::of(&placement, node);
+        let moves = Moves::begin(&placement, node, round);
         let placement = Arc::new(placement);
         Self {
             placement,
             role,
+            moves,
             moved: BTreeSet::new(),
             lost: 0,
         }
@@ -227,8 +263,13 @@ impl Part {
         followers
             .values()
             .filter_map(|follower| follower.partial)
-            .map(|(contributors, _)| contributors)
+            .map(|taken| taken.contributors)
             .sum()
+    }
+
+    /// Whether it leads, and there is somebody to lead.
+    pub(super) fn has_followers(&self) -> bool {
+        matches!(&self.role, Role::Leads(followers) if !followers.is_empty())
     }
 
     fn lost(&self) -> u32 {
@@ -238,6 +279,7 @@ impl Part {
     fn status(&self) -> PlacementStatus {
         PlacementStatus {
             generation: self.placement.generation,
+            since: Some(self.moves.since),
             leader: self.placement.leader.clone(),
             members: self
                 .placement
@@ -292,6 +334,7 @@ impl Job {
         if several > 1 && state.spec.determinism == Determinism::Ordered {
             return Err(PlaceError::Ordered(several));
         }
+        let (open, closed) = (state.round.number(), state.round.is_closed());
         let Some(part) = &mut state.part else {
             return Err(PlaceError::Alone);
         };
@@ -299,7 +342,7 @@ impl Job {
             return Ok(());
         }
         let led = !part.follows();
-        let lost = part.take_over(placement, &self.node);
+        let lost = part.take_over(placement, &self.node, open, closed);
         let (follows, leader) = (part.follows(), part.placement.leader.clone());
         state.round.set_follows(follows);
         if led && follows {
@@ -309,12 +352,15 @@ impl Job {
                 &format!("node {leader} leads the job now, without the updates of this node"),
             );
         }
-        for (node, updates) in lost {
+        for (node, updates) in lost.updates {
             self.tell(
                 EventKind::UpdatesLost,
                 || json!({ "round": state.round.number(), "node": node, "updates": updates }),
             );
             tracing::warn!(job = %self.name, %node, updates, "updates are lost with their node; clients may send them again");
+        }
+        if lost.nobody_knows {
+            self.fail(&mut state, NOBODY_KNOWS);
         }
         if state.hands_over_early(&self.node) {
             self.close_here(&mut state);
@@ -361,25 +407,6 @@ impl Job {
         state.part.is_some() && state.carries()
     }
 
-    /// Where an update of the client belongs now; `trained` is the round that it was trained for, else the open one.
-    pub(crate) fn home(&self, client: &ClientName, trained: Option<u64>) -> Home {
-        let state = self.lock();
-        let Some(part) = &state.part else {
-            return Home::Here;
-        };
-        let trained = trained.unwrap_or_else(|| state.round.number());
-        if state.book_with(client, trained).is_some() {
-            return Home::Here;
-        }
-        let placement = &part.placement;
-        match placement.home(client) {
-            Some(home) if home.node != self.node => Home::At(home.url.clone()),
-            // Nobody took it before homes moved, or nobody will.
-            _ if trained > placement.since || state.check_round(trained).is_err() => Home::Here,
-            _ => Home::of(placement, &self.node, client),
-        }
-    }
-
     /// The leader's gateway, if another node leads.
     pub(crate) fn leader_url(&self) -> Option<String> {
         let state = self.lock();
@@ -413,20 +440,6 @@ impl Job {
         })
     }
 
-    /// A later home asks for the client's update for the round `trained`: true if it is here, else it will not be
-    /// taken.
-    pub(crate) fn holds(&self, client: &ClientName, trained: u64) -> bool {
-        let mut state = self.lock();
-        if state.book_with(client, trained).is_some() {
-            return true;
-        }
-        let current = trained >= state.taken_since();
-        if let Some(part) = state.part.as_mut().filter(|_| current) {
-            part.moved.insert((client.clone(), trained));
-        }
-        false
-    }
-
     // === the leader's side ===
 
     /// Takes what a follower tells. True if it is ahead: then its model is newer.
@@ -439,12 +452,17 @@ impl Job {
         }
         // Fewer than before: the follower has begun its part of the round anew.
         let dropped = follower.accepted().saturating_sub(report.accepted);
+        let inside = follower
+            .partial
+            .is_some_and(|inside| report.accepted < inside.contributors);
         if follower.partial.is_none() {
             follower.report = Some(report);
             follower.heard = Some(Instant::now());
             if let Some(part) = &mut state.part {
                 part.lost += dropped;
             }
+        } else if inside && !state.round.is_closed() {
+            self.fail(&mut state, NOBODY_KNOWS);
         }
         self.settle(&mut state);
         drop(state);
@@ -508,6 +526,7 @@ impl Job {
         &self,
         node: &Name,
         partial: &WholePartial,
+        travel: Travel,
         filling: Filling,
     ) -> Result<(), MemberRefusal> {
         let mut state = self.lock();
@@ -515,7 +534,14 @@ impl Job {
             return Ok(());
         }
         let epoch = state.round.epoch;
-        let numbers = state.numbers(partial.contributors, self.plan.geometry.clients)?;
+        let numbers = match state.numbers(partial.contributors, self.plan.geometry.clients) {
+            Ok(numbers) => numbers,
+            Err(refusal) => {
+                // Nobody could take it later either: without this the round would wait for ever.
+                self.fail(&mut state, &refusal.to_string());
+                return Err(refusal);
+            }
+        };
         // The other node's top is a middle here: its parent is the top, as that of this node's own middles.
         let middle = Destination::new(self.number, Level::Middle, REMOTE_MIDDLE);
         let claim = Claim {
@@ -539,10 +565,18 @@ impl Job {
         if !filling.publish(State::Sent, &claim) {
             return Err(MemberRefusal::Stopped);
         }
-        follower(&mut state, node)?.partial =
-            Some((partial.contributors, self.partial_content_bytes()));
+        let stages = StageTimes {
+            fold_microseconds: partial.fold.map(microseconds),
+            hand_over_microseconds: state.tally.since_close().map(microseconds),
+            transfer_microseconds: Some(microseconds(travel.time)),
+        };
+        follower(&mut state, node)?.partial = Some(Taken {
+            contributors: partial.contributors,
+            bytes: self.partial_content_bytes(),
+            stages,
+        });
         state.last_activity = Instant::now();
-        self.count_partial("received", self.partial_content_bytes());
+        self.count_partial("received", self.partial_content_bytes(), travel.copies);
         self.tell(
             EventKind::PartialMerged,
             || json!({ "round": epoch.round(), "node": node, "contributors": partial.contributors }),
@@ -581,9 +615,11 @@ impl Job {
     pub(crate) fn obey(&self, directive: &Directive) -> Option<u64> {
         let mut state = self.lock();
         let (open, stopped) = (state.round.number(), state.stopped);
-        let Some(Role::Follows(bond)) = state.part.as_mut().map(|part| &mut part.role) else {
+        let part = state.part.as_mut()?;
+        let Role::Follows(bond) = &mut part.role else {
             return None;
         };
+        part.moves.hear(part.placement.generation, directive, open);
         if directive.version != open || stopped {
             return (directive.version > open).then_some(directive.version);
         }
@@ -645,34 +681,33 @@ impl Job {
             slot: info.slot,
             generation: info.word.generation,
             contributors: round.contributors(),
+            fold: state.tally.folds.each(),
         })
     }
 
-    /// Copies a piece of the partial out; `None` once its slot has been given up.
+    /// Copies a piece of the partial out. False once its slot has been given up: what was copied is worth nothing then.
     pub(crate) fn read_partial(
         &self,
         partial: &WholePartial,
         offset: u64,
-        bytes: usize,
-    ) -> Option<Vec<u8>> {
-        let mut piece = vec![0; bytes];
-        let whole = self
-            .arena
-            .read_content(partial.slot, partial.generation, offset, &mut piece);
-        whole.then_some(piece)
+        piece: &mut [u8],
+    ) -> bool {
+        self.arena
+            .read_content(partial.slot, partial.generation, offset, piece)
     }
 
-    /// Counts bytes of a partial that went to the leader.
-    pub(crate) fn count_sent(&self, bytes: u64) {
-        self.count_partial("sent", bytes);
+    /// Counts bytes of a partial that went to the leader, and how often each was copied on its way to the kernel.
+    pub(crate) fn count_sent(&self, bytes: u64, copies: u64) {
+        self.count_partial("sent", bytes, copies);
     }
 
-    fn count_partial(&self, direction: &str, bytes: u64) {
+    fn count_partial(&self, direction: &str, bytes: u64, copies: u64) {
         let labels = [self.name.as_str(), direction];
-        self.metrics
-            .partial_bytes
-            .with_label_values(&labels)
-            .inc_by(bytes);
+        let count = |family: &prometheus::IntCounterVec, bytes| {
+            family.with_label_values(&labels).inc_by(bytes);
+        };
+        count(&self.metrics.partial_bytes, bytes);
+        count(&self.metrics.partial_copied, bytes * copies);
     }
 
     /// A slot for a model of another node. `None` while all are in use.
@@ -689,7 +724,7 @@ impl Job {
         };
         let newer = self.lock().model.version < version;
         if newer && filling.publish(State::Model, &super::memory::model_claim(self.number)) {
-            self.publish(model, Ok(()));
+            self.go_on(model, Ok(()), false);
         }
     }
 
@@ -707,51 +742,39 @@ impl Job {
             accepted: state.round.accepted(),
             contributors: state.round.contributors(),
             bytes: 0,
+            stages: state.tally.stages(),
         };
         let others = followers.iter().map(|(node, follower)| Share {
             node: node.clone(),
             accepted: follower.accepted(),
-            contributors: follower.partial.map_or(0, |(contributors, _)| contributors),
-            bytes: follower.partial.map_or(0, |(_, bytes)| bytes),
+            contributors: follower.partial.map_or(0, |taken| taken.contributors),
+            bytes: follower.partial.map_or(0, |taken| taken.bytes),
+            stages: follower
+                .partial
+                .map_or_else(StageTimes::default, |taken| taken.stages),
         });
         std::iter::once(own).chain(others).collect()
     }
 }
 
-impl Home {
-    fn of(placement: &Placement, node: &Name, client: &ClientName) -> Self {
-        let earlier: BTreeSet<&Name> = placement
-            .earlier
-            .iter()
-            .filter_map(|homes| homes.of(client))
-            .collect();
-        let asked = earlier.into_iter().filter(|home| *home != node);
-        let asked: Vec<Member> = asked
-            .filter_map(|home| placement.member(home.as_str()).cloned())
-            .collect();
-        if asked.is_empty() {
-            Self::Here
-        } else {
-            Self::HereUnless(asked)
-        }
-    }
-}
-
 impl Part {
-    /// Takes another placement over; gives the updates that are lost with nodes that are gone.
-    fn take_over(&mut self, placement: Placement, node: &Name) -> Vec<(Name, u32)> {
+    /// Takes another placement over while the round `open` is the newest, closed or not.
+    fn take_over(&mut self, placement: Placement, node: &Name, open: u64, closed: bool) -> Lost {
+        self.moves = self.moves.next(&placement, node, open);
         let mut role = Role::of(&placement, node);
-        let mut lost = Vec::new();
+        let mut lost = Lost::default();
         match (&mut self.role, &mut role) {
             (Role::Leads(before), Role::Leads(now)) => {
                 for (name, follower) in std::mem::take(before) {
+                    let inside = follower.partial.is_some();
                     if let Some(kept) = now.get_mut(&name) {
                         *kept = follower;
-                    } else if follower.partial.is_some() {
+                    } else if inside && closed {
                         // It is gone, and what it had is here.
                         now.insert(name, follower);
                     } else if follower.accepted() > 0 {
-                        lost.push((name, follower.accepted()));
+                        lost.nobody_knows |= inside;
+                        lost.updates.push((name, follower.accepted()));
                     }
                 }
             }
@@ -762,7 +785,7 @@ impl Part {
             }
             _ => {}
         }
-        self.lost += lost.iter().map(|(_, updates)| updates).sum::<u32>();
+        self.lost += lost.updates.iter().map(|(_, updates)| updates).sum::<u32>();
         (self.role, self.placement) = (role, Arc::new(placement));
         lost
     }
@@ -797,8 +820,31 @@ impl Inner {
         self.part.as_ref().map_or(0, Part::lost)
     }
 
+    /// On a node that leads: what the closed round waits for.
+    pub(super) fn awaited(&self) -> Option<Awaited> {
+        let Role::Leads(followers) = &self.part.as_ref()?.role else {
+            return None;
+        };
+        let since = self.tally.since_close()?;
+        let missing = followers
+            .iter()
+            .filter(|(_, follower)| !follower.is_settled());
+        let nodes: Vec<Name> = missing.map(|(node, _)| node.clone()).collect();
+        let came = followers.values().filter_map(|follower| follower.partial);
+        let own = std::iter::once(self.tally.stages());
+        let stages = own.chain(came.map(|taken| taken.stages));
+        (!nodes.is_empty()).then(|| Awaited {
+            round: self.round.number(),
+            microseconds: microseconds(since),
+            nodes,
+            handed_over_microseconds: stages
+                .filter_map(|stages| stages.hand_over_microseconds)
+                .collect(),
+        })
+    }
+
     /// The earliest round whose updates the open one may take.
-    fn taken_since(&self) -> u64 {
+    pub(super) fn taken_since(&self) -> u64 {
         let max = u64::from(self.spec.round.staleness_max());
         self.round.number().saturating_sub(max)
     }

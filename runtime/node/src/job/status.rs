@@ -36,7 +36,7 @@ impl Inner {
 impl Job {
     /// The job's status on the node of that name.
     pub(crate) fn status(&self, node: &str) -> JobStatus {
-        let geometry = self.arena.geometry();
+        let (geometry, sharing) = (self.arena.geometry(), Some(self.sharing()));
         let state = self.lock();
         JobStatus {
             name: self.name.clone(),
@@ -62,6 +62,9 @@ impl Job {
             workers: self.workers.load(Ordering::Relaxed),
             autoscaler: state.scaled.clone(),
             placement: state.placement_status(),
+            times: super::stages::told(state.history.iter()),
+            awaited: state.awaited(),
+            sharing,
         }
     }
 

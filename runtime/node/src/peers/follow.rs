@@ -1,12 +1,9 @@
 //! A follower's side of a job, as long as the job runs here.
 
-use super::{Peer, PeerError, Peers};
+use super::{Peer, PeerError, Peers, pieces};
 use crate::gateway::body::{HyperBody, Source};
-use crate::job::{Job, WholePartial};
+use crate::job::Job;
 use axum::body::Body;
-use bytes::Bytes;
-use futures_util::stream;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -19,8 +16,6 @@ const TOGETHER: Duration = Duration::from_millis(5);
 /// The pause after a failure; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Bytes of a partial that are copied out of its slot at a time.
-const PIECE_BYTES: u64 = 1 << 20;
 /// The longest silence in the middle of a model.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -156,31 +151,16 @@ async fn partials(job: &Arc<Job>, leader: &Peer, told: &Told) {
             continue;
         };
         let bytes = job.partial_content_bytes();
-        match leader
-            .hand_over(&partial, bytes, content(job.clone(), partial, bytes))
-            .await
-        {
+        let content = pieces::content(job.clone(), partial, bytes);
+        match leader.hand_over(&partial, bytes, content).await {
             Ok(directive) => {
                 trouble.over();
-                job.count_sent(bytes);
+                job.count_sent(bytes, pieces::COPIES);
                 hear(job, told, directive);
             }
             Err(error) => trouble.pause(&error).await,
         }
     }
-}
-
-/// A partial's bytes, out of its slot. They end early if the slot is given up: then nobody wants them.
-fn content(job: Arc<Job>, partial: WholePartial, bytes: u64) -> Body {
-    Body::from_stream(stream::try_unfold(0, move |offset| {
-        let next = PIECE_BYTES.min(bytes - offset);
-        let piece = (next > 0).then(|| job.read_partial(&partial, offset, next as usize));
-        std::future::ready(match piece {
-            None => Ok(None),
-            Some(Some(piece)) => Ok(Some((Bytes::from(piece), offset + next))),
-            Some(None) => Err(io::Error::other("the partial was given up")),
-        })
-    }))
 }
 
 async fn models(job: &Arc<Job>, leader: &Peer, mut heard: watch::Receiver<Option<Directive>>) {

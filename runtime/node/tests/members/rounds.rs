@@ -107,6 +107,53 @@ fn a_node_without_clients_in_the_round_hands_over_nothing() {
     }
 }
 
+/// Both nodes take updates at the same time, and the one that follows hears of the close a little later.
+#[test]
+fn updates_that_slip_in_while_a_round_closes_are_all_counted() {
+    const CLIENTS: usize = 8;
+    let round = r#"{ "expected": 6, "quorum": 4, "deadline": "1h" }"#;
+    let world = World::of(2, round, &format!(r#"{EXACT}, "clients": {{ "max": 6 }}"#));
+    let homes = [world.clients_of(0, CLIENTS), world.clients_of(1, CLIENTS)];
+    for round in 1..=5 {
+        let updates = updates(SHAPES, 2 * CLIENTS as u64, round);
+        let clients = homes
+            .iter()
+            .enumerate()
+            .flat_map(|(host, clients)| clients.iter().map(move |client| (host, client)));
+        let taken: Vec<bool> = std::thread::scope(|scope| {
+            let world = &world;
+            let sent = clients.zip(&updates).map(|((host, client), update)| {
+                scope.spawn(move || {
+                    let query = format!("round={round}&weight={}", update.1);
+                    let path = format!("/v1/jobs/{JOB}/updates/{client}?{query}");
+                    let answer = world.door(host).put(&path, &update.0.file());
+                    // What comes later finds the round closing, or the next one open.
+                    assert!(
+                        matches!(answer.status, 202 | 409 | 429),
+                        "{}",
+                        answer.text()
+                    );
+                    answer.status == 202
+                })
+            });
+            let sent: Vec<_> = sent.collect();
+            sent.into_iter().map(|sent| sent.join().unwrap()).collect()
+        });
+        let counted: Vec<_> = updates
+            .iter()
+            .zip(&taken)
+            .filter(|(_, taken)| **taken)
+            .map(|(update, _)| update.clone())
+            .collect();
+        assert!(counted.len() >= 6, "{} were taken", counted.len());
+        let expected = reference::exact(&counted).bits();
+        assert!((0..2).all(|host| world.model(host, round + 1).bits() == expected));
+        let status = world.round(0, round);
+        let count = counted.len() as u32;
+        assert_eq!((status.accepted, status.contributors), (count, count));
+    }
+}
+
 #[test]
 fn a_deadline_counts_from_the_first_update_on_any_node() {
     let world = World::of(

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tributary_api::control::{
-    CheckpointError, Checkpoints, FunctionRevision, JobDesired, ModelParts, NodeControl,
+    CheckpointError, Checkpoints, FunctionRevision, JobDesired, ModelParts, NodeControl, Sharing,
 };
 use tributary_api::model::ModelLayout;
 use tributary_api::placement::{BUCKETS, Duty, Homes, Member, Placement};
@@ -20,7 +20,7 @@ use tributary_api::{ClientName, Digest, Name};
 use tributary_node::events::Events;
 use tributary_node::identity::Identity;
 use tributary_node::metrics::Metrics;
-use tributary_node::{Autoscaler, Node, Options};
+use tributary_node::{Autoscaler, FetchOptions, Node, Options};
 use tributary_router::Choice;
 use tributary_tests::http::{Answer, Client};
 use tributary_tests::tensors::{LARGE, Model};
@@ -81,6 +81,8 @@ impl Kept {
 pub(crate) struct World {
     pub(crate) runtime: Runtime,
     pub(crate) hosts: Vec<Option<Host>>,
+    /// The model's.
+    pub(crate) shapes: Shapes,
     spec: serde_json::Value,
     generation: u64,
     earlier: Vec<Homes>,
@@ -90,7 +92,12 @@ pub(crate) struct World {
 impl World {
     /// So many nodes, that run the job under a placement with the first as leader and homes spread evenly.
     pub(crate) fn of(nodes: usize, round: &str, more: &str) -> Self {
-        let mut world = Self::without_job(nodes, round, more);
+        Self::fetching(nodes, round, more, &FetchOptions::default())
+    }
+
+    /// The same, of nodes that may fetch so much.
+    pub(crate) fn fetching(nodes: usize, round: &str, more: &str, fetch: &FetchOptions) -> Self {
+        let mut world = Self::with_hosts(nodes, round, more, fetch);
         world.homes = world.spread(&(0..nodes).collect::<Vec<_>>());
         let members: Vec<usize> = (0..nodes).collect();
         let placement = world.placement(0, &members);
@@ -101,8 +108,14 @@ impl World {
     }
 
     pub(crate) fn without_job(nodes: usize, round: &str, more: &str) -> Self {
+        Self::with_hosts(nodes, round, more, &FetchOptions::default())
+    }
+
+    fn with_hosts(nodes: usize, round: &str, more: &str, fetch: &FetchOptions) -> Self {
         let runtime = Runtime::new().unwrap();
-        let hosts: Vec<_> = (0..nodes).map(|_| Some(runtime.block_on(host()))).collect();
+        let hosts: Vec<_> = (0..nodes)
+            .map(|_| Some(runtime.block_on(host(fetch.clone()))))
+            .collect();
         let text = format!(
             r#"{{ "function": {{ "name": "fedavg" }}, "model": {{ "path": "m" }}, "round": {round}, "keepAlive": "20s" {more} }}"#
         );
@@ -110,6 +123,7 @@ impl World {
         Self {
             runtime,
             hosts,
+            shapes: SHAPES,
             spec: serde_json::from_str(&text).unwrap(),
             generation: 0,
             earlier: Vec::new(),
@@ -203,7 +217,7 @@ impl World {
     }
 
     pub(crate) fn start_job(&self, host: usize, version: u64, placement: &Placement) {
-        let model = Bytes::from(Model::filled(SHAPES, 0.0).file());
+        let model = Bytes::from(Model::filled(self.shapes, 0.0).file());
         let wasm = Bytes::from(std::fs::read(place::function("fedavg")).unwrap());
         let digest = Digest::new(Sha256::digest(&wasm).into());
         let function = FunctionRevision {
@@ -221,6 +235,7 @@ impl World {
             layout: Arc::new(layout),
             version,
             placement: Some(placement.clone()),
+            sharing: Sharing::default(),
         };
         self.runtime.block_on(async {
             let node = &self.host(host).node;
@@ -249,6 +264,14 @@ impl World {
 
     pub(crate) fn door(&self, host: usize) -> Client {
         Client::new(self.host(host).address)
+    }
+
+    /// The door of a client's home.
+    pub(crate) fn home(&self, client: &str) -> Client {
+        let home = self.homes.of(&client.parse::<ClientName>().unwrap());
+        let hosts = self.hosts.iter().flatten();
+        let host = hosts.into_iter().find(|host| Some(&host.name) == home);
+        Client::new(host.expect("a node that runs").address)
     }
 
     /// Clients of names that no other call gives, whose home is that node: so many.
@@ -327,7 +350,7 @@ pub(crate) fn address_of(url: &str) -> SocketAddr {
     rest.split('/').next().unwrap().parse().unwrap()
 }
 
-async fn host() -> Host {
+async fn host(fetch: FetchOptions) -> Host {
     let directory = tempfile::tempdir().unwrap();
     let identity = Identity::take(&directory.path().join("state")).unwrap();
     let name: Name = identity.name().parse().unwrap();
@@ -338,6 +361,7 @@ async fn host() -> Host {
         worker_program: place::binary(),
         autoscaler: Autoscaler::default(),
         autoscaler_trace: None,
+        fetch,
     };
     let events = Events::new(name.as_str());
     let node = Node::start(

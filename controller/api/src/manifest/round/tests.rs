@@ -11,7 +11,7 @@ fn job(round: &str) -> Result<JobSpec, Vec<String>> {
     match source::parse("m.yaml", &text) {
         Ok(mut documents) => match documents.remove(0).manifest {
             Manifest::Job(job) => Ok(job.spec),
-            Manifest::Function(_) => unreachable!("a job was written"),
+            other => unreachable!("a job was written, not a {}", other.kind()),
         },
         Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
     }

@@ -114,7 +114,7 @@ fn wrong_values_get_the_nearest_value() {
     assert_eq!(
         broken("kind: Function", "kind: Funktion"),
         [
-            "m.yaml:2:1: kind: unknown kind \"Funktion\"; expected one of `Function`, `Job`; did you mean `Function`?"
+            "m.yaml:2:1: kind: unknown kind \"Funktion\"; expected one of `Function`, `Tenant`, `Job`; did you mean `Function`?"
         ]
     );
     assert_eq!(
@@ -259,7 +259,7 @@ fn missing_fields_are_named_where_they_should_be() {
     );
     assert_eq!(
         errors("metadata: {name: a}\n"),
-        ["m.yaml:1:1: missing field `kind`; it is one of `Function`, `Job`"]
+        ["m.yaml:1:1: missing field `kind`; it is one of `Function`, `Tenant`, `Job`"]
     );
 }
 

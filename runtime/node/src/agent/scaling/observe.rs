@@ -20,28 +20,6 @@ pub(super) struct Workers {
     start_seconds: Option<f64>,
 }
 
-/// Whose a job is, and what it counts beside others.
-#[derive(Clone, Debug, PartialEq)]
-struct Sharing {
-    tenant: String,
-    weight: f64,
-    priority: i32,
-}
-
-impl Default for Sharing {
-    fn default() -> Self {
-        Self {
-            tenant: "default".to_owned(),
-            weight: 1.0,
-            priority: 0,
-        }
-    }
-}
-
-fn sharing(_job: &Job) -> Sharing {
-    Sharing::default()
-}
-
 pub(super) fn workers(hosting: &Hosting, lanes: u32) -> Workers {
     Workers {
         ready: hosting.ready() as u32,
@@ -53,11 +31,11 @@ pub(super) fn workers(hosting: &Hosting, lanes: u32) -> Workers {
 
 /// A job on this node, on a clock that began at `begun`.
 pub(super) fn job(job: &Job, begun: Instant, look: &Look, workers: Workers) -> JobSeen {
-    let of = sharing(job);
+    let of = job.sharing();
     let seen = JobSeen {
         tenant_weight: of.weight,
         priority: of.priority,
-        ..JobSeen::new(job.name.as_str(), job.node.as_str(), of.tenant)
+        ..JobSeen::new(job.name.as_str(), job.node.as_str(), of.tenant.as_str())
     };
     told(seen, begun, look, workers)
 }

@@ -1,0 +1,220 @@
+//! Where a client's update belongs while homes move, and what cannot be told from a repeat.
+//!
+//! When a client's home moves, the new one asks the earlier ones before it takes anything. Until when? An earlier home
+//! takes the client's updates as long as it follows a placement from before, and nobody else knows how long that is:
+//! rounds go on meanwhile. So each answer says which placement the member follows, and which round is open there. Once
+//! it follows the move, whatever it has taken was trained for that round or one before; of later ones it need not be
+//! asked.
+//!
+//! An earlier home that has gone cannot be asked. What it had of the open round is lost, so the update may come again.
+//! What it had of rounds before is in their models, as far as its partials were in time; an update that was trained for
+//! one of those could be a repeat, and is not taken. The same holds for a node that has begun anew.
+
+use super::intake::Refusal;
+use super::shared::Part;
+use super::{Home, Inner, Job};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use tributary_api::placement::{Directive, Member, Placement};
+use tributary_api::{ClientName, Name};
+
+/// What a member says of a client's update that it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holding {
+    /// It has the update; if not, it will take none.
+    pub held: bool,
+    /// The placement that it follows.
+    #[serde(default)]
+    pub generation: u64,
+    /// The round that is open there.
+    #[serde(default)]
+    pub round: u64,
+    /// The first round of which it knows everything that it took.
+    #[serde(default)]
+    pub since: u64,
+}
+
+/// What a node knows of who follows its placement.
+#[derive(Debug)]
+pub(super) struct Moves {
+    /// The round that was open when the placement was taken over.
+    pub since: u64,
+    /// The round that was open when the leader was first known to follow it as well.
+    leader: Option<u64>,
+    /// The same of members that were asked.
+    members: BTreeMap<Name, u64>,
+    /// The first round of which this node knows everything that it took; `None` before it has heard which one is open.
+    knows: Option<u64>,
+}
+
+impl Moves {
+    /// Those of a node that begins with a round.
+    pub(super) fn begin(placement: &Placement, node: &Name, round: u64) -> Self {
+        let leads = placement.leader == *node;
+        // Nobody took anything before the first round of a new job.
+        let new = placement.generation == 1 && round == 1;
+        let knows = match (new, leads) {
+            (true, _) => Some(round),
+            (false, true) => Some(round + 1),
+            (false, false) => None,
+        };
+        Self {
+            knows,
+            ..Self::follow(placement, node, round, None)
+        }
+    }
+
+    /// Another placement is taken over.
+    pub(super) fn next(&self, placement: &Placement, node: &Name, round: u64) -> Self {
+        let leads = placement.leader == *node;
+        let knows = self.knows.or_else(|| leads.then_some(round + 1));
+        Self::follow(placement, node, round, knows)
+    }
+
+    fn follow(placement: &Placement, node: &Name, round: u64, knows: Option<u64>) -> Self {
+        Self {
+            since: round,
+            leader: (placement.leader == *node).then_some(round),
+            members: BTreeMap::new(),
+            knows,
+        }
+    }
+
+    /// Takes note of what the leader says while the round `open` is open here.
+    pub(super) fn hear(&mut self, generation: u64, directive: &Directive, open: u64) {
+        let round = open.max(directive.version);
+        self.knows.get_or_insert(round + 1);
+        if directive.generation >= generation {
+            self.leader.get_or_insert(round);
+        }
+    }
+
+    /// The first round of which this node knows everything that it took.
+    pub(super) fn knows(&self) -> u64 {
+        self.knows.unwrap_or(u64::MAX)
+    }
+
+    /// Whether a member may have taken an update that was trained for a round.
+    fn may_have(&self, member: &Name, trained: u64) -> bool {
+        self.members
+            .get(member)
+            .is_none_or(|since| trained <= *since)
+    }
+
+    /// As [`Self::may_have`], for a node that is no member any more.
+    fn may_have_had(&self, trained: u64) -> bool {
+        self.leader.is_none_or(|since| trained <= since)
+    }
+}
+
+impl Job {
+    /// Where an update of the client belongs now; `trained` is the round that it was trained for, else the open one.
+    pub(crate) fn home(&self, client: &ClientName, trained: Option<u64>) -> Home {
+        let state = self.lock();
+        let Some(part) = &state.part else {
+            return Home::Here;
+        };
+        let open = state.round.number();
+        let trained = trained.unwrap_or(open);
+        if state.book_with(client, trained).is_some() {
+            return Home::Here;
+        }
+        match part.placement.home(client) {
+            Some(home) if home.node != self.node => Home::At(home.url.clone()),
+            // Nobody will take it.
+            _ if trained < open && state.check_round(trained).is_err() => Home::Here,
+            _ => part.home_here(&self.node, client, trained),
+        }
+    }
+
+    /// A later home asks for the client's update for the round `trained`.
+    pub(crate) fn holds(&self, client: &ClientName, trained: u64) -> Holding {
+        let mut state = self.lock();
+        let held = state.book_with(client, trained).is_some();
+        let (round, since) = (state.round.number(), state.known_since());
+        let current = trained >= state.taken_since();
+        let mut generation = 0;
+        if let Some(part) = &mut state.part {
+            generation = part.placement.generation;
+            if !held && current {
+                part.moved.insert((client.clone(), trained));
+            }
+        }
+        Holding {
+            held,
+            generation,
+            round,
+            since,
+        }
+    }
+
+    /// Takes note of what an earlier home says, which does not have the update.
+    pub(crate) fn heard_of_home(
+        &self,
+        member: &Name,
+        trained: u64,
+        holding: &Holding,
+    ) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        let open = state.round.number();
+        if let Some(part) = &mut state.part
+            && holding.generation >= part.placement.generation
+        {
+            let members = &mut part.moves.members;
+            members.entry(member.clone()).or_insert(holding.round);
+        }
+        if trained < open && trained < holding.since {
+            let since = holding.since.min(open);
+            return Err(Refusal::Forgotten { open, since });
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    /// An update whose home this is: earlier ones may have to be asked first.
+    fn home_here(&self, node: &Name, client: &ClientName, trained: u64) -> Home {
+        let asked = self.earlier(client).filter(|home| *home != node);
+        let asked = asked.filter(|home| self.moves.may_have(home, trained));
+        let asked: Vec<Member> = asked
+            .filter_map(|home| self.placement.member(home.as_str()).cloned())
+            .collect();
+        if asked.is_empty() {
+            Home::Here
+        } else {
+            Home::HereUnless(asked)
+        }
+    }
+
+    /// The client's homes before this one.
+    fn earlier(&self, client: &ClientName) -> impl Iterator<Item = &Name> {
+        let tables = self.placement.earlier.iter();
+        let homes: BTreeSet<&Name> = tables.filter_map(|homes| homes.of(client)).collect();
+        homes.into_iter()
+    }
+}
+
+impl Inner {
+    /// Whether the client's new update for the round `trained` may be entered here: its home may have moved while it
+    /// came, or the round may have ended that it was meant for.
+    pub(super) fn check_client(
+        &self,
+        node: &Name,
+        client: &ClientName,
+        trained: u64,
+    ) -> Result<(), Refusal> {
+        let Some(part) = &self.part else {
+            return Ok(());
+        };
+        let home = part.placement.home(client);
+        if home.is_some_and(|home| home.node != *node) || self.has_moved(client, trained) {
+            return Err(Refusal::Moved);
+        }
+        let gone = |home: &Name| part.placement.member(home.as_str()).is_none();
+        let open = self.round.number();
+        if trained < open && part.moves.may_have_had(trained) && part.earlier(client).any(gone) {
+            return Err(Refusal::Forgotten { open, since: open });
+        }
+        Ok(())
+    }
+}
