@@ -17,6 +17,8 @@ use tributary_tests::tensors::{Model, SMALL};
 use tributary_tests::wait::until;
 
 const EXACT: &str = r#", "function": { "name": "fedavg", "config": { "accumulate": "exact" } }"#;
+/// Nobody listens on this port.
+const NOBODY: &str = "http://127.0.0.1:1";
 /// Gives a server that stalls up soon.
 const IMPATIENT: &str = r#", "ingest": { "idleTimeout": "2s" }"#;
 /// Gives nobody up.
@@ -24,7 +26,9 @@ const PATIENT: &str = r#", "ingest": { "idleTimeout": "5m" }"#;
 
 fn fetching(nodes: usize, round: &str, more: &str, from: &FileServer) -> World {
     let fetch = FetchOptions {
-        from: vec![from.url("/updates").parse().unwrap()],
+        from: [from.url("/updates").as_str(), NOBODY]
+            .map(|url| url.parse().unwrap())
+            .to_vec(),
         objects: None,
     };
     World::fetching(nodes, round, more, &fetch)
@@ -50,7 +54,7 @@ fn updates_are_fetched_wherever_their_clients_are_at_home() {
         let client = format!("client-{number}");
         let url = files.reply(&format!("/updates/{client}"), Reply::File(update.file()));
         let (query, document) = (format!("round=1&weight={weight}"), json!({ "url": url }));
-        let mut answer = refer(&world.door(number % 2), &client, &query, &document);
+        let mut answer = refer(&world.door(number / 2 % 2), &client, &query, &document);
         if answer.status == 307 {
             sent_on += 1;
             let home = answer.header("location").unwrap().to_owned();
@@ -272,19 +276,9 @@ fn whatever_is_wrong_with_a_file_has_a_name_and_leaves_nothing() {
     assert_eq!(used(), 1.0, "the model's own");
     document["digest"] = digest(&file).into();
     let _ = refer(&document).expect(202);
-    // And nobody answers at a port that nobody listens on.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let fetch = FetchOptions {
-        from: vec![format!("http://{nobody}").parse().unwrap()],
-        objects: None,
-    };
-    let other = World::fetching(1, r#"{ "expected": 1 }"#, "", &fetch);
-    let document = json!({ "url": format!("http://{nobody}/a") });
-    let _ = self::refer(&other.door(0), "c", "round=1", &document)
-        .refused(502, "reference-unreachable");
+    let document = json!({ "url": format!("{NOBODY}/a") });
+    let answer = self::refer(&world.door(0), "d", "round=1", &document);
+    let _ = answer.refused(502, "reference-unreachable");
 }
 
 #[test]
