@@ -6,7 +6,8 @@
 //! it follows the move, whatever it has taken was trained for that round or one before; of later ones it need not be
 //! asked.
 //!
-//! An earlier home that has gone cannot be asked. What it had of the open round is lost, so the update may come again.
+//! An earlier home that has gone cannot be asked. What it had of the open round is lost, so the update may come again, once
+//! the leader knows that it has gone as well: until then it would take that node's partial.
 //! What it had of rounds before is in their models, as far as its partials were in time; an update that was trained for
 //! one of those could be a repeat, and is not taken. The same holds for a node that has begun anew.
 
@@ -211,8 +212,15 @@ impl Inner {
             return Err(Refusal::Moved);
         }
         let gone = |home: &Name| part.placement.member(home.as_str()).is_none();
+        if !part.earlier(client).any(gone) {
+            return Ok(());
+        }
+        // As long as the leader does not know that it has gone, it takes what it had.
+        if part.moves.leader.is_none() {
+            return Err(Refusal::Moved);
+        }
         let open = self.round.number();
-        if trained < open && part.moves.may_have_had(trained) && part.earlier(client).any(gone) {
+        if trained < open && part.moves.may_have_had(trained) {
             return Err(Refusal::Forgotten { open, since: open });
         }
         Ok(())

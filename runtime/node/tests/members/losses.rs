@@ -128,6 +128,27 @@ fn a_partial_whose_node_was_lost_in_the_open_round_is_made_again() {
     assert_eq!(world.round(0, 1).contributors, 18);
 }
 
+/// The leader hears later than another member that a node is given up, and would still take that node's partial.
+#[test]
+fn a_lost_nodes_clients_wait_until_the_leader_knows_as_well() {
+    let mut world = World::of(3, r#"{ "expected": 18 }"#, EXACT);
+    let clients = clients(&world);
+    send(&world, 2, &clients[2]);
+    until_accepted(&world, 0, 6);
+    world.move_homes(world.spread(&[1]));
+    let placement = world.placement(0, &[0, 1]);
+    world.place(&[1], &placement);
+    let (client, (update, weight)) = &clients[2][0];
+    let path = format!("/v1/jobs/{JOB}/updates/{client}?round=1&weight={weight}");
+    let answer = world.door(1).put(&path, &update.file());
+    let _ = answer.refused(503, "home-unknown");
+    world.place(&[0], &placement);
+    for at in [2, 0, 1] {
+        send(&world, 1, &clients[at]);
+    }
+    assert!((0..2).all(|host| world.model(host, 2).bits() == expected(&clients)));
+}
+
 /// A follower that answers no more when the round closes: it is given up, and what is left is not enough.
 #[test]
 fn a_closed_round_that_lost_too_much_begins_anew() {
