@@ -173,7 +173,10 @@ impl Follower {
     }
 
     fn accepted(&self) -> u32 {
-        self.report.as_ref().map_or(0, |report| report.accepted)
+        let reported = self.report.as_ref().map_or(0, |report| report.accepted);
+        // The partial may overtake the last report.
+        let delivered = self.partial.map_or(0, |taken| taken.contributors);
+        reported.max(delivered)
     }
 
     fn contributors(&self) -> u32 {
