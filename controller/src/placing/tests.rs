@@ -191,7 +191,7 @@ fn homes_of_a_round_are_remembered_while_it_is_open() {
 fn homes_are_remembered_until_all_members_have_heard_and_no_older_update_may_come() {
     let spec = |max: u32| {
         let staleness = json!({"max": max});
-        json!({"placement": {"policy": "spread"}, "round": {"count": 2, "staleness": staleness}})
+        json!({"placement": {"policy": "spread"}, "round": {"count": 20, "staleness": staleness}})
     };
     for (max, kept) in [(1, 8), (3, 10)] {
         let mut world = World::new(spec(max), &["a", "b"]);
