@@ -174,6 +174,15 @@ fn without_keep_alive_workers_go_and_the_node_sleeps(sidecar: Sidecar) {
     server.finish();
 }
 
+/// Ends what runs beside a test, however the test ends.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The same rounds on a server that nobody disturbs.
 fn calm(sidecar: Sidecar) -> Vec<Model> {
     let server = Server::start(sidecar);
@@ -199,6 +208,7 @@ fn kills_while_workers_come_and_go_change_no_bit(sidecar: Sidecar) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| workers::rampage(server.pid(), 42, &done));
+        let _ends = Done(&done);
         for round in 2..=workers::ROUNDS {
             until("the workers go between rounds, or are killed", || {
                 server.worker_pids().is_empty()

@@ -27,13 +27,14 @@ impl Job {
         }
     }
 
-    /// The aggregators for which something lies in the arena that a worker has to read or send on.
+    /// The aggregators for which something lies in the arena that a worker has to read or send on. While the round is
+    /// open, partials are none of it: a lone one waits for others, and whoever hosts its parent then finds it there.
     pub(crate) fn awaited(&self) -> BTreeSet<Destination> {
         let state = self.lock();
         let (epoch, closed) = (state.round.epoch.raw(), state.round.is_closed());
         let awaits = |info: SlotInfo| match info.word.state {
             State::Ready => Some(info.aggregator),
-            State::Sent => tree::parent(info.aggregator, self.plan.tree.fan_in),
+            State::Sent if closed => tree::parent(info.aggregator, self.plan.tree.fan_in),
             State::Live if closed => Some(info.aggregator),
             _ => None,
         };
