@@ -399,7 +399,7 @@ impl<'a> Client<'a> {
             count(&self.crowd.tally.redirected);
             self.place = answer.header("location").map_or(self.place, address_of);
             self.redirects += 1;
-            if self.redirects % REDIRECTS == 0 {
+            if self.redirects.is_multiple_of(REDIRECTS) {
                 self.rest();
             }
             return Ok(Next::Again);
