@@ -308,3 +308,22 @@ impl Source for Referred<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_allowed_if_nobody_says_so() {
+        let fetcher = Fetcher::new(FetchOptions::default());
+        let object = ObjectName {
+            bucket: "updates".into(),
+            name: "a".into(),
+        };
+        let url = Place::Url("http://127.0.0.1:1/a".into());
+        for place in [url, Place::Object(object)] {
+            let opened = fetcher.open(&place).await;
+            assert!(matches!(opened, Err(Refusal::ReferenceNotAllowed(_))));
+        }
+    }
+}

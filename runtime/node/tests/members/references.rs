@@ -132,15 +132,6 @@ fn what_is_not_allowed_is_not_asked_for() {
     let problem = refer(object).refused(403, "reference-not-allowed");
     assert!(problem.detail.contains("refer to a URL"), "{problem}");
     assert!(files.asked().is_empty(), "{:?}", files.asked());
-    // Without the option nothing is allowed at all.
-    let closed = World::of(1, r#"{ "expected": 1 }"#, "");
-    let answer = self::refer(
-        &closed.door(0),
-        "c",
-        "round=1",
-        &json!({ "url": files.url("/updates/a") }),
-    );
-    let _ = answer.refused(403, "reference-not-allowed");
 }
 
 #[test]
