@@ -157,6 +157,7 @@ impl Agent {
             }
         }
         self.stop_idle();
+        awake |= self.hosting.values().any(|hosting| hosting.starved);
         self.scaling.look_again(now, awake);
     }
 

@@ -12,7 +12,8 @@ use tracing::{info, warn};
 use tributary_sidecar_layout::Destination;
 
 impl Agent {
-    /// Sees to it that as many workers host the job as there should be, and at least so many.
+    /// Sees to it that as many workers host the job as there should be, and at least so many; one, if something waits
+    /// for it.
     pub(super) fn host(&mut self, job: &Arc<Job>, least: u32) {
         let lanes = job.plan.tree.lanes;
         loop {
@@ -20,7 +21,10 @@ impl Agent {
             let Some(hosting) = all.get(&job.number) else {
                 return;
             };
-            let enough = hosting.workers() as u32 >= hosting.target(lanes).max(least).min(lanes);
+            let there = hosting.workers() as u32;
+            let waits = there == 0 && least == 0 && job.is_under_way();
+            let least = least.max(u32::from(waits));
+            let enough = there >= hosting.target(lanes).max(least).min(lanes);
             let since = Instant::now();
             let jobs_of = |owner| all.values().filter(|hosting| hosting.hosts(owner)).count();
             let may = |owner| !hosting.knows(owner);
@@ -145,8 +149,8 @@ impl Agent {
         if hosting.is_some_and(|hosting| hosting.ready() > 0) {
             self.deliver_missed(job.number);
             job.send_again();
-        } else if job.is_under_way() {
-            self.host(job, 1);
+        } else {
+            self.host(job, 0);
         }
     }
 
@@ -179,7 +183,7 @@ impl Agent {
         for job in self.jobs.all() {
             let hosting = self.hosting.get(&job.number);
             if hosting.is_some_and(|hosting| hosting.starved) {
-                self.host(&job, u32::from(job.is_under_way()));
+                self.host(&job, 0);
             }
         }
     }
