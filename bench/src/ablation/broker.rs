@@ -333,12 +333,19 @@ fn places(shape: Shape, clients: usize, hosts: usize) -> Vec<Place> {
     let leaf = |client: usize| {
         let leaf = client / LEAF_INPUTS;
         let host = leaf % hosts;
+        let middle = middle(host);
+        // A lone leaf has nobody to be merged with.
+        let parent = if middle.expected > 1 {
+            middle
+        } else {
+            top.clone()
+        };
         Place {
             name: format!("leaf-{leaf}"),
             host,
             expected: LEAF_INPUTS.min(clients - leaf * LEAF_INPUTS),
             merges: false,
-            parent: Some(Box::new(middle(host))),
+            parent: Some(Box::new(parent)),
         }
     };
     (0..clients).map(leaf).collect()

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -201,26 +202,28 @@ impl Platform {
         let (cpu, bytes) = (self.hosts.usage()?, self.hosts.bytes_sent(self.count)?);
         let count = self.count;
         let hosts = &self.hosts;
+        let failed = AtomicBool::new(false);
         let (model, replayed) = thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 let mut connection = Connection::open(placed.leader)?;
-                wait_for_model(&mut connection, round)
+                wait_for_model(&mut connection, round, &failed)
             });
             let replayed = trace.replay(begin, |client| {
                 send(placed.homes[client], client, round, updates)
             });
-            let model = waiter.join();
-            (model, replayed)
+            failed.store(replayed.is_err(), Ordering::Relaxed);
+            (waiter.join(), replayed)
         });
+        let (first, last, turned_away) = replayed?;
         let Ok(model) = model else {
             bail!("who waited for the model has panicked");
         };
-        let (first, last, turned_away) = replayed?;
         let (model, file) = model?;
         let cost = hosts.usage()? - cpu;
         let sent = hosts.bytes_sent(count)? - bytes;
         check(mean, elements_of(&file)?)?;
         let all = self.worker_starts()? - started;
+        let nodes = members(self.controller).map_or(0, |(members, _)| members);
         self.hosts.check_alive()?;
         if let Some(job) = &mut self.job {
             (job.round, job.opened) = (round + 1, model);
@@ -231,7 +234,7 @@ impl Platform {
             from_last,
             cpu_seconds: cost,
             started: all as u64,
-            nodes: placed.members,
+            nodes: nodes.max(placed.members),
             bytes_sent: sent,
             turned_away,
         })
@@ -319,8 +322,8 @@ fn path(client: usize, round: u64) -> String {
     format!("/v1/jobs/bench/updates/client-{client}?round={round}&weight={weight}")
 }
 
-/// Sends an update to its home; again when it is told to.
-fn send(home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Result<Sent> {
+/// Sends an update to its home; again when it is told to, and to where it is told.
+fn send(mut home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Result<Sent> {
     let update = updates.update(client);
     let mut turned_away = 0;
     loop {
@@ -331,11 +334,16 @@ fn send(home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Resul
             at = Instant::now();
             Ok(())
         })?;
-        match answer.status {
-            429 => {
+        match (answer.status, &answer.location) {
+            (429 | 503, _) => {
                 turned_away += 1;
                 // As long as the server says.
                 thread::sleep(Duration::from_secs(1));
+            }
+            (307, Some(location)) => {
+                // Its home has moved.
+                turned_away += 1;
+                home = address_of(location)?;
             }
             _ => {
                 answer.success()?;
@@ -345,10 +353,14 @@ fn send(home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Resul
     }
 }
 
-/// Waits for the model that a round makes; when its first byte came, and the file.
-fn wait_for_model(connection: &mut Connection, round: u64) -> Result<(Instant, Vec<u8>)> {
+/// Waits for the model that a round makes, unless that has failed; when its first byte came, and the file.
+fn wait_for_model(
+    connection: &mut Connection,
+    round: u64,
+    failed: &AtomicBool,
+) -> Result<(Instant, Vec<u8>)> {
     let started = Instant::now();
-    let path = format!("/v1/jobs/bench/model?after={round}&wait=60s");
+    let path = format!("/v1/jobs/bench/model?after={round}&wait=5s");
     loop {
         let model = connection.get_begun(&path)?;
         match model.status {
@@ -356,8 +368,7 @@ fn wait_for_model(connection: &mut Connection, round: u64) -> Result<(Instant, V
                 let first_byte = model.first_byte;
                 return Ok((first_byte, model.finish()?.body));
             }
-            // A minute is the longest that a server lets anybody wait.
-            204 if started.elapsed() < PATIENCE => {
+            204 if started.elapsed() < PATIENCE && !failed.load(Ordering::Relaxed) => {
                 model.discard()?;
             }
             status => bail!("no model after round {round}: {status}"),
