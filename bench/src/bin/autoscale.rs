@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tributary_bench::ablation::broker::{Aggregation, Broker, Shape, aggregate, serve};
-use tributary_bench::ablation::platform::{Platform, Setting, node_knows};
+use tributary_bench::ablation::platform::{Platform, Setting, node_knows, planned_nodes};
 use tributary_bench::ablation::replay::{Trace, Updates};
 use tributary_bench::ablation::{Cost, broker};
 use tributary_bench::{Figure, Model, Options, Output, Samples};
@@ -22,7 +22,7 @@ const HOSTS: usize = 5;
 /// given by default, a middle and the top.
 const WORKERS: u32 = 10;
 /// A worker without work ends after this time, where the job's manifest decides that: every round begins without any.
-const KEEP_ALIVE: &str = "500ms";
+const KEEP_ALIVE: &str = "1s";
 /// The option that gives a node its autoscaler's parameters.
 const AUTOSCALER: &str = "--autoscaler";
 
@@ -104,7 +104,7 @@ impl Variant {
     }
 
     /// How its nodes are started.
-    fn setting(self) -> Setting {
+    fn setting(self, clients: usize) -> Setting {
         let autoscaler = match self {
             Self::Locality | Self::Planned => Some(autoscaler(false)),
             Self::Reuse => Some(autoscaler(true)),
@@ -114,6 +114,7 @@ impl Variant {
         Setting {
             workers,
             autoscaler,
+            chosen: planned_nodes(HOSTS, clients),
         }
     }
 
@@ -254,7 +255,7 @@ impl Ablation {
             self.output.say(format_args!("{name} is left out: {why}"));
             return Ok(Vec::new());
         }
-        let mut platform = Platform::start(HOSTS, &variant.setting())?;
+        let mut platform = Platform::start(HOSTS, &variant.setting(case.clients))?;
         platform.deploy(&self.updates, case.clients, |job| {
             variant.adjust(case.clients, job);
         })?;
@@ -264,8 +265,9 @@ impl Ablation {
             if run > 0 {
                 costs.push(cost);
             }
-            if variant != Variant::Tributary {
-                platform.wait_for_no_workers()?;
+            if variant != Variant::Tributary && !platform.wait_for_no_workers()? {
+                self.output
+                    .say("some workers stay: the next round finds them");
             }
         }
         Ok(costs)
