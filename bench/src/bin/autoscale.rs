@@ -18,6 +18,8 @@ use tributary_bench::{Figure, Model, Options, Output, Samples};
 
 /// Hosts.
 const HOSTS: usize = 5;
+/// With more clients than these, rounds are repeated less often.
+const FEW: usize = 20;
 /// Workers of a node where every aggregator is to have its own: eight leaves for the sixteen updates that a node is
 /// given by default, a middle and the top.
 const WORKERS: u32 = 10;
@@ -243,8 +245,10 @@ impl Ablation {
 
     fn broker(&self, case: &Case, shape: Shape, eager: bool) -> Result<Vec<Cost>> {
         let mut broker = Broker::start(HOSTS)?;
-        let rounds = (0..self.runs)
-            .map(|_| broker.round(&case.trace, &self.updates, &case.mean, shape, eager));
+        // The larger rounds take minutes through a broker.
+        let runs = if case.clients > FEW { 1 } else { self.runs };
+        let rounds =
+            (0..runs).map(|_| broker.round(&case.trace, &self.updates, &case.mean, shape, eager));
         rounds.map(|round| self.seen(round)).collect()
     }
 
@@ -260,7 +264,12 @@ impl Ablation {
             variant.adjust(case.clients, job);
         })?;
         let mut costs = Vec::new();
-        for run in 0..=self.runs {
+        let runs = if case.clients > FEW {
+            self.runs.min(2)
+        } else {
+            self.runs
+        };
+        for run in 0..=runs {
             let cost = self.seen(platform.round(&case.trace, &self.updates, &case.mean))?;
             if run > 0 {
                 costs.push(cost);
