@@ -125,15 +125,26 @@ impl Hosts {
     /// # Errors
     /// If a process has ended, or after a minute: with what all of them said last.
     pub fn wait(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<()> {
+        if !self.wait_for(PATIENCE, is_so)? {
+            bail!("waited for: {what}\n{}", self.last_words());
+        }
+        Ok(())
+    }
+
+    /// Waits for so long until something is so; whether it is.
+    ///
+    /// # Errors
+    /// If a process has ended.
+    pub fn wait_for(&mut self, patience: Duration, is_so: impl Fn(&Self) -> bool) -> Result<bool> {
         let started = Instant::now();
         while !is_so(self) {
             self.check_alive()?;
-            if started.elapsed() > PATIENCE {
-                bail!("waited for: {what}\n{}", self.last_words());
+            if started.elapsed() > patience {
+                return Ok(false);
             }
             thread::sleep(PAUSE);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether all processes run.
@@ -171,7 +182,8 @@ impl Hosts {
         sent.sum::<Option<u64>>().context("a link's counters")
     }
 
-    fn last_words(&self) -> String {
+    /// What all processes have said last.
+    pub(super) fn last_words(&self) -> String {
         let said = self.processes.iter().map(|process| {
             let said = fs::read_to_string(&process.log).unwrap_or_default();
             let from = said.len().saturating_sub(2000);

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tributary_planning::placement;
 
 use super::hosts::{Hosts, free_port};
 use super::replay::{Sent, Trace, Updates, check, elements_of};
@@ -20,8 +23,12 @@ const PORT: u16 = 8470;
 /// From a round's opening to the time from which clients' offsets count: enough for what the round before has left
 /// running to end, and the same in every round, so that it can be foreseen.
 const LEAD: Duration = Duration::from_secs(3);
+/// What the job's nodes are told by.
+const LABEL: &str = "bench=chosen";
 /// How long a round may take, and a worker to end.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// In so much time workers without work should have ended.
+const WORKERS_GO: Duration = Duration::from_secs(6);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -32,6 +39,24 @@ pub struct Setting {
     pub workers: Option<u32>,
     /// The autoscaler's parameters, JSON.
     pub autoscaler: Option<Value>,
+    /// The first so many have the label that the job asks for.
+    pub chosen: usize,
+}
+
+/// As many nodes as placement takes for a new job of so many clients, of so many that it knows nothing of yet.
+///
+/// That plan is kept for the job's life. Hosts that share a machine's cores are measured as slower whenever another one
+/// works, and would be placed by that.
+#[must_use]
+pub fn planned_nodes(nodes: usize, clients: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from) as u32;
+    let known: Vec<_> = (0..nodes)
+        .map(|node| placement::Node::new(format!("node-{node}"), cores))
+        .collect();
+    let expected = u32::try_from(clients).ok().and_then(NonZeroU32::new);
+    let job = placement::Job::new("bench", "", expected.unwrap_or(NonZeroU32::MIN));
+    let plan = placement::plan(&known, &[job], None, &placement::Settings::default());
+    plan.nodes().len()
 }
 
 /// A cluster with one job.
@@ -82,7 +107,7 @@ impl Platform {
         (0..count).try_for_each(|host| platform.start_node(host, setting))?;
         let nodes = format!("{count} nodes have joined");
         platform.hosts.wait(&nodes, |_| {
-            json(controller, "/v1/nodes").is_ok_and(|nodes| ready(&nodes) == count)
+            document(controller, "/v1/nodes").is_ok_and(|nodes| ready(&nodes) == count)
         })?;
         Ok(platform)
     }
@@ -97,6 +122,9 @@ impl Platform {
         command
             .arg("--state-dir")
             .arg(self.hosts.home().join(&name));
+        if host < setting.chosen {
+            command.args(["--label", LABEL]);
+        }
         if let Some(workers) = setting.workers {
             command.args(["--workers", &workers.to_string()]);
         }
@@ -128,6 +156,8 @@ impl Platform {
         let initial = self.hosts.home().join("initial.safetensors");
         fs::write(&initial, Update::f32(updates.model(), 0).pieces().concat())?;
         let mut job = manifest::job("bench", &initial, u32::try_from(clients)?);
+        let (key, value) = LABEL.split_once('=').context("a label")?;
+        job["spec"]["placement"] = json!({ "selector": { key: value } });
         adjust(&mut job);
         self.apply(&[manifest::function("fedavg")?, job])?;
         let (round, opened) = (1, Instant::now());
@@ -201,26 +231,29 @@ impl Platform {
         let (cpu, bytes) = (self.hosts.usage()?, self.hosts.bytes_sent(self.count)?);
         let count = self.count;
         let hosts = &self.hosts;
+        let failed = AtomicBool::new(false);
         let (model, replayed) = thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 let mut connection = Connection::open(placed.leader)?;
-                wait_for_model(&mut connection, round)
+                wait_for_model(&mut connection, round, &failed)
             });
             let replayed = trace.replay(begin, |client| {
                 send(placed.homes[client], client, round, updates)
             });
-            let model = waiter.join();
-            (model, replayed)
+            failed.store(replayed.is_err(), Ordering::Relaxed);
+            (waiter.join(), replayed)
         });
+        let (first, last, turned_away) =
+            replayed.with_context(|| self.told_of(placed.leader, round))?;
         let Ok(model) = model else {
             bail!("who waited for the model has panicked");
         };
-        let (first, last, turned_away) = replayed?;
         let (model, file) = model?;
         let cost = hosts.usage()? - cpu;
         let sent = hosts.bytes_sent(count)? - bytes;
         check(mean, elements_of(&file)?)?;
         let all = self.worker_starts()? - started;
+        let nodes = members(self.controller).map_or(0, |(members, _)| members);
         self.hosts.check_alive()?;
         if let Some(job) = &mut self.job {
             (job.round, job.opened) = (round + 1, model);
@@ -231,19 +264,26 @@ impl Platform {
             from_last,
             cpu_seconds: cost,
             started: all as u64,
-            nodes: placed.members,
+            nodes: nodes.max(placed.members),
             bytes_sent: sent,
             turned_away,
         })
     }
 
-    /// Waits until no node has a worker.
+    /// What the leader tells of a round, and what all have said, for errors.
+    fn told_of(&self, leader: SocketAddr, round: u64) -> String {
+        let status = document(leader, &format!("/v1/jobs/bench/rounds/{round}"));
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        format!("{status}\n{}", self.hosts.last_words())
+    }
+
+    /// Waits until no node has a worker; whether that has come within seconds.
     ///
     /// # Errors
-    /// If that does not come.
-    pub fn wait_for_no_workers(&mut self) -> Result<()> {
+    /// If a process has ended.
+    pub fn wait_for_no_workers(&mut self) -> Result<bool> {
         let nodes: Vec<_> = (0..self.count).map(|host| self.node(host)).collect();
-        self.hosts.wait("no worker runs", |_| {
+        self.hosts.wait_for(WORKERS_GO, |_| {
             let workers = nodes.iter().map(|node| metric(*node, "tributary_workers"));
             workers
                 .sum::<Result<f64>>()
@@ -290,7 +330,7 @@ pub fn node_knows(option: &str) -> Result<bool> {
     Ok(String::from_utf8_lossy(&help.stdout).contains(option))
 }
 
-fn json(address: SocketAddr, path: &str) -> Result<Value> {
+fn document(address: SocketAddr, path: &str) -> Result<Value> {
     let answer = Connection::open(address)?.get(path)?.success()?;
     Ok(serde_json::from_slice(&answer.body)?)
 }
@@ -302,7 +342,7 @@ fn ready(nodes: &Value) -> usize {
 
 /// How many nodes the job has and who leads it, once all of them follow its newest placement.
 fn members(controller: SocketAddr) -> Option<(usize, String)> {
-    let placement = json(controller, "/v1/jobs/bench/placement").ok()?;
+    let placement = document(controller, "/v1/jobs/bench/placement").ok()?;
     let members = placement["members"].as_array()?;
     let follow = |member: &Value| member["generation"] == placement["generation"];
     let settled = !members.is_empty() && members.iter().all(follow);
@@ -319,8 +359,8 @@ fn path(client: usize, round: u64) -> String {
     format!("/v1/jobs/bench/updates/client-{client}?round={round}&weight={weight}")
 }
 
-/// Sends an update to its home; again when it is told to.
-fn send(home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Result<Sent> {
+/// Sends an update to its home; again when it is told to, and to where it is told.
+fn send(mut home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Result<Sent> {
     let update = updates.update(client);
     let mut turned_away = 0;
     loop {
@@ -331,11 +371,16 @@ fn send(home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Resul
             at = Instant::now();
             Ok(())
         })?;
-        match answer.status {
-            429 => {
+        match (answer.status, &answer.location) {
+            (429 | 503, _) => {
                 turned_away += 1;
                 // As long as the server says.
                 thread::sleep(Duration::from_secs(1));
+            }
+            (307, Some(location)) => {
+                // Its home has moved.
+                turned_away += 1;
+                home = address_of(location)?;
             }
             _ => {
                 answer.success()?;
@@ -345,10 +390,14 @@ fn send(home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Resul
     }
 }
 
-/// Waits for the model that a round makes; when its first byte came, and the file.
-fn wait_for_model(connection: &mut Connection, round: u64) -> Result<(Instant, Vec<u8>)> {
+/// Waits for the model that a round makes, unless that has failed; when its first byte came, and the file.
+fn wait_for_model(
+    connection: &mut Connection,
+    round: u64,
+    failed: &AtomicBool,
+) -> Result<(Instant, Vec<u8>)> {
     let started = Instant::now();
-    let path = format!("/v1/jobs/bench/model?after={round}&wait=60s");
+    let path = format!("/v1/jobs/bench/model?after={round}&wait=5s");
     loop {
         let model = connection.get_begun(&path)?;
         match model.status {
@@ -356,8 +405,7 @@ fn wait_for_model(connection: &mut Connection, round: u64) -> Result<(Instant, V
                 let first_byte = model.first_byte;
                 return Ok((first_byte, model.finish()?.body));
             }
-            // A minute is the longest that a server lets anybody wait.
-            204 if started.elapsed() < PATIENCE => {
+            204 if started.elapsed() < PATIENCE && !failed.load(Ordering::Relaxed) => {
                 model.discard()?;
             }
             status => bail!("no model after round {round}: {status}"),

@@ -11,18 +11,20 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tributary_bench::ablation::broker::{Aggregation, Broker, Shape, aggregate, serve};
-use tributary_bench::ablation::platform::{Platform, Setting, node_knows};
+use tributary_bench::ablation::platform::{Platform, Setting, node_knows, planned_nodes};
 use tributary_bench::ablation::replay::{Trace, Updates};
 use tributary_bench::ablation::{Cost, broker};
 use tributary_bench::{Figure, Model, Options, Output, Samples};
 
 /// Hosts.
 const HOSTS: usize = 5;
+/// With more clients than these, rounds are repeated less often.
+const FEW: usize = 20;
 /// Workers of a node where every aggregator is to have its own: eight leaves for the sixteen updates that a node is
 /// given by default, a middle and the top.
 const WORKERS: u32 = 10;
 /// A worker without work ends after this time, where the job's manifest decides that: every round begins without any.
-const KEEP_ALIVE: &str = "500ms";
+const KEEP_ALIVE: &str = "1s";
 /// The option that gives a node its autoscaler's parameters.
 const AUTOSCALER: &str = "--autoscaler";
 
@@ -104,7 +106,7 @@ impl Variant {
     }
 
     /// How its nodes are started.
-    fn setting(self) -> Setting {
+    fn setting(self, clients: usize) -> Setting {
         let autoscaler = match self {
             Self::Locality | Self::Planned => Some(autoscaler(false)),
             Self::Reuse => Some(autoscaler(true)),
@@ -114,6 +116,7 @@ impl Variant {
         Setting {
             workers,
             autoscaler,
+            chosen: planned_nodes(HOSTS, clients),
         }
     }
 
@@ -242,8 +245,10 @@ impl Ablation {
 
     fn broker(&self, case: &Case, shape: Shape, eager: bool) -> Result<Vec<Cost>> {
         let mut broker = Broker::start(HOSTS)?;
-        let rounds = (0..self.runs)
-            .map(|_| broker.round(&case.trace, &self.updates, &case.mean, shape, eager));
+        // The larger rounds take minutes through a broker.
+        let runs = if case.clients > FEW { 1 } else { self.runs };
+        let rounds =
+            (0..runs).map(|_| broker.round(&case.trace, &self.updates, &case.mean, shape, eager));
         rounds.map(|round| self.seen(round)).collect()
     }
 
@@ -254,18 +259,24 @@ impl Ablation {
             self.output.say(format_args!("{name} is left out: {why}"));
             return Ok(Vec::new());
         }
-        let mut platform = Platform::start(HOSTS, &variant.setting())?;
+        let mut platform = Platform::start(HOSTS, &variant.setting(case.clients))?;
         platform.deploy(&self.updates, case.clients, |job| {
             variant.adjust(case.clients, job);
         })?;
         let mut costs = Vec::new();
-        for run in 0..=self.runs {
+        let runs = if case.clients > FEW {
+            self.runs.min(2)
+        } else {
+            self.runs
+        };
+        for run in 0..=runs {
             let cost = self.seen(platform.round(&case.trace, &self.updates, &case.mean))?;
             if run > 0 {
                 costs.push(cost);
             }
-            if variant != Variant::Tributary {
-                platform.wait_for_no_workers()?;
+            if variant != Variant::Tributary && !platform.wait_for_no_workers()? {
+                self.output
+                    .say("some workers stay: the next round finds them");
             }
         }
         Ok(costs)

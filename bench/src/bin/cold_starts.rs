@@ -160,7 +160,10 @@ struct Kind {
     label: &'static str,
 }
 
-const KINDS: [(Kind, fn(&Measured) -> &Samples); 3] = [
+/// Where it is among what was measured.
+type Pick = fn(&Measured) -> &Samples;
+
+const KINDS: [(Kind, Pick); 3] = [
     (
         Kind {
             name: "cold_rate",
