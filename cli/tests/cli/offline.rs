@@ -195,12 +195,13 @@ fn schemas_are_printed() {
     for (args, title) in [
         (&["schema", "job"][..], "Job"),
         (&["schema", "Function"], "Function"),
+        (&["schema", "tenant"], "Tenant"),
     ] {
         let schema: serde_json::Value = serde_json::from_str(&run(args).stdout).unwrap();
         assert_eq!(schema["title"], title);
     }
     let any: serde_json::Value = serde_json::from_str(&run(&["schema"]).stdout).unwrap();
-    assert_eq!(any["anyOf"].as_array().unwrap().len(), 2);
+    assert_eq!(any["anyOf"].as_array().unwrap().len(), 3);
     let outcome = run(&["schema", "jib"]);
     assert_eq!(outcome.code, 2);
     assert!(
