@@ -191,7 +191,9 @@ impl Job {
         let part = parts
             .placement
             .map(|placement| shared::Part::new(placement, &parts.node, version));
-        round.set_follows(part.as_ref().is_some_and(shared::Part::follows));
+        if let Some(part) = &part {
+            part.begin(&mut round);
+        }
         let completed = parts
             .spec
             .rounds

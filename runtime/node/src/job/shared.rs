@@ -17,7 +17,7 @@
 
 use super::homes::Moves;
 use super::{Inner, Job, ModelSlot, descriptor};
-use crate::round::Others;
+use crate::round::{Others, Round};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -239,6 +239,13 @@ impl Part {
             Role::Follows(bond) if round == Opened::Again => bond.taken = false,
             Role::Follows(bond) => *bond = Bond::default(),
         }
+    }
+
+    /// Tells a round that is opened who else is in it. Until a follower has said that it has nothing, it may have
+    /// something: a round that its leader alone fills waits for that as well.
+    pub(super) fn begin(&self, round: &mut Round) {
+        round.set_follows(self.follows());
+        round.set_others(self.others());
     }
 
     fn others(&self) -> Others {
@@ -804,8 +811,7 @@ impl Inner {
         let since = self.taken_since();
         let Some(part) = &mut self.part else { return };
         part.reopen(opened, since);
-        let follows = part.follows();
-        self.round.set_follows(follows);
+        part.begin(&mut self.round);
     }
 
     /// Whether this node hosts the job's top.

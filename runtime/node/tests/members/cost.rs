@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tributary_api::placement::{Directive, Duty, Member};
 use tributary_tests::connection::Connection;
@@ -107,6 +107,7 @@ fn cost_of_handing_a_partial_over() {
     });
     world.start_job(0, 1, &placement);
     world.push(0, "a", 1, &updates(HUGE, 1, 1)[0]);
+    sink.closed.store(true, Ordering::SeqCst);
     until("a partial has come", || sink.taken() >= 1);
     for _ in 0..2 {
         let own = sink.nanoseconds.load(Ordering::SeqCst);
@@ -128,8 +129,11 @@ fn cost_of_handing_a_partial_over() {
 }
 
 /// A leader that takes partials and forgets them.
+#[derive(Clone)]
 struct Sink {
     address: SocketAddr,
+    /// The round takes no more updates.
+    closed: Arc<AtomicBool>,
     taken: Arc<AtomicUsize>,
     /// Its own processor time.
     nanoseconds: Arc<AtomicU64>,
@@ -140,14 +144,15 @@ impl Sink {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let sink = Self {
             address: listener.local_addr().unwrap(),
+            closed: Arc::default(),
             taken: Arc::default(),
             nanoseconds: Arc::default(),
         };
-        let (taken, nanoseconds) = (sink.taken.clone(), sink.nanoseconds.clone());
+        let served = sink.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (taken, nanoseconds) = (taken.clone(), nanoseconds.clone());
-                std::thread::spawn(move || serve(stream.unwrap(), &taken, &nanoseconds));
+                let sink = served.clone();
+                std::thread::spawn(move || sink.serve(stream.unwrap()));
             }
         });
         sink
@@ -156,52 +161,52 @@ impl Sink {
     fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
     }
-}
 
-/// Serves a connection: every partial is received, and wanted again.
-fn serve(mut stream: TcpStream, taken: &AtomicUsize, nanoseconds: &AtomicU64) {
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        let before = processor_time(ClockId::ThreadCPUTime);
-        let Some(head) = head(&mut stream) else {
-            return;
-        };
-        if head.contains("closed=true") {
-            // Nothing else will be said.
-            std::thread::sleep(Duration::from_secs(3600));
-        }
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            let length = name.eq_ignore_ascii_case("content-length");
-            length.then(|| value.trim().parse::<usize>().unwrap())
-        });
-        let mut left = length.unwrap_or(0);
-        while left > 0 {
-            let most = left.min(piece.len());
-            match stream.read(&mut piece[..most]) {
-                Ok(0) | Err(_) => return,
-                Ok(read) => left -= read,
+    /// Serves a connection: every partial is received, and wanted again.
+    fn serve(&self, mut stream: TcpStream) {
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let before = processor_time(ClockId::ThreadCPUTime);
+            let Some(head) = head(&mut stream) else {
+                return;
+            };
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                let length = name.eq_ignore_ascii_case("content-length");
+                length.then(|| value.trim().parse::<usize>().unwrap())
+            });
+            let mut left = length.unwrap_or(0);
+            while left > 0 {
+                let most = left.min(piece.len());
+                match stream.read(&mut piece[..most]) {
+                    Ok(0) | Err(_) => return,
+                    Ok(read) => left -= read,
+                }
             }
-        }
-        let directive = Directive {
-            generation: 1,
-            version: 1,
-            attempt: 0,
-            closed: true,
-            taken: false,
-        };
-        let text = serde_json::to_string(&directive).unwrap();
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}",
-            text.len()
-        );
-        if stream.write_all(answer.as_bytes()).is_err() {
-            return;
-        }
-        let spent = processor_time(ClockId::ThreadCPUTime) - before;
-        nanoseconds.fetch_add(spent.as_nanos() as u64, Ordering::SeqCst);
-        if head.starts_with("PUT") {
-            taken.fetch_add(1, Ordering::SeqCst);
+            let known = |closed: bool| head.contains(&format!("closed={closed}"));
+            // Whoever waits for something else gets it when there is any.
+            while known(self.closed.load(Ordering::SeqCst)) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let directive = Directive {
+                generation: 1,
+                version: 1,
+                attempt: 0,
+                closed: self.closed.load(Ordering::SeqCst),
+                taken: false,
+            };
+            let text = serde_json::to_string(&directive).unwrap();
+            let length = text.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{text}");
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+            let spent = processor_time(ClockId::ThreadCPUTime) - before;
+            let spent = spent.as_nanos() as u64;
+            self.nanoseconds.fetch_add(spent, Ordering::SeqCst);
+            if head.starts_with("PUT") {
+                self.taken.fetch_add(1, Ordering::SeqCst);
+            }
         }
     }
 }

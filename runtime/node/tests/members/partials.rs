@@ -2,13 +2,16 @@
 
 use crate::world::{JOB, SHAPES, World};
 use serde_json::json;
+use tributary_api::control::NodeControl as _;
 use tributary_api::placement::Directive;
+use tributary_api::stages::Awaited;
 use tributary_api::status::RoundPhase;
 use tributary_tests::connection::Connection;
 use tributary_tests::http::Answer;
 use tributary_tests::job::updates;
 use tributary_tests::reference;
 use tributary_tests::scrape::Scrape;
+use tributary_tests::wait::until;
 
 const EXACT: &str = r#", "function": { "name": "fedavg", "config": { "accumulate": "exact" } }"#;
 const TOKEN: (&str, &str) = ("authorization", "Bearer told to members only");
@@ -181,6 +184,31 @@ fn a_follower_that_waits_to_be_asked_for_the_body_is_asked_only_if_it_is_wanted(
     connection.send(&zeros);
     assert!(connection.answer().json::<Directive>().taken);
     assert!(scene.world.model(0, 2).bits() == expected);
+}
+
+/// The follower's update was accepted before it heard of the close, and its report is on the way.
+#[test]
+fn a_round_that_its_leader_fills_alone_waits_for_what_others_have() {
+    let scene = Scene::new();
+    let updates = updates(SHAPES, 3, 1);
+    for (client, update) in ["a", "b", "c"].into_iter().zip(&updates) {
+        scene.world.push(0, client, 1, update);
+    }
+    until("the leader's own part is whole", || {
+        let (node, job) = (&scene.world.host(0).node, JOB.parse().unwrap());
+        let status = scene.world.runtime.block_on(node.job_status(&job)).unwrap();
+        let own = |awaited: Awaited| awaited.handed_over_microseconds.len() == 1;
+        status.awaited.is_some_and(own)
+    });
+    assert!(scene.report(true).closed);
+    let answer = scene.put(
+        &mut scene.connection(),
+        &scene.partial(1),
+        &vec![0; PARTIAL_BYTES],
+    );
+    assert!(answer.json::<Directive>().taken);
+    assert!(scene.world.model(0, 2).bits() == reference::exact(&updates).bits());
+    assert_eq!(scene.world.round(0, 1).contributors, 4);
 }
 
 /// A round has a number for each of its clients; numbers are bounded. Where nodes have accepted more than that, the
