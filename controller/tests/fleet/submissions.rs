@@ -191,7 +191,7 @@ fn refuse(status: u16, slug: &str) -> Answer {
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, what).await.expect("waited in vain")
+    timeout(PATIENCE, what).await.unwrap()
 }
 
 async fn what_is_submitted_is_brought_to_a_node(scene: Scene) {

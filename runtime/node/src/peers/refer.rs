@@ -23,7 +23,10 @@ impl Peers {
     ) -> Result<UpdateReceipt, Problem> {
         for _ in 0..HOPS_MAX {
             let answer = tokio::time::timeout(PATIENCE, self.post(&url, reference)).await;
-            let answer = answer.unwrap_or_else(|_| Err(away(&url, "it does not answer")))?;
+            let Ok(answer) = answer else {
+                return Err(away(&url, "it does not answer"));
+            };
+            let answer = answer?;
             if answer.status() != StatusCode::TEMPORARY_REDIRECT {
                 return receipt(&url, answer).await;
             }
