@@ -36,8 +36,8 @@ impl Report {
         let summary = ledger.summary();
         for (job, versions, several, longest) in &summary {
             lines.push(format!(
-                "job {job}: {versions} models equal their reference; {several} versions were made again by another \
-                 leader; the longest round took {}",
+                "job {job}: {versions} versions equal their reference, {several} of them made again by another leader; the \
+                 longest round took {}",
                 seconds(*longest)
             ));
         }
