@@ -2,7 +2,7 @@
 //! anything, so it is run by hand:
 //!
 //! ```text
-//! cargo nextest run -p tributary-node --run-ignored only --no-capture cost
+//! cargo nextest run --workspace --run-ignored only --no-capture -E 'test(cost_of)'
 //! ```
 #![allow(clippy::print_stderr, reason = "whoever runs it wants to see it")]
 
