@@ -17,6 +17,14 @@ use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 /// Rounds whose status is remembered.
 const HISTORY: usize = 256;
 
+/// Who has made a model.
+pub(super) enum Made {
+    /// This node: it tells who is in it.
+    Here,
+    /// Another one, and what it tells of the round, if it could be asked. Who leads after it answers for the round.
+    Elsewhere(Option<Box<RoundStatus>>),
+}
+
 impl Job {
     /// Everything of the open round that has not been counted yet, sent again: after a worker was
     /// lost, or when the job is attached after it had none. Descriptors that arrive twice are
@@ -203,13 +211,27 @@ impl Job {
         })
     }
 
-    /// Hands a model out that was made here, frees what the round used, and opens the next round.
-    pub(crate) fn publish(&self, model: ModelSlot, checkpoint: Result<(), String>) {
-        self.go_on(model, checkpoint, true);
+    /// Tells that the round is completed, and who is in it.
+    fn tell_completed(&self, state: &Inner, status: &RoundStatus) {
+        self.tell_round(state, EventKind::RoundCompleted, || {
+            let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
+            if let Some(staleness) = status.staleness {
+                data["staleness"] = json!(staleness);
+            }
+            if !status.shares.is_empty() {
+                data["shares"] = json!(status.shares);
+            }
+            data
+        });
     }
 
-    /// As [`Self::publish`], also with a model that another node has made: that one tells who is in it.
-    pub(super) fn go_on(&self, model: ModelSlot, checkpoint: Result<(), String>, made: bool) {
+    /// Hands a model out that was made here, frees what the round used, and opens the next round.
+    pub(crate) fn publish(&self, model: ModelSlot, checkpoint: Result<(), String>) {
+        self.go_on(model, checkpoint, Made::Here);
+    }
+
+    /// As [`Self::publish`], also with a model that another node has made.
+    pub(super) fn go_on(&self, model: ModelSlot, checkpoint: Result<(), String>, made: Made) {
         let mut state = self.lock();
         if state.stopped {
             return;
@@ -260,18 +282,13 @@ impl Job {
                 .inc();
             state.last_error = Some(error);
         }
-        if made {
-            self.tell_round(&state, EventKind::RoundCompleted, || {
-                let mut data = json!({ "round": status.round, "contributors": status.contributors, "seconds": status.seconds });
-                if let Some(staleness) = status.staleness {
-                    data["staleness"] = json!(staleness);
-                }
-                if !status.shares.is_empty() {
-                    data["shares"] = json!(status.shares);
-                }
-                data
-            });
-            state.remember(status);
+        match made {
+            Made::Here => {
+                self.tell_completed(&state, &status);
+                state.remember(status);
+            }
+            Made::Elsewhere(Some(told)) => state.remember(*told),
+            Made::Elsewhere(None) => {}
         }
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
         self.tell_round(
