@@ -63,7 +63,7 @@ impl Scaling {
             due: None,
             trace: options
                 .trace
-                .and_then(|file| Trace::start(file, options.config)),
+                .and_then(|file| Trace::start(&file, options.config)),
         }
     }
 

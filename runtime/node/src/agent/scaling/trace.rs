@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -26,8 +26,8 @@ pub(super) struct Trace {
 
 impl Trace {
     /// Begins a record at the end of the file. None, and a warning, if that cannot be.
-    pub(super) fn start(file: PathBuf, config: Config) -> Option<Self> {
-        let started = Self::try_start(&file, BYTES_MAX, config);
+    pub(super) fn start(file: &Path, config: Config) -> Option<Self> {
+        let started = Self::try_start(file, BYTES_MAX, config);
         let named = |error: &io::Error| {
             warn!(file = %file.display(), %error, "decisions of the autoscaler are not recorded");
         };
@@ -117,7 +117,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("trace");
         for _ in 0..2 {
-            let mut trace = Trace::start(file.clone(), Config::default()).unwrap();
+            let mut trace = Trace::start(&file, Config::default()).unwrap();
             trace.write(decided(1));
             trace.write(decided(2));
             trace.end().await;
@@ -146,6 +146,6 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_is_said_and_costs_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Trace::start(folder.path().to_owned(), Config::default()).is_none());
+        assert!(Trace::start(folder.path(), Config::default()).is_none());
     }
 }
