@@ -7,6 +7,7 @@
 //! | `PUT /v1/jobs/{job}/members/{node}/partial?version=&attempt=&contributors=` | follower | hands its partial over |
 //! | `POST /v1/jobs/{job}/members/{node}/claims/{client}?round=` | any member | asks an earlier home for a client |
 //! | `GET /v1/jobs/{job}/model` | any member | fetches a newer model, as clients do |
+//! | `GET /v1/jobs/{job}/rounds/{round}` | any member | asks what became of a round, as clients do |
 //! | `POST /v1/jobs/{job}/updates/{client}?round=` | any node | hands an update by reference to its client's home |
 //!
 //! All but the last two carry the placement's secret as a bearer token. Every request may be repeated.
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tributary_api::placement::{Directive, Report};
 use tributary_api::problem::Problem;
 use tributary_api::stages::{FOLD_HEADER, microseconds};
+use tributary_api::status::RoundStatus;
 use tributary_api::{ClientName, Name};
 
 /// How long a follower waits for a directive at a time.
@@ -165,6 +167,13 @@ impl Peer {
     ) -> Result<Holding, PeerError> {
         let url = self.member(&format!("claims/{client}?round={round}"));
         self.ask(Method::POST, &url, Body::empty(), PATIENCE).await
+    }
+
+    /// What the member tells of a round that it has led. Nothing depends on it, so not to know it is no failure.
+    pub(crate) async fn round(&self, number: u64) -> Option<RoundStatus> {
+        let url = format!("{}/rounds/{number}", self.job);
+        let told = self.ask(Method::GET, &url, Body::empty(), PATIENCE).await;
+        told.ok()
     }
 
     /// The newest model: its version, and its file.

@@ -16,6 +16,7 @@
 //! the directive that it heard last.
 
 use super::homes::Moves;
+use super::outcome::Made;
 use super::{Inner, Job, ModelSlot, descriptor};
 use crate::round::{Others, Round};
 use serde_json::json;
@@ -27,7 +28,7 @@ use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
 use tributary_api::placement::{Directive, Duty, Member, Placement, Report, StalenessSum};
 use tributary_api::stages::{Awaited, StageTimes, microseconds};
-use tributary_api::status::{PlacementStatus, Share, UpdateReceipt};
+use tributary_api::status::{PlacementStatus, RoundStatus, Share, UpdateReceipt};
 use tributary_api::{ClientName, Name};
 use tributary_arena::{
     Claim, Content, Contributors, Filling, Kind as SlotKind, Room, SCALARS_BYTES, SlotInfo, State,
@@ -725,8 +726,8 @@ impl Job {
         self.arena.claim(tributary_arena::OWNER_AGENT, Room::Update)
     }
 
-    /// Goes on with a model that another node has made.
-    pub(crate) fn adopt_model(&self, version: u64, filling: Filling) {
+    /// Goes on with a model that another node has made, and remembers what that one told of its round.
+    pub(crate) fn adopt_model(&self, version: u64, filling: Filling, told: Option<RoundStatus>) {
         let model = ModelSlot {
             version,
             slot: filling.slot(),
@@ -734,7 +735,7 @@ impl Job {
         };
         let newer = self.lock().model.version < version;
         if newer && filling.publish(State::Model, &super::memory::model_claim(self.number)) {
-            self.go_on(model, Ok(()), false);
+            self.go_on(model, Ok(()), Made::Elsewhere(told.map(Box::new)));
         }
     }
 

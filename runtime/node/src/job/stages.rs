@@ -1,6 +1,7 @@
 //! What nodes take for their parts in a round, measured where it happens, by the clock of whoever measures: folds by
 //! the workers, the way of a partial by the leader that waits for it.
 
+use super::shared::Part;
 use super::{Inner, Job, Tally};
 use crate::protocol::{Completion, Work};
 use std::time::{Duration, Instant};
@@ -75,10 +76,18 @@ impl Job {
     }
 }
 
+impl Inner {
+    /// What this node tells of rounds that are over, if it leads: followers only keep it for the time after.
+    pub(super) fn times(&self) -> Vec<RoundTimes> {
+        if self.part.as_ref().is_some_and(Part::follows) {
+            return Vec::new();
+        }
+        told(self.history.iter())
+    }
+}
+
 /// The times of the newest rounds that were completed, the newest last.
-pub(super) fn told<'a>(
-    history: impl DoubleEndedIterator<Item = &'a RoundStatus>,
-) -> Vec<RoundTimes> {
+fn told<'a>(history: impl DoubleEndedIterator<Item = &'a RoundStatus>) -> Vec<RoundTimes> {
     let completed = history.rev();
     let completed = completed
         .filter(|round| round.phase == RoundPhase::Completed && !round.shares.is_empty())

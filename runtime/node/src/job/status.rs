@@ -62,7 +62,7 @@ impl Job {
             workers: self.workers.load(Ordering::Relaxed),
             autoscaler: state.scaled.clone(),
             placement: state.placement_status(),
-            times: super::stages::told(state.history.iter()),
+            times: state.times(),
             awaited: state.awaited(),
             sharing,
         }

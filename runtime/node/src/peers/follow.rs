@@ -200,7 +200,8 @@ pub(crate) async fn fetch(job: &Arc<Job>, from: &Peer) -> Result<(), PeerError> 
     read_model(job, &mut body, &mut filling)
         .await
         .map_err(failed)?;
-    job.adopt_model(version, filling);
+    let told = from.round(version.saturating_sub(1)).await;
+    job.adopt_model(version, filling, told);
     Ok(())
 }
 
