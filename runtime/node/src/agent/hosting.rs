@@ -145,6 +145,8 @@ impl Hosting {
     pub(super) fn leave_all(&mut self) -> (Vec<Destination>, Vec<u32>) {
         let hosts = self.attached.iter().chain(self.attaching.keys());
         let owners: Vec<u32> = hosts.copied().collect();
+        // Who is let go waits for nobody.
+        self.starved = false;
         let routes = owners.iter().flat_map(|owner| self.leave(*owner)).collect();
         (routes, owners)
     }

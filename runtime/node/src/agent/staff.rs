@@ -143,13 +143,14 @@ impl Agent {
         self.host_starved();
     }
 
-    /// What a worker had in hand goes to those that are there; one is started if something waits.
+    /// What a worker had in hand goes to those that are there; one is started if something waits, and only then: the last
+    /// worker of an idle job is not replaced.
     fn hand_over(&mut self, job: &Arc<Job>) {
         let hosting = self.hosting.get(&job.number);
         if hosting.is_some_and(|hosting| hosting.ready() > 0) {
             self.deliver_missed(job.number);
             job.send_again();
-        } else {
+        } else if job.is_under_way() {
             self.host(job, 0);
         }
     }
