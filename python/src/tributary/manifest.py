@@ -132,7 +132,7 @@ class Job(_Manifest):
         accumulate: the arithmetic of the sums; what is left out the function chooses.
         determinism: what the bytes of a model may depend on beside the updates.
         fan_in: children of an aggregator.
-        keep_alive: idle time after which the job's aggregators and workers go; without it the node's autoscaler decides.
+        keep_alive: idle time after which the job's aggregators and workers go; without it the autoscaler decides.
         idle_timeout: a client that sends nothing for so long in mid-body is given up.
         non_finite: what is done with an update that holds NaN or infinity.
         slots: slots of the job's shared memory.

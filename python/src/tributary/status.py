@@ -115,7 +115,7 @@ class RoundStatus(Document):
         late: updates that came after it closed.
         lost: updates that it had accepted and lost with their node.
         staleness: how old its updates' models were, if the job takes old ones.
-        shares: each node's part, if there are several: ``node``, ``accepted``, ``contributors``, ``bytes``, and what it took.
+        shares: each node's part, if there are several: ``node``, ``accepted``, ``contributors``, ``bytes``, its times.
         opened_at: when it opened, RFC 3339.
         closed_at: when it took its last update, RFC 3339.
         completed_at: when its model was published, RFC 3339.
