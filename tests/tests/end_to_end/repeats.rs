@@ -177,7 +177,7 @@ fn wrong_addresses_are_refused(sidecar: Sidecar) {
     }
     for (method, path) in [
         ("DELETE", "/v1/jobs/door/model"),
-        ("POST", "/v1/jobs/door/updates/c"),
+        ("DELETE", "/v1/jobs/door/updates/c"),
     ] {
         assert_eq!(
             server.client().send(method, path, &[], &[]).status,
