@@ -129,11 +129,16 @@ impl Wanted {
 
     /// No node will do: those that have the job keep it, as long as they live.
     fn left(before: &Placed, sites: &BTreeMap<Name, Site>) -> Self {
+        let leaving = before.handing_over();
         let members = before.placement.members.iter();
         let alive = members.filter(|member| alive(sites, &member.node).is_some());
+        let (leave, stay): (Vec<_>, Vec<_>) =
+            alive.partition(|member| leaving.contains(&member.node));
+        let alive = if stay.is_empty() { leave } else { stay };
         let share = |node: &Name| before.shares.get(node).copied().unwrap_or(0).max(1);
         Self {
             shares: alive
+                .into_iter()
                 .map(|member| (member.node.clone(), share(&member.node)))
                 .collect(),
             top: None,
@@ -201,10 +206,13 @@ impl Scene<'_> {
         let generation = now.generation + 1;
         let cause = self.cause(before, &members, open, anew);
         let (since, earlier) = self.earlier(now, &homes, open);
+        let leaving = before.handing_over();
         let joined = members.iter().map(|member| {
             let node = member.node.clone();
-            let since = before.joined.get(&node).copied().unwrap_or(generation);
-            (node, since)
+            // Where nobody else will do, a node takes part again that was about to leave.
+            let anew = member.duty == Duty::Serving && leaving.contains(&node);
+            let before = before.joined.get(&node).copied().filter(|_| !anew);
+            (node, before.unwrap_or(generation))
         });
         Some(Placed {
             joined: joined.collect(),

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tributary_api::fleet::{NodeEntry, NodeState, PlacementDescription};
+use tributary_api::fleet::{MemberDescription, NodeEntry, NodeState, PlacementDescription};
+use tributary_api::placement::Duty;
 use tributary_api::status::{RoundStatus, Share};
 use tributary_hosts::Network;
 
@@ -242,18 +243,18 @@ impl Cluster {
         (answer.status == 200).then(|| answer.json())
     }
 
-    /// Waits until so many nodes take part in a job, and all of them follow its newest placement.
+    /// Waits until so many nodes take part in a job, none of them about to leave, and all follow its newest placement.
     ///
     /// # Panics
     /// If that does not come.
     pub fn until_members(&self, job: &str, members: usize) {
         until(&format!("{members} nodes take part in job {job}"), || {
             self.placement(job).is_some_and(|placement| {
-                let serving: Vec<_> = placement.members.iter().collect();
-                serving.len() == members
-                    && serving
-                        .iter()
-                        .all(|member| member.generation == Some(placement.generation))
+                let settled = |member: &MemberDescription| {
+                    let follows = member.generation == Some(placement.generation);
+                    follows && member.duty == Duty::Serving
+                };
+                placement.members.len() == members && placement.members.iter().all(settled)
             })
         });
     }

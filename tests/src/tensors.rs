@@ -16,7 +16,7 @@ pub const SMALL: Shapes = &[
     ("scale", &[]),
 ];
 
-/// 205,503 elements, 0.8 MB: folding it takes long enough to be interrupted.
+/// 206,503 elements, 0.8 MB: folding it takes long enough to be interrupted.
 pub const LARGE: Shapes = &[
     ("embedding", &[1021, 200]),
     ("head", &[101, 13]),

@@ -59,8 +59,8 @@ pub(super) fn plan(given: &Given<'_>) -> (Plan, BTreeMap<Name, Bypasses>) {
 }
 
 impl Given<'_> {
-    /// Keeps a job from nodes that cannot have it, and from those that it does without; gives the latter. `stuck`: it
-    /// has to do with whoever is there.
+    /// Keeps a job from nodes that cannot have it, or are handing over what they have of it, and from those that it does
+    /// without; gives the latter. `stuck`: it has to do with whoever is there.
     fn bypasses(
         &self,
         name: &Name,
@@ -69,7 +69,6 @@ impl Given<'_> {
         nodes: &mut [planning::Node],
         stuck: bool,
     ) -> Bypasses {
-        let unfit = self.unfit.get(name).cloned().unwrap_or_default();
         let before = self.placed.get(name);
         let bypasses = match (record.spec.placement.stragglers, before) {
             (StragglerPolicy::Bypass, Some(before)) => {
@@ -79,17 +78,19 @@ impl Given<'_> {
             }
             _ => Bypasses::new(),
         };
-        let mut out = self.without(name, Some(&bypasses));
-        if out.is_empty() {
-            leave_out(&unfit, nodes, job);
+        let unfit = self.unfit.get(name).cloned().unwrap_or_default();
+        let leaving = before.map(Placed::handing_over).unwrap_or_default();
+        let unable = &unfit | &leaving;
+        let slow = self.without(name, Some(&bypasses));
+        if slow.is_empty() {
+            leave_out_first(&[&unable, &unfit], nodes, job);
             return bypasses;
         }
-        out.extend(unfit.iter().cloned());
-        if !stuck && leave_out(&out, nodes, job) {
+        if !stuck && leave_out(&(&slow | &unable), nodes, job) {
             return bypasses;
         }
         // What is there is better than nothing.
-        leave_out(&unfit, nodes, job);
+        leave_out_first(&[&unable, &unfit], nodes, job);
         before.map_or_else(Bypasses::new, |before| {
             bypass::lifted(&before.bypassed, self.open_round(name, before))
         })
@@ -106,6 +107,19 @@ impl Given<'_> {
     /// The round that is open, as far as reports know: the newest version of any member.
     fn open_round(&self, name: &Name, before: &Placed) -> u64 {
         open_round(name, &before.placement, self.sites)
+    }
+}
+
+/// Keeps a job from the first of these sets of nodes that leaves it others.
+fn leave_out_first(
+    sets: &[&BTreeSet<Name>],
+    nodes: &mut [planning::Node],
+    job: &mut planning::Job,
+) {
+    for out in sets {
+        if leave_out(out, nodes, job) {
+            return;
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! What is kept of a placement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tributary_api::{Name, placement::Placement};
+use tributary_api::{
+    Name,
+    placement::{Duty, Placement},
+};
 use tributary_planning::placement::{self as planning, Outcome};
 
 use super::bypass::Bypasses;
@@ -52,6 +55,15 @@ pub(crate) enum Cause {
 }
 
 impl Placed {
+    /// Members whose part of the open round is closed, though the round is not: a node that follows hands over what it
+    /// has as soon as it hears that it is drained, and takes no more. It has to leave before it can take part again.
+    pub(super) fn handing_over(&self) -> BTreeSet<Name> {
+        let members = self.placement.members.iter();
+        let follows = members.filter(|member| member.node != self.placement.leader);
+        let leaving = follows.filter(|member| member.duty == Duty::Draining);
+        leaving.map(|member| member.node.clone()).collect()
+    }
+
     /// As planning takes it.
     pub(super) fn outcome(&self) -> Outcome {
         let shares = self.shares.iter();

@@ -328,18 +328,53 @@ fn a_drained_leader_leads_until_the_round_is_over() {
     assert_eq!(members(&placement), [("b", SERVING)]);
 }
 
+/// Its part of the round is closed, so clients that had their home there again could not be served.
 #[test]
-fn a_node_that_is_undrained_in_time_goes_on() {
+fn a_node_that_is_undrained_joins_the_next_round() {
+    let mut world = World::new(spread(), &["a", "b"]);
+    world.settle();
+    world.runs("a", 4, 5);
+    world.runs("b", 4, 2);
+    world.state("b", NodeState::Draining);
+    let drained = world.decide().unwrap();
+    world.state("b", NodeState::Ready);
+    assert_eq!(world.decide(), None, "it may hear that it was drained");
+    world.runs("b", 4, 2);
+    assert_eq!(world.decide(), None, "its updates are of the open round");
+    world.runs("a", 5, 0);
+    world.runs("b", 5, 0);
+    let placement = world.settle();
+    assert_eq!(members(&placement), [("a", SERVING), ("b", SERVING)]);
+    let joined = world.placed["j"].joined[&name("b")];
+    assert!(joined > drained.placement.generation, "it begins anew");
+}
+
+#[test]
+fn a_leader_that_is_undrained_goes_on() {
+    let mut world = World::new(spread(), &["a", "b"]);
+    world.settle();
+    world.runs("a", 4, 5);
+    world.runs("b", 4, 2);
+    world.state("a", NodeState::Draining);
+    world.decide().unwrap();
+    world.state("a", NodeState::Ready);
+    let placed = world.decide().unwrap();
+    assert_eq!(members(&placed.placement), [("a", SERVING), ("b", SERVING)]);
+    assert_eq!(placed.joined[&name("a")], 1, "it has never left");
+}
+
+#[test]
+fn where_nobody_else_will_do_a_drained_node_begins_anew() {
     let mut world = World::new(spread(), &["a", "b"]);
     world.settle();
     world.runs("a", 4, 5);
     world.runs("b", 4, 2);
     world.state("b", NodeState::Draining);
     world.decide().unwrap();
-    world.state("b", NodeState::Ready);
+    world.state("a", NodeState::Lost);
     let placed = world.decide().unwrap();
-    assert_eq!(members(&placed.placement), [("a", SERVING), ("b", SERVING)]);
-    assert_eq!(placed.joined[&name("b")], 1, "it has never left");
+    assert_eq!(members(&placed.placement), [("b", SERVING)]);
+    assert_eq!(placed.joined[&name("b")], placed.placement.generation);
 }
 
 #[test]

@@ -11,11 +11,14 @@
 
 mod books;
 mod flow;
+mod follower;
 mod homes;
 mod intake;
+mod leader;
 mod lease;
 mod memory;
 mod outcome;
+mod part;
 mod scaled;
 mod shared;
 mod stages;
@@ -128,7 +131,7 @@ struct Inner {
     /// The rounds before, newest first: a client that lost our answer may ask again.
     before: VecDeque<Round>,
     /// This node's part in the job, if other nodes may have one.
-    part: Option<shared::Part>,
+    part: Option<part::Part>,
     tally: Tally,
     flow: flow::Flow,
     /// What the autoscaler decided last.
@@ -190,7 +193,7 @@ impl Job {
         let mut round = Round::new(epoch, parts.plan.tree, closing, Instant::now());
         let part = parts
             .placement
-            .map(|placement| shared::Part::new(placement, &parts.node, version));
+            .map(|placement| part::Part::new(placement, &parts.node, version));
         if let Some(part) = &part {
             part.begin(&mut round);
         }
@@ -264,7 +267,7 @@ impl Job {
 
     /// Tells what happens to the job's round, which its leader tells the world.
     fn tell_round(&self, state: &Inner, kind: EventKind, data: impl FnOnce() -> serde_json::Value) {
-        if state.part.as_ref().is_some_and(shared::Part::follows) {
+        if state.part.as_ref().is_some_and(part::Part::follows) {
             self.events.echo(kind, &self.name, data);
         } else {
             self.events.tell(kind, Some(&self.name), data);

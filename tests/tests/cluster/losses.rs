@@ -65,3 +65,30 @@ fn a_drained_node_hands_over_and_leaves() {
     let _ = scene::whole_round(&cluster, 4, 18);
     assert_ne!(cluster.leader(JOB), leader);
 }
+
+/// Its part of the round is closed, so its clients are sent elsewhere until the next one.
+#[test]
+fn a_node_that_is_undrained_in_mid_round_keeps_nobody_waiting() {
+    let cluster = scene::nodes(2);
+    scene::deploy(&cluster, &scene::manifest("{ expected: 12 }"));
+    cluster.until_members(JOB, 2);
+    let clients = scene::clients(12, 1);
+    scene::send(&cluster, 1, &clients[..8]);
+    let drained = (cluster.leader(JOB) + 1) % 2;
+    let name = cluster.node_name(drained);
+    let _ = cluster.cli(&["drain", &name]).expect(0);
+    until("the node has handed its partial over", || {
+        let round = cluster.round(JOB, 1);
+        cluster.share(&round, drained).bytes > 0
+    });
+    let _ = cluster.cli(&["undrain", &name]).expect(0);
+    until("the node is ready", || {
+        cluster.node_state(drained) == Some(NodeState::Ready)
+    });
+    scene::send(&cluster, 1, &clients[8..]);
+    let status = scene::assert_model(&cluster, 1, &clients);
+    assert_eq!((status.contributors, status.lost), (12, 0));
+    cluster.until_members(JOB, 2);
+    let status = scene::whole_round(&cluster, 2, 12);
+    assert_eq!((status.contributors, status.lost), (12, 0));
+}

@@ -12,7 +12,7 @@
 //! one of those could be a repeat, and is not taken. The same holds for a node that has begun anew.
 
 use super::intake::Refusal;
-use super::shared::Part;
+use super::part::Part;
 use super::{Home, Inner, Job};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! What becomes of a round: steps that workers report, its failure, its model, the next round.
 
-use super::shared::Opened;
+use super::part::Opened;
 use super::{Inner, Job, ModelSlot, Tally, descriptor, memory};
 use crate::protocol::{Completion, Work};
 use crate::round::{Epoch, Placement, Round};

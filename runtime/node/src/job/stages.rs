@@ -1,7 +1,7 @@
 //! What nodes take for their parts in a round, measured where it happens, by the clock of whoever measures: folds by
 //! the workers, the way of a partial by the leader that waits for it.
 
-use super::shared::Part;
+use super::part::Part;
 use super::{Inner, Job, Tally};
 use crate::protocol::{Completion, Work};
 use std::time::{Duration, Instant};

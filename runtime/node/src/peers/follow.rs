@@ -197,10 +197,12 @@ pub(crate) async fn fetch(job: &Arc<Job>, from: &Peer) -> Result<(), PeerError> 
         }
     };
     let mut body = HyperBody::new(Body::new(body), None);
-    read_model(job, &mut body, &mut filling)
-        .await
-        .map_err(failed)?;
-    let told = from.round(version.saturating_sub(1)).await;
+    // Clients wait for the model; what else is told of its round comes meanwhile.
+    let (read, told) = tokio::join!(
+        read_model(job, &mut body, &mut filling),
+        from.round(version.saturating_sub(1)),
+    );
+    read.map_err(failed)?;
     job.adopt_model(version, filling, told);
     Ok(())
 }
