@@ -7,7 +7,6 @@ mod tls;
 mod url;
 
 use super::body::{HyperBody, Source};
-use super::ingest::SLOT_PATIENCE;
 use super::refusal::Refusal;
 use axum::body::{Body, Bytes};
 use futures_util::stream;
@@ -37,6 +36,8 @@ pub use url::{Prefix, UrlError};
 
 /// Files that the node fetches at a time.
 pub(super) const FETCHES_MAX: usize = 32;
+/// How long a file waits for another to be fetched before its sender is told to come again.
+const TURN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What may be fetched; nothing, if nobody says more.
 #[derive(Clone, Debug, Default)]
@@ -245,7 +246,7 @@ impl Source for Referred<'_> {
 
     async fn proceed(&mut self, idle: Duration) -> Result<(), Refusal> {
         let fetcher = self.fetcher;
-        let turn = timeout(SLOT_PATIENCE, fetcher.turns.acquire()).await;
+        let turn = timeout(TURN_PATIENCE, fetcher.turns.acquire()).await;
         let Ok(Ok(turn)) = turn else {
             return Err(Refusal::TooManyFetches);
         };

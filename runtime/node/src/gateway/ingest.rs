@@ -21,8 +21,8 @@ use tributary_arena::Filling;
 use twox_hash::XxHash3_128;
 
 /// How long an update waits for a slot before its client is told to come again. Waiting costs
-/// nothing: the body stays in the client's socket.
-pub(super) const SLOT_PATIENCE: Duration = Duration::from_secs(1);
+/// nothing: the body stays in the client's socket, and who comes again has to send it again.
+const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whose update it is, as the URL says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,13 +8,14 @@
 //! has had enough of is watched until the client's side ends as well ([`Leases::end`]).
 
 use super::Gateway;
-use super::ingest::{self, Address, Bytes, SLOT_PATIENCE, Sender, Taken};
+use super::ingest::{self, Address, Bytes, Sender, Taken};
 use super::refusal::Refusal;
 use super::told::Told;
 use crate::job::Job;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -23,6 +24,9 @@ use tributary_api::manifest::LocalPath;
 use tributary_api::model::{Encoding, SlotLayout};
 use tributary_api::status::SlotLease;
 use tributary_api::{ClientName, Name};
+
+/// How long a client waits while as many slots as may be are lent to others: it may send a body instead.
+const TURN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The leases of one connection.
 pub(super) struct Leases {
@@ -109,7 +113,7 @@ impl Leases {
         let (round, weight) = told.settled()?;
         ingest::check_sender(job, &client, round)?;
         self.keep_socket(stream)?;
-        let turn = job.lease_turn(SLOT_PATIENCE).await;
+        let turn = job.lease_turn(TURN_PATIENCE).await;
         let turn = turn.ok_or_else(|| Refusal::NoLease {
             job: job.name.clone(),
             most: job.plan.leases(),
