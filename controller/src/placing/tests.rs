@@ -6,6 +6,7 @@ use super::*;
 use crate::testing::{name, record, report, status};
 
 mod bypass;
+mod draining;
 
 /// Nodes, jobs, and what was decided: as a controller has them.
 struct World {
@@ -251,130 +252,6 @@ fn the_newest_model_leads_after_the_leader_is_lost() {
     world.state("a", NodeState::Lost);
     assert_eq!(world.decide().unwrap().placement.leader.as_str(), "c");
     assert_eq!(world.decide(), None);
-}
-
-#[test]
-fn a_drained_follower_hands_over_and_leaves_with_the_round() {
-    let mut world = World::new(spread(), &["a", "b"]);
-    world.settle();
-    world.runs("a", 4, 5);
-    world.runs("b", 4, 2);
-    world.state("b", NodeState::Draining);
-    let placed = world.decide().unwrap();
-    assert_eq!(placed.cause, Cause::Drained);
-    assert_eq!(
-        members(&placed.placement),
-        [("a", SERVING), ("b", DRAINING)]
-    );
-    assert_eq!(placed.placement.homes.nodes, [name("a")]);
-    world.runs("b", 4, 2);
-    assert_eq!(
-        world.decide(),
-        None,
-        "its updates are still of the open round"
-    );
-    world.runs("a", 5, 0);
-    let placement = world.decide().unwrap().placement;
-    assert_eq!(members(&placement), [("a", SERVING)]);
-}
-
-/// Rounds are faster than reports: the node heard that it is drained in a later round than was known to be open.
-#[test]
-fn a_drained_node_leaves_with_the_round_in_which_it_heard() {
-    let mut world = World::new(spread(), &["a", "b"]);
-    world.settle();
-    world.runs("a", 4, 5);
-    world.runs("b", 4, 2);
-    world.state("b", NodeState::Draining);
-    world.decide().unwrap();
-    world.runs_since("b", Some(6), 6, 2);
-    world.runs("a", 6, 3);
-    assert_eq!(world.decide(), None, "its updates are of round 6");
-    world.runs("a", 7, 0);
-    assert_eq!(members(&world.settle()), [("a", SERVING)]);
-}
-
-#[test]
-fn a_drained_node_without_updates_leaves_as_soon_as_it_knows() {
-    let mut world = World::new(spread(), &["a", "b"]);
-    world.settle();
-    world.runs("a", 4, 0);
-    world.runs("b", 4, 0);
-    world.state("b", NodeState::Draining);
-    world.decide().unwrap();
-    assert_eq!(
-        world.decide(),
-        None,
-        "it does not know yet, and may take an update"
-    );
-    world.runs("b", 4, 0);
-    assert_eq!(members(&world.settle()), [("a", SERVING)]);
-}
-
-#[test]
-fn a_drained_leader_leads_until_the_round_is_over() {
-    let mut world = World::new(spread(), &["a", "b"]);
-    world.settle();
-    world.runs("a", 4, 5);
-    world.runs("b", 4, 2);
-    world.state("a", NodeState::Draining);
-    let placement = world.decide().unwrap().placement;
-    assert_eq!(placement.leader.as_str(), "a");
-    assert_eq!(members(&placement), [("a", DRAINING), ("b", SERVING)]);
-    world.runs("a", 5, 0);
-    world.runs("b", 5, 0);
-    let placement = world.settle();
-    assert_eq!(placement.leader.as_str(), "b");
-    assert_eq!(members(&placement), [("b", SERVING)]);
-}
-
-/// Its part of the round is closed, so clients that had their home there again could not be served.
-#[test]
-fn a_node_that_is_undrained_joins_the_next_round() {
-    let mut world = World::new(spread(), &["a", "b"]);
-    world.settle();
-    world.runs("a", 4, 5);
-    world.runs("b", 4, 2);
-    world.state("b", NodeState::Draining);
-    let drained = world.decide().unwrap();
-    world.state("b", NodeState::Ready);
-    assert_eq!(world.decide(), None, "it may hear that it was drained");
-    world.runs("b", 4, 2);
-    assert_eq!(world.decide(), None, "its updates are of the open round");
-    world.runs("a", 5, 0);
-    world.runs("b", 5, 0);
-    let placement = world.settle();
-    assert_eq!(members(&placement), [("a", SERVING), ("b", SERVING)]);
-    let joined = world.placed["j"].joined[&name("b")];
-    assert!(joined > drained.placement.generation, "it begins anew");
-}
-
-#[test]
-fn a_leader_that_is_undrained_goes_on() {
-    let mut world = World::new(spread(), &["a", "b"]);
-    world.settle();
-    world.runs("a", 4, 5);
-    world.runs("b", 4, 2);
-    world.state("a", NodeState::Draining);
-    world.decide().unwrap();
-    world.state("a", NodeState::Ready);
-    let placed = world.decide().unwrap();
-    assert_eq!(members(&placed.placement), [("a", SERVING), ("b", SERVING)]);
-    assert_eq!(placed.joined[&name("a")], 1, "it has never left");
-}
-
-#[test]
-fn where_nobody_else_will_do_a_drained_node_begins_anew() {
-    let mut world = World::new(spread(), &["a", "b"]);
-    world.settle();
-    world.runs("a", 4, 5);
-    world.runs("b", 4, 2);
-    world.state("b", NodeState::Draining);
-    world.decide().unwrap();
-    world.state("a", NodeState::Lost);
-    let placed = world.decide().unwrap();
-    assert_eq!(members(&placed.placement), [("b", SERVING)]);
-    assert_eq!(placed.joined[&name("b")], placed.placement.generation);
 }
 
 #[test]
