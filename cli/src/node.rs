@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use tokio::sync::watch;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle, Runtime},
+    sync::watch,
+};
 use tributary_controller::{Beat, Publisher, State, Station, node_routes, serve_node, submissions};
 use tributary_node::{events::Events, identity::Identity};
 use tributary_store::{Backend, Leadership};
@@ -21,10 +25,22 @@ use crate::{
 pub(crate) fn run(options: NodeOptions) -> anyhow::Result<()> {
     logging::start();
     raise_open_files();
-    tokio::runtime::Runtime::new()?.block_on(serve(options))
+    let data = Runtime::new()?;
+    // Beats and orders have threads of their own: a node that is busy with many updates must not be taken for dead.
+    let control = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let door = data.block_on(listen(options.listen, &options.served))?;
+    control.block_on(serve(options, data.handle(), door))
 }
 
-async fn serve(options: NodeOptions) -> anyhow::Result<()> {
+/// Runs the node on the runtime `data`, and everything between it and the controllers on the one that runs this.
+async fn serve(
+    options: NodeOptions,
+    data: &Handle,
+    (listener, url): (TcpListener, String),
+) -> anyhow::Result<()> {
     let directory = state_dir(options.machine.state_dir.clone())?;
     let identity = Identity::take(&directory)?;
     let identity = match &options.served.name {
@@ -32,7 +48,6 @@ async fn serve(options: NodeOptions) -> anyhow::Result<()> {
         None => identity,
     };
     let name = identity.name().to_owned();
-    let (listener, url) = listen(options.listen, &options.served).await?;
     let mut ending = Ending::new()?;
     let (backend, state) = tokio::select! {
         () = ending.come() => return Ok(()),
@@ -48,7 +63,10 @@ async fn serve(options: NodeOptions) -> anyhow::Result<()> {
         updates: Some(updates),
         events,
     };
-    let node = machine::start(identity, &options.machine, setting)?;
+    let node = {
+        let _on_data = data.enter();
+        machine::start(identity, &options.machine, setting)?
+    };
     let beat = Beat {
         every: options.beat.duration(),
         believed: options.served.beat_believed.duration(),

@@ -26,7 +26,7 @@ const LEAD: Duration = Duration::from_secs(3);
 /// What the job's nodes are told by.
 const LABEL: &str = "bench=chosen";
 /// How long a round may take, and a worker to end.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// In so much time workers without work should have ended.
 const WORKERS_GO: Duration = Duration::from_secs(6);
 /// Between two looks.

@@ -25,6 +25,8 @@ const FEW: usize = 20;
 const WORKERS: u32 = 10;
 /// A worker without work ends after this time, where the job's manifest decides that: every round begins without any.
 const KEEP_ALIVE: &str = "1s";
+/// What is compared with the hierarchy through a broker.
+const COMPARED: [&str; 3] = ["first_to_model", "cpu", "sent"];
 /// The option that gives a node its autoscaler's parameters.
 const AUTOSCALER: &str = "--autoscaler";
 
@@ -192,11 +194,15 @@ fn main() -> Result<()> {
             trace: Trace::of(clients),
             mean: bench.updates.mean(clients),
         };
+        let mut broker = None;
         for variant in &variants {
             let (name, _) = variant.presented();
             let costs = bench.variant(*variant, &case);
             let costs = costs.with_context(|| format!("{name}, {clients} clients"))?;
-            bench.report(*variant, clients, &costs)?;
+            bench.report(*variant, clients, &costs, broker.as_deref())?;
+            if *variant == Variant::Broker {
+                broker = Some(costs);
+            }
         }
     }
     Ok(())
@@ -289,13 +295,19 @@ impl Ablation {
         cost
     }
 
-    fn report(&self, variant: Variant, clients: usize, costs: &[Cost]) -> Result<()> {
+    /// What a variant costs, compared with the hierarchy through a broker where that was measured before.
+    fn report(
+        &self,
+        variant: Variant,
+        clients: usize,
+        costs: &[Cost],
+        broker: Option<&[Cost]>,
+    ) -> Result<()> {
         if costs.is_empty() {
             return Ok(());
         }
         let (variant, what) = variant.presented();
-        type Of = fn(&Cost) -> f64;
-        let figures: [(&str, &str, &str, Of); 7] = [
+        let figures: [(&str, &str, &str, fn(&Cost) -> f64); 7] = [
             ("first_to_model", "first byte to model", "s", |cost| {
                 cost.from_first
             }),
@@ -319,12 +331,17 @@ impl Ablation {
         ];
         for (name, label, unit, of) in figures {
             let samples = Samples::new(costs.iter().map(of).collect())?;
-            let figure = Figure::new(
+            let mut figure = Figure::new(
                 format!("autoscale.n{clients}.{variant}.{name}"),
                 format!("{what}: {label}, {clients} clients"),
                 unit,
                 &samples,
             );
+            if let Some(broker) = broker.filter(|_| COMPARED.contains(&name)) {
+                let broker = Samples::new(broker.iter().map(of).collect())?;
+                figure =
+                    figure.against("the hierarchy by NATS", broker.median() / samples.median());
+            }
             let plot = format!("autoscale-n{clients}-{name}");
             self.output.figure(&figure.plot(plot))?;
         }

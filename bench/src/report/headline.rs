@@ -9,7 +9,7 @@ const BEGIN: &str = "<!-- figures: written by `cargo xtask bench` -->\n";
 const END: &str = "<!-- end of figures -->";
 
 /// What matters: a figure, and what it means.
-const FIGURES: [(&str, &str); 3] = [
+const FIGURES: [(&str, &str); 6] = [
     (
         "end_to_end.ingest.tributary_one",
         "32 updates of a ResNet-18 over loopback, to the new model",
@@ -21,6 +21,18 @@ const FIGURES: [(&str, &str); 3] = [
     (
         "memory.stream.arena",
         "shared memory after a thousand updates in one round",
+    ),
+    (
+        "autoscale.n60.tributary.first_to_model",
+        "60 updates of a ResNet-18 on five hosts, to the new model",
+    ),
+    (
+        "autoscale.n60.tributary.cpu",
+        "CPU time of all of the platform for that",
+    ),
+    (
+        "placement.plan.u1000000.best_fit",
+        "a plan for a million updates on 10,000 nodes",
     ),
 ];
 

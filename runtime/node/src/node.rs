@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tributary_api::Name;
@@ -84,11 +85,14 @@ pub struct Node {
     wake: Arc<Notify>,
     commands: mpsc::UnboundedSender<Command>,
     next_job: AtomicU32,
+    /// Where all of its tasks run, whoever asks for them.
+    runtime: Handle,
     pub(crate) gateway: Gateway,
 }
 
 impl Node {
-    /// Removes what an earlier life has left, starts the sidecar and the agent.
+    /// Removes what an earlier life has left, starts the sidecar and the agent. Gateway and agent run on the runtime from
+    /// which this is called.
     ///
     /// # Errors
     /// What the machine lacks; see [`Error`].
@@ -132,7 +136,8 @@ impl Node {
             metrics: metrics.clone(),
             wake: wake.clone(),
         };
-        tokio::spawn(agent::run(parts, arriving, commanded));
+        let runtime = Handle::current();
+        runtime.spawn(agent::run(parts, arriving, commanded));
         let gateway = Gateway {
             jobs: jobs.clone(),
             metrics: metrics.clone(),
@@ -155,6 +160,7 @@ impl Node {
             wake,
             commands,
             next_job: AtomicU32::new(1),
+            runtime,
             gateway,
         })
     }
@@ -174,7 +180,8 @@ impl Node {
     ) -> JoinHandle<()> {
         let gateway = self.gateway.clone();
         let routes = gateway::routes(gateway.clone(), others);
-        tokio::spawn(gateway::serve(listener, gateway, routes, stop))
+        self.runtime
+            .spawn(gateway::serve(listener, gateway, routes, stop))
     }
 
     /// Ends workers, lets all shared memory go. Rounds in progress are lost; models are kept.
@@ -371,7 +378,8 @@ impl NodeControl for Node {
             .map_err(|error| NodeError::Unavailable(format!("job {}: {error}", desired.name)))?;
         let job = Arc::new(job);
         self.jobs.insert(job.clone());
-        tokio::spawn(peers::run(job, self.gateway.peers.clone()));
+        self.runtime
+            .spawn(peers::run(job, self.gateway.peers.clone()));
         // The agent ends only with the node.
         let _ = self.commands.send(Command::Started(number));
         Ok(())

@@ -159,13 +159,17 @@ impl Peer {
         document(&url, answer).await
     }
 
-    /// Whether the member holds an update of the client in the round; if not, it will take none.
+    /// Whether the member holds an update of the client in the round; if not, it leaves it to this node, which is the
+    /// client's home by the placement `generation`.
     pub(crate) async fn holds(
         &self,
         client: &ClientName,
         round: u64,
+        generation: u64,
     ) -> Result<Holding, PeerError> {
-        let url = self.member(&format!("claims/{client}?round={round}"));
+        let url = self.member(&format!(
+            "claims/{client}?round={round}&generation={generation}"
+        ));
         self.ask(Method::POST, &url, Body::empty(), PATIENCE).await
     }
 

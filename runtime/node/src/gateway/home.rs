@@ -20,11 +20,12 @@ impl Gateway {
         match job.home(client, trained) {
             Home::Here => Ok(()),
             Home::At(url) => Err(elsewhere(job, client, &url)),
-            Home::HereUnless(asked) => {
-                for member in asked {
-                    let trained = trained.unwrap_or_else(|| job.model().version);
-                    self.ask(job, client, trained, &member).await?;
+            Home::HereUnless(earlier, generation) => {
+                let trained = trained.unwrap_or_else(|| job.model().version);
+                for member in earlier {
+                    self.ask(job, client, trained, &member, generation).await?;
                 }
+                job.is_home_by(client, trained, generation);
                 Ok(())
             }
         }
@@ -36,6 +37,7 @@ impl Gateway {
         client: &ClientName,
         trained: u64,
         member: &Member,
+        generation: u64,
     ) -> Result<(), Refusal> {
         let Some(placement) = job.placement() else {
             return Ok(());
@@ -43,7 +45,7 @@ impl Gateway {
         let peer = self
             .peers
             .at(&member.url, &job.name, &job.node, &placement.secret);
-        match peer.holds(client, trained).await {
+        match peer.holds(client, trained, generation).await {
             Ok(holding) if holding.held => Err(elsewhere(job, client, &member.url)),
             Ok(holding) => job
                 .heard_of_home(&member.node, trained, &holding)

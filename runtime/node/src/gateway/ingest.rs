@@ -135,6 +135,8 @@ async fn put_into<S: Source>(
         })?;
     until_open(job, round).await?;
     let mut filling = claim(job).await?;
+    // The round may have ended while it waited.
+    check_round(job, round)?;
     target(job)
         .fill(filling.vector_mut(), &plan, &mut reader, &mut digest)
         .await?;

@@ -338,6 +338,7 @@ async fn fill<S: Source>(body: &mut S, into: &mut [u8]) -> Result<(), String> {
 #[serde(deny_unknown_fields)]
 struct Claimed {
     round: u64,
+    generation: Option<u64>,
 }
 
 async fn claim(
@@ -347,6 +348,7 @@ async fn claim(
     claimed: Result<Query<Claimed>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let job = job(&gateway, &name, shown(&headers))?;
-    let Query(Claimed { round }) = claimed.map_err(|error| Refused::Query(error.body_text()))?;
-    Ok(Json(job.holds(&client, round)).into_response())
+    let Query(Claimed { round, generation }) =
+        claimed.map_err(|error| Refused::Query(error.body_text()))?;
+    Ok(Json(job.holds(&client, round, generation)?).into_response())
 }

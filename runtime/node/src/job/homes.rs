@@ -6,6 +6,11 @@
 //! it follows the move, whatever it has taken was trained for that round or one before; of later ones it need not be
 //! asked.
 //!
+//! Who says that it has nothing promises the update to who asks. Homes may come back to where they were, so a promise is to
+//! the home by one placement. It ends when the one that made it is the home by a later placement, and has asked in its
+//! turn; who asks by an earlier placement than that is told so, and promised nothing. Of two nodes that follow different
+//! placements, only the later one's is ever free to take the update.
+//!
 //! An earlier home that has gone cannot be asked. What it had of the open round is lost, so the update may come again, once
 //! the leader knows that it has gone as well: until then it would take that node's partial.
 //! What it had of rounds before is in their models, as far as its partials were in time; an update that was trained for
@@ -13,7 +18,7 @@
 
 use super::intake::Refusal;
 use super::part::Part;
-use super::{Home, Inner, Job};
+use super::{Home, Inner, Job, MemberRefusal};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tributary_api::placement::{Directive, Member, Placement};
@@ -111,7 +116,7 @@ impl Moves {
 impl Job {
     /// Where an update of the client belongs now; `trained` is the round that it was trained for, else the open one.
     pub(crate) fn home(&self, client: &ClientName, trained: Option<u64>) -> Home {
-        let state = self.lock();
+        let mut state = self.lock();
         let Some(part) = &state.part else {
             return Home::Here;
         };
@@ -120,33 +125,54 @@ impl Job {
         if state.book_with(client, trained).is_some() {
             return Home::Here;
         }
-        match part.placement.home(client) {
-            Some(home) if home.node != self.node => Home::At(home.url.clone()),
+        let home = match part.placement.home(client) {
+            Some(home) if home.node != self.node => return Home::At(home.url.clone()),
             // Nobody will take it.
-            _ if trained < open && state.check_round(trained).is_err() => Home::Here,
+            _ if trained < open && state.check_round(trained).is_err() => return Home::Here,
             _ => part.home_here(&self.node, client, trained),
+        };
+        if home == Home::Here {
+            let generation = part.placement.generation;
+            state.take_back(client, trained, generation);
         }
+        home
     }
 
-    /// A later home asks for the client's update for the round `trained`.
-    pub(crate) fn holds(&self, client: &ClientName, trained: u64) -> Holding {
+    /// The client's home by the placement `asked` asks for its update for the round `trained`.
+    ///
+    /// # Errors
+    /// [`MemberRefusal::Behind`] if that placement is an earlier one, and this is the home now.
+    pub(crate) fn holds(
+        &self,
+        client: &ClientName,
+        trained: u64,
+        asked: Option<u64>,
+    ) -> Result<Holding, MemberRefusal> {
         let mut state = self.lock();
         let held = state.book_with(client, trained).is_some();
         let (round, since) = (state.round.number(), state.known_since());
         let current = trained >= state.taken_since();
-        let mut generation = 0;
+        let mut own = 0;
         if let Some(part) = &mut state.part {
-            generation = part.placement.generation;
+            own = part.placement.generation;
+            // A node of an earlier version does not say.
+            let asked = asked.unwrap_or(own);
             if !held && current {
-                part.moved.insert((client.clone(), trained));
+                part.promise(&self.node, client, trained, asked)?;
             }
         }
-        Holding {
+        Ok(Holding {
             held,
-            generation,
+            generation: own,
             round,
             since,
-        }
+        })
+    }
+
+    /// The client's update for the round `trained` may be taken here, as far as all of its earlier homes are concerned:
+    /// none has it, as each has told the home by the placement `generation`.
+    pub(crate) fn is_home_by(&self, client: &ClientName, trained: u64, generation: u64) {
+        self.lock().take_back(client, trained, generation);
     }
 
     /// Takes note of what an earlier home says, which does not have the update.
@@ -183,8 +209,26 @@ impl Part {
         if asked.is_empty() {
             Home::Here
         } else {
-            Home::HereUnless(asked)
+            Home::HereUnless(asked, self.placement.generation)
         }
+    }
+
+    /// Promises an update that is not here to the client's home by the placement `asked`.
+    fn promise(
+        &mut self,
+        node: &Name,
+        client: &ClientName,
+        trained: u64,
+        asked: u64,
+    ) -> Result<(), MemberRefusal> {
+        let own = self.placement.generation;
+        let home = self.placement.home(client);
+        if asked < own && home.is_none_or(|home| home.node == *node) {
+            return Err(MemberRefusal::Behind { asked, own });
+        }
+        let promised = self.promised.entry((client.clone(), trained)).or_default();
+        *promised = asked.max(*promised);
+        Ok(())
     }
 
     /// The client's homes before this one.
@@ -196,6 +240,19 @@ impl Part {
 }
 
 impl Inner {
+    /// Ends a promise to a home by an earlier placement.
+    fn take_back(&mut self, client: &ClientName, trained: u64, generation: u64) {
+        let Some(part) = &mut self.part else { return };
+        let update = (client.clone(), trained);
+        if part
+            .promised
+            .get(&update)
+            .is_some_and(|to| *to < generation)
+        {
+            part.promised.remove(&update);
+        }
+    }
+
     /// Whether the client's new update for the round `trained` may be entered here: its home may have moved while it
     /// came, or the round may have ended that it was meant for.
     pub(super) fn check_client(
@@ -208,7 +265,8 @@ impl Inner {
             return Ok(());
         };
         let home = part.placement.home(client);
-        if home.is_some_and(|home| home.node != *node) || self.has_moved(client, trained) {
+        let promised = part.promised.contains_key(&(client.clone(), trained));
+        if home.is_some_and(|home| home.node != *node) || promised {
             return Err(Refusal::Moved);
         }
         let gone = |home: &Name| part.placement.member(home.as_str()).is_none();

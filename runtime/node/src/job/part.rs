@@ -15,9 +15,9 @@ pub(super) struct Part {
     pub(super) placement: Arc<Placement>,
     pub(super) role: Role,
     pub(super) moves: Moves,
-    /// Updates, by client and the round that they were trained for, whose clients' later homes have asked for them:
-    /// they belong there.
-    pub(super) moved: BTreeSet<(ClientName, u64)>,
+    /// Updates, by client and the round that they were trained for, that this node has promised to another home of the
+    /// client, which had asked for them; by which placement it was the home.
+    pub(super) promised: BTreeMap<(ClientName, u64), u64>,
     /// Updates of the round that are lost with their nodes.
     pub(super) lost: u32,
 }
@@ -107,7 +107,7 @@ impl Part {
             placement,
             role,
             moves,
-            moved: BTreeSet::new(),
+            promised: BTreeMap::new(),
             lost: 0,
         }
     }
@@ -120,8 +120,8 @@ impl Part {
     /// `since` on.
     pub(super) fn reopen(&mut self, round: Opened, since: u64) {
         match round {
-            Opened::Next => self.moved.retain(|(_, trained)| *trained >= since),
-            Opened::Again => self.moved.clear(),
+            Opened::Next => self.promised.retain(|(_, trained), _| *trained >= since),
+            Opened::Again => self.promised.clear(),
         }
         self.lost = 0;
         let members: BTreeSet<Name> = self

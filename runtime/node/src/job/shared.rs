@@ -37,8 +37,8 @@ pub(crate) enum Home {
     Here,
     /// At the gateway with this URL.
     At(String),
-    /// Here, unless one of these has an update of the client already: its homes earlier in the round.
-    HereUnless(Vec<Member>),
+    /// Here by this placement, unless one of these has an update of the client already: its homes earlier in the round.
+    HereUnless(Vec<Member>, u64),
 }
 
 /// Why a node does not get what it asks its leader for.
@@ -46,6 +46,8 @@ pub(crate) enum Home {
 pub(crate) enum MemberRefusal {
     #[error("the job has been stopped")]
     Stopped,
+    #[error("by placement {own}, which is newer than {asked}, this node is the client's home")]
+    Behind { asked: u64, own: u64 },
     #[error("this node does not lead the job; {0}")]
     NotLeading(String),
     #[error("node {0} is no member of the job")]
@@ -253,14 +255,6 @@ impl Inner {
     pub(super) fn taken_since(&self) -> u64 {
         let max = u64::from(self.spec.round.staleness_max());
         self.round.number().saturating_sub(max)
-    }
-
-    /// Whether an update of the client is refused here, because its later home has asked for it.
-    pub(super) fn has_moved(&self, client: &ClientName, trained: u64) -> bool {
-        let update = (client.clone(), trained);
-        self.part
-            .as_ref()
-            .is_some_and(|part| part.moved.contains(&update))
     }
 
     /// Whether the round is closed, and nobody is inside its result.
