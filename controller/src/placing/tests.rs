@@ -357,3 +357,31 @@ fn where_there_is_too_little_room_the_job_of_higher_priority_has_it() {
     );
     assert!(!reason("k").contains("beyond"), "{}", reason("k"));
 }
+
+/// Nodes under load are measured anew with every report; clients are not sent to and fro for that.
+#[test]
+fn for_other_shares_alone_homes_move_once_in_a_round() {
+    let mut world = World::new(json!({"round": {"expected": 100}}), &["a", "b"]);
+    let first = world.settle().homes;
+    let measure = |world: &mut World, node: &str, concurrency: f64| {
+        let site = world.sites.get_mut(&name(node)).unwrap();
+        site.node.capacity = Some(tributary_planning::capacity::Capacity {
+            concurrency,
+            seconds_per_update: 0.05,
+        });
+        world.decide()
+    };
+    world.runs("a", 4, 5);
+    world.runs("b", 4, 5);
+    let moved = measure(&mut world, "a", 60.0).unwrap().placement;
+    assert_ne!(moved.homes, first);
+    world.runs_since("a", Some(4), 4, 9);
+    world.runs_since("b", Some(4), 4, 9);
+    let planned = measure(&mut world, "b", 60.0).unwrap();
+    assert_eq!(planned.placement, moved, "only the plan is another");
+    world.runs_since("a", Some(4), 5, 0);
+    world.runs_since("b", Some(4), 5, 0);
+    let next = world.decide().unwrap();
+    assert_ne!(next.placement.homes, moved.homes);
+    assert_eq!(next.cause, Cause::Moved);
+}

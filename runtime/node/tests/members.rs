@@ -17,6 +17,8 @@ mod losses;
 mod partials;
 #[path = "members/references.rs"]
 mod references;
+#[path = "members/returns.rs"]
+mod returns;
 #[path = "members/rounds.rs"]
 mod rounds;
 #[path = "members/stages.rs"]
