@@ -25,8 +25,8 @@ const PORT: u16 = 8470;
 const LEAD: Duration = Duration::from_secs(3);
 /// What the job's nodes are told by.
 const LABEL: &str = "bench=chosen";
-/// How long a round may take, and a worker to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a round may take, an update to be taken, and a worker to end.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// In so much time workers without work should have ended.
 const WORKERS_GO: Duration = Duration::from_secs(6);
 /// Between two looks.
@@ -362,6 +362,7 @@ fn path(client: usize, round: u64) -> String {
 /// Sends an update to its home; again when it is told to, and to where it is told.
 fn send(mut home: SocketAddr, client: usize, round: u64, updates: &Updates) -> Result<Sent> {
     let update = updates.update(client);
+    let started = Instant::now();
     let mut turned_away = 0;
     loop {
         let mut connection = Connection::open(home)?;
@@ -372,7 +373,7 @@ fn send(mut home: SocketAddr, client: usize, round: u64, updates: &Updates) -> R
             Ok(())
         })?;
         match (answer.status, &answer.location) {
-            (429 | 503, _) => {
+            (429 | 503, _) if started.elapsed() < PATIENCE => {
                 turned_away += 1;
                 // As long as the server says.
                 thread::sleep(Duration::from_secs(1));
