@@ -212,11 +212,11 @@ impl Scene<'_> {
         let generation = now.generation + 1;
         let cause = self.cause(before, &members, open, anew);
         let (since, earlier) = self.earlier(now, &homes, open);
-        let leaving = before.handing_over();
+        let handing_over = before.handing_over();
         let joined = members.iter().map(|member| {
             let node = member.node.clone();
             // Where nobody else will do, a node takes part again that was about to leave.
-            let anew = member.duty == Duty::Serving && leaving.contains(&node);
+            let anew = member.duty == Duty::Serving && handing_over.contains(&node);
             let before = before.joined.get(&node).copied().filter(|_| !anew);
             (node, before.unwrap_or(generation))
         });

@@ -13,6 +13,10 @@ use crate::{ClientName, Name};
 /// The buckets into which clients' names are hashed.
 pub const BUCKETS: usize = 1024;
 
+/// The header by which a client's home that asks its earlier ones for an update says by which placement it is the home:
+/// its generation. A node of an earlier version does not send it, and does not look at it.
+pub const GENERATION_HEADER: &str = "tributary-generation";
+
 /// A job's nodes. Immutable: a change is a placement of a higher generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

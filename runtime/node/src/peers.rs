@@ -29,7 +29,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
-use tributary_api::placement::{Directive, Report};
+use tributary_api::placement::{Directive, GENERATION_HEADER, Report};
 use tributary_api::problem::Problem;
 use tributary_api::stages::{FOLD_HEADER, microseconds};
 use tributary_api::status::RoundStatus;
@@ -167,10 +167,11 @@ impl Peer {
         round: u64,
         generation: u64,
     ) -> Result<Holding, PeerError> {
-        let url = self.member(&format!(
-            "claims/{client}?round={round}&generation={generation}"
-        ));
-        self.ask(Method::POST, &url, Body::empty(), PATIENCE).await
+        let url = self.member(&format!("claims/{client}?round={round}"));
+        let request = self
+            .request(Method::POST, &url)
+            .header(GENERATION_HEADER, generation);
+        self.exchange(request, &url, Body::empty(), PATIENCE).await
     }
 
     /// What the member tells of a round that it has led. Nothing depends on it, so not to know it is no failure.
@@ -228,8 +229,18 @@ impl Peer {
     ) -> Result<T, PeerError> {
         let request = self
             .request(method, url)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body);
+            .header(header::CONTENT_TYPE, "application/json");
+        self.exchange(request, url, body, patience).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        request: http::request::Builder,
+        url: &str,
+        body: Body,
+        patience: Duration,
+    ) -> Result<T, PeerError> {
+        let request = request.body(body);
         let request = request.map_err(|error| malformed(url, error))?;
         let exchange = async {
             let answer = self

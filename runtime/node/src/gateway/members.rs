@@ -17,7 +17,7 @@ use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tributary_api::placement::{Directive, Report};
+use tributary_api::placement::{Directive, GENERATION_HEADER, Report};
 use tributary_api::problem::Problem;
 use tributary_api::quantity::Interval;
 use tributary_api::stages::FOLD_HEADER;
@@ -338,7 +338,6 @@ async fn fill<S: Source>(body: &mut S, into: &mut [u8]) -> Result<(), String> {
 #[serde(deny_unknown_fields)]
 struct Claimed {
     round: u64,
-    generation: Option<u64>,
 }
 
 async fn claim(
@@ -348,7 +347,8 @@ async fn claim(
     claimed: Result<Query<Claimed>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let job = job(&gateway, &name, shown(&headers))?;
-    let Query(Claimed { round, generation }) =
-        claimed.map_err(|error| Refused::Query(error.body_text()))?;
-    Ok(Json(job.holds(&client, round, generation)?).into_response())
+    let Query(Claimed { round }) = claimed.map_err(|error| Refused::Query(error.body_text()))?;
+    let asked = headers.get(GENERATION_HEADER);
+    let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok(Json(job.holds(&client, round, asked)?).into_response())
 }

@@ -244,11 +244,8 @@ impl Inner {
     fn take_back(&mut self, client: &ClientName, trained: u64, generation: u64) {
         let Some(part) = &mut self.part else { return };
         let update = (client.clone(), trained);
-        if part
-            .promised
-            .get(&update)
-            .is_some_and(|to| *to < generation)
-        {
+        let promised = part.promised.get(&update);
+        if promised.is_some_and(|to| *to < generation) {
             part.promised.remove(&update);
         }
     }

@@ -184,10 +184,6 @@ impl Part {
         matches!(&self.role, Role::Leads(followers) if !followers.is_empty())
     }
 
-    pub(super) fn lost(&self) -> u32 {
-        self.lost
-    }
-
     pub(super) fn status(&self) -> PlacementStatus {
         PlacementStatus {
             generation: self.placement.generation,

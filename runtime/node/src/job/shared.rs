@@ -165,7 +165,7 @@ impl Job {
     /// have lost too much.
     pub(super) fn settle(&self, state: &mut Inner) {
         let Some(part) = &state.part else { return };
-        let (others, lost) = (part.others(), part.lost());
+        let (others, lost) = (part.others(), part.lost);
         state.round.set_others(others);
         if part.follows() || state.finished || state.stopped {
             return;
@@ -248,7 +248,7 @@ impl Inner {
     }
 
     pub(super) fn lost(&self) -> u32 {
-        self.part.as_ref().map_or(0, Part::lost)
+        self.part.as_ref().map_or(0, |part| part.lost)
     }
 
     /// The earliest round whose updates the open one may take.

@@ -1,11 +1,24 @@
 //! Homes that come back to where they were in the same round.
 
 use crate::world::{JOB, SHAPES, World};
+use tributary_api::placement::Homes;
 use tributary_tests::http::Answer;
 use tributary_tests::job::updates;
 use tributary_tests::reference;
 
 const EXACT: &str = r#", "function": { "name": "fedavg", "config": { "accumulate": "exact" } }"#;
+
+/// A job of so many clients whose home was node 1, and is node 0 now by the placement that both follow; and the homes of
+/// before.
+fn moved(count: usize) -> (World, Vec<String>, Homes) {
+    let mut world = World::of(2, &format!(r#"{{ "expected": {count} }}"#), EXACT);
+    let clients = world.clients_of(1, count);
+    let before = world.spread(&[0, 1]);
+    world.move_homes(world.spread(&[0]));
+    let placement = world.placement(0, &[0, 1]);
+    world.place(&[0, 1], &placement);
+    (world, clients, before)
+}
 
 /// A node's answer to a client whose update of round 1 has no byte.
 fn knock(world: &World, at: usize, client: &str) -> Answer {
@@ -15,13 +28,8 @@ fn knock(world: &World, at: usize, client: &str) -> Answer {
 
 #[test]
 fn a_home_that_comes_back_takes_its_clients_updates_again() {
-    let mut world = World::of(2, r#"{ "expected": 4 }"#, EXACT);
+    let (mut world, clients, before) = moved(4);
     let updates = updates(SHAPES, 4, 1);
-    let clients = world.clients_of(1, 4);
-    let before = world.spread(&[0, 1]);
-    world.move_homes(world.spread(&[0]));
-    let placement = world.placement(0, &[0, 1]);
-    world.place(&[0, 1], &placement);
     for client in &clients {
         // Their new home asks the earlier one before it looks at the body.
         let _ = knock(&world, 0, client).refused(400, "truncated-update");
@@ -40,13 +48,8 @@ fn a_home_that_comes_back_takes_its_clients_updates_again() {
 
 #[test]
 fn of_two_nodes_that_think_they_are_the_home_the_later_one_is() {
-    let mut world = World::of(2, r#"{ "expected": 2 }"#, EXACT);
+    let (mut world, clients, before) = moved(2);
     let updates = updates(SHAPES, 2, 1);
-    let clients = world.clients_of(1, 2);
-    let before = world.spread(&[0, 1]);
-    world.move_homes(world.spread(&[0]));
-    let placement = world.placement(0, &[0, 1]);
-    world.place(&[0, 1], &placement);
     world.move_homes(before);
     let placement = world.placement(0, &[0, 1]);
     world.place(&[1], &placement);
