@@ -129,6 +129,13 @@ impl NatsServer {
         self.end(Signal::KILL);
     }
 
+    /// Stops it as if its host had fallen silent: connections stay, and nobody answers. Killed or dropped, it ends.
+    pub fn freeze(&self) {
+        if let Some(child) = &self.child {
+            process::signal(child.id(), Signal::STOP);
+        }
+    }
+
     /// Asks it to end, and waits until it has.
     pub fn stop(&mut self) {
         self.end(Signal::TERM);

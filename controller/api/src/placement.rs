@@ -228,6 +228,14 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_is_the_same_for_ever() {
+        // Recorded once: clients, nodes and versions must agree.
+        let clients = ["client-0", "client-1", "a", "hospital.example.org"];
+        let buckets = clients.map(|client| bucket(&client.parse().unwrap()));
+        assert_eq!(buckets, [186, 9, 705, 665]);
+    }
+
+    #[test]
     fn a_clients_home_is_the_node_of_its_bucket() {
         let mut homes = Homes::one(name("a"));
         homes.nodes.push(name("b"));

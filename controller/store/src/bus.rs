@@ -83,7 +83,8 @@ pub trait Bus: Debug + Send + Sync + 'static {
     ) -> Result<Bytes, Error>;
 
     /// The requests to a subject, which may have wildcards. If several serve it, each request reaches one of them. It is
-    /// served when this returns, and until the stream is dropped.
+    /// served when this returns, and until the stream is dropped; of several NATS servers, the others hear of it a moment
+    /// later.
     async fn serve(&self, subject: &str) -> Result<Stream<Request>, Error>;
 }
 

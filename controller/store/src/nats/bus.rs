@@ -169,12 +169,11 @@ impl Bus for NatsBus {
         let subscribe = || async {
             let client = &self.connection.client;
             let requests = client.queue_subscribe(full.clone(), prefix.clone()).await;
-            let requests = requests.map_err(|error| Failure::of(subject, &error))?;
-            let flushed = client.flush().await;
-            flushed.map_err(|error| Failure::of(subject, &error))?;
-            Ok(requests)
+            requests.map_err(|error| Failure::of(subject, &error))
         };
         let requests = self.connection.call(subject, subscribe).await?;
+        // The server takes what one connection says in order: once it has answered, it knows of the subscription.
+        read::newest(&self.connection, &self.events).await?;
         let (connection, cut) = (self.connection.clone(), prefix.len() + 1);
         let requests = requests.filter_map(move |message| {
             let connection = connection.clone();

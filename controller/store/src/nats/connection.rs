@@ -19,6 +19,9 @@ const ATTEMPTS: u32 = 3;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A server that says nothing for so long is asked whether it is there; the third time without an answer, it is not.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The longest wait between two attempts to connect again.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 
@@ -68,9 +71,12 @@ impl Connection {
         let addresses = options.addresses()?;
         let (state, receiver) = watch::channel(State::default());
         let (up, connected) = watch::channel(false);
+        let attempt = options.call_timeout / ATTEMPTS;
         let connect = options
             .connect_options()?
-            .connection_timeout(options.call_timeout)
+            // Of several servers, one that is silent leaves time for another.
+            .connection_timeout(attempt)
+            .ping_interval(PING_INTERVAL)
             .request_timeout(Some(options.call_timeout))
             .reconnect_delay_callback(delay)
             .event_callback(move |event| {
@@ -87,7 +93,6 @@ impl Connection {
             let why = format!("the server is older than {major}.{minor}; use a newer one");
             return Err(Error::malformed(what, why));
         }
-        let attempt = options.call_timeout / ATTEMPTS;
         let context = ContextBuilder::new()
             .timeout(attempt)
             .ack_timeout(attempt)

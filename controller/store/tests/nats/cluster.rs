@@ -14,12 +14,11 @@ use crate::bench::{bytes, next, options, persist, soon, text};
 /// What each of the writers does.
 const ROUNDS: u64 = 400;
 
-async fn connect(cluster: &NatsCluster, first: usize) -> Nats {
-    let mut servers = cluster.urls();
-    servers.rotate_left(first);
+/// A client that is connected to this server, and has heard of the others from it.
+async fn connect(cluster: &NatsCluster, server: usize) -> Nats {
     let options = Options {
         replicas: 3,
-        ..options(servers)
+        ..options(vec![cluster.servers[server].url()])
     };
     let store = persist(|| tributary_store::nats::connect(options.clone()))
         .await
@@ -181,4 +180,30 @@ async fn one_of_three_may_die() {
     // With the server back, any other may go.
     cluster.servers[0].start_again();
     persist(|| keys[0].put("last", bytes("1"))).await.unwrap();
+}
+
+/// A host that is lost closes no connection: who is connected to it has to notice, and go to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_three_may_fall_silent() {
+    if !nats::available() {
+        return;
+    }
+    let cluster = NatsCluster::start(3);
+    let (one, two) = (connect(&cluster, 0).await, connect(&cluster, 1).await);
+    let keys = persist(|| one.keys("things", None)).await.unwrap();
+    persist(|| keys.put("before", bytes("1"))).await.unwrap();
+    let mut connected = one.connection();
+    assert!(*connected.borrow_and_update());
+    cluster.servers[0].freeze();
+    soon(connected.wait_for(|connected| !connected))
+        .await
+        .unwrap();
+    soon(connected.wait_for(|connected| *connected))
+        .await
+        .unwrap();
+    persist(|| keys.put("after", bytes("2"))).await.unwrap();
+    let others = persist(|| two.keys("things", None)).await.unwrap();
+    let list = persist(|| others.list("")).await.unwrap();
+    let names: Vec<&str> = list.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(names, ["after", "before"]);
 }

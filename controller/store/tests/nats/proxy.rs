@@ -74,10 +74,15 @@ async fn pass(near: TcpStream, target: u16, mut cable: watch::Receiver<Cable>) {
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
     let state = cable.clone();
+    // What comes at the very moment of a cut is lost with the connection, even if the cable is mended by then.
+    let lost = || {
+        let cable = *state.borrow();
+        cable.deaf || cable.cuts != began.cuts
+    };
     // Dropped, the halves close both connections.
     tokio::select! {
         _ = copy(near_read, far_write, || false) => {}
-        _ = copy(far_read, near_write, || state.borrow().deaf) => {}
+        _ = copy(far_read, near_write, lost) => {}
         _ = cable.wait_for(|cable| cable.cuts != began.cuts) => {}
     }
 }
