@@ -1,13 +1,19 @@
 //! The server's HTTP interface, from the client's side.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, anyhow};
 use serde::{Serialize, de::DeserializeOwned};
 use tributary_api::problem::{self, Problem};
 use ureq::{
     Agent, Body,
-    http::{Request, Response, StatusCode},
+    http::{Request, Response, StatusCode, header},
 };
 
 use crate::failure::Failure;
@@ -20,6 +26,12 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Servers that send a request on, one after the other.
 const REDIRECTS_MAX: usize = 5;
+
+/// How long a server may say that it will do as asked in a moment: another controller takes over, stores elect a leader.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The time until a server is asked again that another one has sent to where nobody answers.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Smaller bodies are sent without asking first.
 const PATIENT_BYTES: u64 = 1 << 20;
@@ -95,19 +107,57 @@ impl Client {
         self.send("DELETE", path, Payload::None).map(drop)
     }
 
-    /// Whether there is something at `path`.
+    /// Whether there is something at `path`, as far as the server can say.
     pub(crate) fn exists(&self, path: &str) -> Result<bool, Failure> {
-        match self.send("HEAD", path, Payload::None) {
-            Ok(_) => Ok(true),
-            Err(Failure::Problem(problem)) if problem.status == 404 => Ok(false),
-            Err(failure) => Err(failure),
+        let response = self.follow("HEAD", path, Payload::None)?;
+        // An answer to HEAD cannot say why it is none: what is sent next will be told.
+        let status = response.status();
+        if status.is_success() {
+            return Ok(true);
+        }
+        if status == StatusCode::NOT_FOUND || status.is_server_error() {
+            return Ok(false);
+        }
+        Err(self.problem(response))
+    }
+
+    /// Sends a request, and again while the server asks for a moment; another answer that is no success is a failure.
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Payload<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut told = false;
+        loop {
+            let (failure, again) = match self.follow(method, path, body) {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => {
+                    let again = asks_for_a_moment(&response);
+                    (self.problem(response), again)
+                }
+                Err(failure) => {
+                    let again = self.sent_astray(&failure).then_some(PAUSE);
+                    (failure, again)
+                }
+            };
+            match again {
+                Some(pause) if Instant::now() + pause < deadline => {
+                    if !told {
+                        // With stderr gone nobody is there to be told.
+                        let _ = writeln!(io::stderr(), "waiting: {failure}");
+                    }
+                    told = true;
+                    thread::sleep(pause);
+                }
+                _ => return Err(failure),
+            }
         }
     }
 
-    /// Sends a request; an answer that is no success is a failure.
-    ///
     /// Of several processes not every one can answer everything: where one names another, that one is asked.
-    pub(crate) fn send(
+    fn follow(
         &self,
         method: &str,
         path: &str,
@@ -117,16 +167,20 @@ impl Client {
         for _ in 0..REDIRECTS_MAX {
             let response = self.send_once(method, &url, body)?;
             let elsewhere = match response.status() {
-                StatusCode::TEMPORARY_REDIRECT => response.headers().get("location"),
+                StatusCode::TEMPORARY_REDIRECT => response.headers().get(header::LOCATION),
                 _ => None,
             };
             match elsewhere.and_then(|location| location.to_str().ok()) {
                 Some(location) => url = location.to_owned(),
-                None if response.status().is_success() => return Ok(response),
-                None => return Err(self.problem(response)),
+                None => return Ok(response),
             }
         }
         Err(anyhow!("{} sends requests for {path} in a circle", self.server).into())
+    }
+
+    /// Whether it was another server that did not answer: the first one will learn that it is gone.
+    fn sent_astray(&self, failure: &Failure) -> bool {
+        matches!(failure, Failure::Unreachable { server, .. } if *server != self.server)
     }
 
     fn send_once(
@@ -152,7 +206,7 @@ impl Client {
                 self.agent.run(request.body(file).context("the request")?)
             }
         };
-        sent.map_err(|error| self.unreachable(&error))
+        sent.map_err(|error| unreachable(origin(url), &error))
     }
 
     fn json<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T, Failure> {
@@ -161,7 +215,7 @@ impl Client {
             .with_config()
             .limit(ANSWER_BYTES_MAX)
             .read_to_vec();
-        let body = body.map_err(|error| self.unreachable(&error))?;
+        let body = body.map_err(|error| unreachable(&self.server, &error))?;
         let foreign = || format!("{} does not answer like a Tributary server", self.server);
         Ok(serde_json::from_slice(&body).with_context(foreign)?)
     }
@@ -193,15 +247,31 @@ impl Client {
             self.server
         )
     }
+}
 
-    fn unreachable(&self, error: &ureq::Error) -> Failure {
-        let reason = match error {
-            ureq::Error::Io(error) => error.to_string(),
-            other => other.to_string(),
-        };
-        Failure::Unreachable {
-            server: self.server.clone(),
-            reason,
-        }
+/// The time after which to ask again, if the server has said that then it may do as asked.
+fn asks_for_a_moment(response: &Response<Body>) -> Option<Duration> {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
+/// A URL without its path.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |end| end + 3);
+    let path = url[host..].find('/');
+    path.map_or(url, |path| &url[..host + path])
+}
+
+fn unreachable(server: &str, error: &ureq::Error) -> Failure {
+    let reason = match error {
+        ureq::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    Failure::Unreachable {
+        server: server.to_owned(),
+        reason,
     }
 }

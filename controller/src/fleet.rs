@@ -211,7 +211,7 @@ impl Fleet {
         term: u64,
         command: Command,
     ) -> Result<Answer, Refusal> {
-        let answer = link.give(Order { term, command }).await?;
+        let answer = link.give(Order::new(term, command)).await?;
         self.note(answer.report.clone());
         Ok(answer)
     }

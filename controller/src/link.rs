@@ -10,6 +10,7 @@
 //!
 //! [`NodeControl`]: tributary_api::control::NodeControl
 
+mod in_hand;
 mod order;
 mod remote;
 mod report;

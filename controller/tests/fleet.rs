@@ -38,6 +38,8 @@ mod cluster;
 mod fake_node;
 #[path = "fleet/leaders.rs"]
 mod leaders;
+#[path = "fleet/lossy.rs"]
+mod lossy;
 #[path = "fleet/outage.rs"]
 mod outage;
 #[path = "fleet/slow.rs"]

@@ -3,7 +3,7 @@
 pub mod stream;
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
@@ -71,8 +71,16 @@ pub fn available() -> bool {
 #[derive(Debug)]
 pub struct NatsServer {
     folder: TempDir,
-    port: u16,
+    port: Port,
     child: Option<Child>,
+}
+
+/// A port that no other server of any test takes, whether it is listened on or not.
+#[derive(Debug)]
+struct Port {
+    number: u16,
+    /// Locked, for other processes to see.
+    _claim: File,
 }
 
 impl NatsServer {
@@ -92,8 +100,7 @@ impl NatsServer {
     #[must_use]
     pub fn with(more: &str) -> Self {
         for _ in 0..ATTEMPTS {
-            let port = free_port();
-            if let Some(server) = Self::launch(port, "alone", more) {
+            if let Some(server) = Self::launch("alone", more) {
                 return server;
             }
         }
@@ -103,19 +110,19 @@ impl NatsServer {
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://127.0.0.1:{}", self.port())
     }
 
     /// Where it listens, for those who find it at another address.
     #[must_use]
     pub fn url_at(&self, address: std::net::Ipv4Addr) -> String {
-        format!("nats://{address}:{}", self.port)
+        format!("nats://{address}:{}", self.port())
     }
 
     /// The port that it listens on.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number
     }
 
     /// Its process id, while it runs.
@@ -129,7 +136,7 @@ impl NatsServer {
         self.end(Signal::KILL);
     }
 
-    /// Stops it as if its host had fallen silent: connections stay, and nobody answers. Killed or dropped, it ends.
+    /// Stops it as if its host had fallen silent: connections stay, and nobody answers. [`Self::kill`] ends it.
     pub fn freeze(&self) {
         if let Some(child) = &self.child {
             process::signal(child.id(), Signal::STOP);
@@ -151,11 +158,13 @@ impl NatsServer {
     }
 
     /// A server in a new folder, or `None` if its port was taken.
-    fn launch(port: u16, name: &str, more: &str) -> Option<Self> {
+    fn launch(name: &str, more: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = folder.path().join("store");
+        let port = free_port();
+        let number = port.number;
         let text = format!(
-            "server_name: {name}\nlisten: \"0.0.0.0:{port}\"\n\
+            "server_name: {name}\nlisten: \"0.0.0.0:{number}\"\n\
              jetstream {{ store_dir: {store:?}, max_mem: 256MB, max_file: 4GB }}\n{more}\n"
         );
         fs::write(folder.path().join("nats.conf"), text).expect("a file in a temporary folder");
@@ -171,7 +180,7 @@ impl NatsServer {
     /// Runs the process until it listens; false if it ended instead.
     fn run(&mut self) -> bool {
         let binary = binary().expect("nats-server is not installed");
-        let log = fs::File::create(self.folder.path().join("nats.log")).expect("a log file");
+        let log = File::create(self.folder.path().join("nats.log")).expect("a log file");
         let mut child = Command::new(binary)
             .arg("--config")
             .arg(self.folder.path().join("nats.conf"))
@@ -181,7 +190,7 @@ impl NatsServer {
             .spawn()
             .expect("nats-server can be run");
         let started = Instant::now();
-        while !greets(self.port) {
+        while !greets(self.port()) {
             if child
                 .try_wait()
                 .expect("a child can be waited for")
@@ -233,6 +242,8 @@ impl Drop for NatsServer {
 pub struct NatsCluster {
     /// The servers.
     pub servers: Vec<NatsServer>,
+    /// Where they listen for each other.
+    _routes: Vec<Port>,
 }
 
 impl NatsCluster {
@@ -244,19 +255,24 @@ impl NatsCluster {
     pub fn start(size: usize) -> Self {
         if size == 1 {
             // One that waits for others elects nobody.
-            let servers = vec![NatsServer::start()];
-            return Self { servers };
+            return Self {
+                servers: vec![NatsServer::start()],
+                _routes: Vec::new(),
+            };
         }
         for _ in 0..ATTEMPTS {
-            let routes: Vec<u16> = (0..size).map(|_| free_port()).collect();
+            let routes: Vec<Port> = (0..size).map(|_| free_port()).collect();
             let servers: Vec<NatsServer> = (0..size)
                 .map_while(|index| {
                     let name = format!("server-{index}");
-                    NatsServer::launch(free_port(), &name, &cluster(&routes, index))
+                    NatsServer::launch(&name, &cluster(&routes, index))
                 })
                 .collect();
             if servers.len() == size {
-                return Self { servers };
+                return Self {
+                    servers,
+                    _routes: routes,
+                };
             }
         }
         panic!("a cluster did not start in {ATTEMPTS} attempts");
@@ -270,12 +286,12 @@ impl NatsCluster {
 }
 
 /// The configuration of one of a cluster.
-fn cluster(routes: &[u16], index: usize) -> String {
+fn cluster(routes: &[Port], index: usize) -> String {
     let urls = routes
         .iter()
-        .map(|port| format!("\"nats-route://127.0.0.1:{port}\""));
+        .map(|port| format!("\"nats-route://127.0.0.1:{}\"", port.number));
     let urls: Vec<String> = urls.collect();
-    let own = routes[index];
+    let own = routes[index].number;
     format!(
         "cluster {{ name: test, listen: \"127.0.0.1:{own}\", routes: [{}] }}",
         urls.join(", ")
@@ -292,16 +308,24 @@ fn greets(port: u16) -> bool {
     patient.is_ok() && stream.read_exact(&mut greeting).is_ok() && &greeting == b"INFO"
 }
 
-fn free_port() -> u16 {
+/// A port that nobody has claimed, and nobody listens on.
+fn free_port() -> Port {
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    let claims = env::temp_dir().join("tributary-test-ports");
+    fs::create_dir_all(&claims).expect("a folder beside the temporary ones");
     // Processes begin in different places.
     let begin = std::process::id().wrapping_mul(7);
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let place = begin.wrapping_add(step.into()) % PORTS.len() as u32;
-        let port = PORTS.start + place as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+        let number = PORTS.start + place as u16;
+        let claim = File::create(claims.join(number.to_string())).expect("a file of one's own");
+        let mine = claim.try_lock().is_ok();
+        if mine && TcpListener::bind(("0.0.0.0", number)).is_ok() {
+            return Port {
+                number,
+                _claim: claim,
+            };
         }
     }
 }

@@ -66,6 +66,82 @@ fn problems_become_exit_codes() {
     }
 }
 
+const SOON: &str = "Retry-After: 0\r\n";
+const NOBODY_LEADS: &str =
+    r#"{"type":"t","title":"T","status":503,"detail":"no controller leads at the moment"}"#;
+
+#[test]
+fn a_server_that_asks_for_a_moment_is_given_it() {
+    let (url, received) = server(&[
+        (503, PROBLEM, SOON, NOBODY_LEADS),
+        (503, PROBLEM, SOON, NOBODY_LEADS),
+        (
+            202,
+            JSON,
+            "",
+            r#"{"job":"j","client":"c","round":3,"slot_state":"ready","contributors":1}"#,
+        ),
+    ]);
+    let directory = tempdir().unwrap();
+    let update = write(directory.path(), "u", "bytes");
+    let outcome = run(&[
+        "push", "j", &update, "--client", "c", "--round", "3", "--weight", "1.5", "--server", &url,
+    ]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    // Once, however long it takes.
+    assert_eq!(
+        outcome.stderr,
+        "waiting: no controller leads at the moment\n"
+    );
+    for _ in 0..3 {
+        let received = received.recv().unwrap();
+        assert_eq!(received.line, "PUT /v1/jobs/j/updates/c?round=3&weight=1.5");
+        assert_eq!(received.body, b"bytes");
+    }
+}
+
+/// An answer to HEAD has no body: that to the upload says why.
+#[test]
+fn the_reason_of_a_failed_look_is_told() {
+    let (url, received) = server(&[
+        (503, PROBLEM, SOON, ""),
+        (503, PROBLEM, SOON, NOBODY_LEADS),
+        (
+            500,
+            PROBLEM,
+            "",
+            r#"{"type":"t","title":"T","status":500,"detail":"the disk is full"}"#,
+        ),
+    ]);
+    let directory = tempdir().unwrap();
+    write(directory.path(), "f.wasm", "abc");
+    let manifest = "{apiVersion: tributary.dev/v1, kind: Function, metadata: {name: f}, spec: {module: {path: f.wasm}}}";
+    let file = write(directory.path(), "f.yaml", manifest);
+    let outcome = run(&["apply", "-f", &file, "--server", &url]);
+    assert_eq!(outcome.code, 1);
+    let told = "waiting: no controller leads at the moment\nerror: the disk is full\n";
+    assert_eq!(outcome.stderr, told);
+    for method in ["HEAD", "PUT", "PUT"] {
+        assert!(received.recv().unwrap().line.starts_with(method));
+    }
+}
+
+/// A controller that has just died is still named by the others for a moment.
+#[test]
+fn who_is_sent_to_where_nobody_answers_asks_again() {
+    let (url, received) = server(&[
+        (307, JSON, "Location: http://127.0.0.1:1/v1/jobs\r\n", ""),
+        (200, JSON, "", "[]"),
+    ]);
+    let outcome = run(&["get", "jobs", "--server", &url]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let told = "waiting: cannot reach a Tributary server at http://127.0.0.1:1:";
+    assert!(outcome.stderr.starts_with(told), "{}", outcome.stderr);
+    for _ in 0..2 {
+        assert_eq!(received.recv().unwrap().line, "GET /v1/jobs");
+    }
+}
+
 #[test]
 fn another_server_is_recognised() {
     let (url, _received) = server(&[

@@ -15,6 +15,9 @@ use super::NodeReport;
 /// A command of a leader.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Order {
+    /// The same whenever the order is sent again. Controllers of an earlier version give none.
+    #[serde(default)]
+    pub(crate) id: String,
     /// The leader's term.
     pub(crate) term: u64,
     pub(crate) command: Command,
@@ -40,6 +43,14 @@ pub(crate) enum Command {
     Stop(Name),
     /// Sends clients of jobs that do not run here to these gateways.
     Direct(BTreeMap<Name, String>),
+}
+
+impl Order {
+    /// A new order.
+    pub(crate) fn new(term: u64, command: Command) -> Self {
+        let id = nuid::next().to_string();
+        Self { id, term, command }
+    }
 }
 
 /// A job, as a node is told of it: large things by reference.

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tributary_store::Bus;
+use bytes::Bytes;
+use tokio::time::Instant;
+use tributary_store::{Bus, Error as StoreError};
 
 use super::{Answer, Command, Link, Order, Refusal, subject};
 
@@ -12,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asking how it is takes no time.
 const PATIENCE_FOR_REPORTS: Duration = Duration::from_secs(3);
+
+/// An order that is not answered by then is sent again: with a server of the bus, it or its answer may have been lost.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// A node, as seen over the bus.
 pub(crate) struct RemoteNode {
@@ -23,6 +28,26 @@ impl RemoteNode {
     pub(crate) fn new(name: &str, bus: Arc<dyn Bus>) -> Self {
         let name = name.to_owned();
         Self { name, bus }
+    }
+
+    /// Asks again and again; the node knows by the order's id that it is the same.
+    async fn ask(&self, request: Bytes, patience: Duration) -> Result<Bytes, StoreError> {
+        let subject = subject(&self.name);
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline - Instant::now();
+            let asked = self
+                .bus
+                .request(&subject, request.clone(), left.min(AGAIN_AFTER));
+            match asked.await {
+                Err(StoreError::Timeout { .. }) if Instant::now() < deadline => {}
+                Err(StoreError::Timeout { subject, .. }) => {
+                    let after = patience;
+                    return Err(StoreError::Timeout { subject, after });
+                }
+                answer => return answer,
+            }
+        }
     }
 
     fn unreachable(&self, command: &Command, why: impl std::fmt::Display) -> Refusal {
@@ -43,8 +68,7 @@ impl Link for RemoteNode {
         };
         let request = serde_json::to_vec(&order).map_err(|error| failed(&error))?;
         let answer = self
-            .bus
-            .request(&subject(&self.name), request.into(), patience)
+            .ask(request.into(), patience)
             .await
             .map_err(|error| failed(&error))?;
         serde_json::from_slice::<Result<Answer, Refusal>>(&answer)

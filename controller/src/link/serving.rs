@@ -10,7 +10,7 @@ use tokio::{
 };
 use tributary_store::{Backend, Error as StoreError, Keys, Request};
 
-use super::{Link, NODES, Order, Station, subject};
+use super::{Link, NODES, Order, Station, in_hand::InHand, subject};
 
 /// How often a node shows that it lives, and how long that is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +49,10 @@ pub async fn serve_node(
     let mut requests = bus.serve(&subject(&name)).await?;
     let orders = async {
         let mut tasks = JoinSet::new();
+        let in_hand = Arc::new(InHand::default());
         loop {
             while let Some(request) = requests.next().await {
-                tasks.spawn(answer(Arc::clone(&station), request));
+                tasks.spawn(answer(Arc::clone(&station), Arc::clone(&in_hand), request));
                 while tasks.try_join_next().is_some() {}
             }
             // The stream ends with the bus itself; orders may come again when it is back.
@@ -72,7 +73,7 @@ pub async fn serve_node(
     Ok(())
 }
 
-async fn answer(station: Arc<Station>, request: Request) {
+async fn answer(station: Arc<Station>, in_hand: Arc<InHand>, request: Request) {
     let order: Order = match serde_json::from_slice(&request.payload) {
         Ok(order) => order,
         Err(error) => {
@@ -80,20 +81,27 @@ async fn answer(station: Arc<Station>, request: Request) {
             return;
         }
     };
+    let (id, command) = (order.id.clone(), order.command.as_str());
+    let Some(answer) = in_hand.answer(&id, carry_out(&station, order)).await else {
+        return;
+    };
+    if let Err(error) = request.respond(answer).await {
+        tracing::warn!(command, %error, "the answer to an order cannot be sent");
+    }
+}
+
+async fn carry_out(station: &Station, order: Order) -> Option<Bytes> {
     let command = order.command.as_str();
     let answer = station.give(order).await;
     if let Err(refusal) = &answer {
         tracing::warn!(command, "{refusal}");
     }
-    let sent = match serde_json::to_vec(&answer) {
-        Ok(json) => request
-            .respond(json.into())
-            .await
-            .map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = sent {
-        tracing::warn!(command, error, "the answer to an order cannot be sent");
+    match serde_json::to_vec(&answer) {
+        Ok(json) => Some(json.into()),
+        Err(error) => {
+            tracing::error!(command, %error, "the answer to an order cannot be written");
+            None
+        }
     }
 }
 

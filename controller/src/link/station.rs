@@ -197,7 +197,7 @@ impl Station {
 #[async_trait]
 impl Link for Station {
     async fn give(&self, order: Order) -> Result<Answer, Refusal> {
-        let Order { term, command } = order;
+        let Order { term, command, .. } = order;
         self.admit(term)?;
         let outcome = if command == Command::Report {
             Ok(Outcome::Done)

@@ -280,6 +280,8 @@ impl Candidate {
                 Ok(Change::Put(key, entry)) if key == self.office.key => {
                     held = true;
                     let leader = Lease::read(&entry.value).map(|lease| lease.leader);
+                    // What it held itself, now or before a restart, and could not give back, leads nobody.
+                    let leader = leader.filter(|leader| *leader != self.lease.leader);
                     self.say(Role::Follower { leader });
                 }
                 Ok(Change::Deleted(key)) if key == self.office.key => return,

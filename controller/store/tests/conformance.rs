@@ -101,5 +101,6 @@ conformance! {
         who_resigns_is_followed_at_once,
         who_dies_is_followed,
         terms_grow_and_fence,
-        who_lost_the_lease_knows;
+        who_lost_the_lease_knows,
+        what_is_left_of_oneself_leads_nobody;
 }

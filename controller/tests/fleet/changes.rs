@@ -22,6 +22,7 @@ on_both!(
     a_deleted_job_leaves_nothing,
     what_changes_under_a_running_job_reaches_all_its_nodes,
     another_weight_reaches_all_nodes_without_a_restart,
+    orders_that_are_lost_come_again_and_are_carried_out_once,
 );
 
 async fn running(store: Store) -> (Cluster, Leader) {
@@ -254,4 +255,14 @@ async fn another_weight_reaches_all_nodes_without_a_restart(store: Store) {
     }
     let placement = leader.controller.placement("j").await.unwrap();
     assert_eq!(placement.generation, 1);
+}
+
+async fn orders_that_are_lost_come_again_and_are_carried_out_once(store: Store) {
+    let mut cluster = Cluster::new(store);
+    cluster.add_lossy("n1").await;
+    let leader = cluster.leader("c1", 1).await;
+    leader.apply(&leader.example().await).await;
+    leader.members("j", &["n1"]).await;
+    let done = ["n1: deploy f@1", "n1: start j@1 v1 with f@1"];
+    assert_eq!(cluster.take_logs(), done);
 }

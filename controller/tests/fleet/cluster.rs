@@ -24,6 +24,7 @@ use tributary_tests::nats::NatsServer;
 
 use crate::{
     fake_node::FakeNode,
+    lossy::Lossy,
     world::{WASM, function, job, model, sha256, with},
 };
 
@@ -147,8 +148,26 @@ impl Cluster {
         node
     }
 
+    /// A node that hears each order only when it comes again, and is heard when it comes a third time.
+    pub(crate) async fn add_lossy(&mut self, name: &'static str) -> Arc<FakeNode> {
+        let node = Arc::new(FakeNode::named(name));
+        let backend = Arc::new(Lossy(self.store.connect().await));
+        self.start_on(backend, name, Arc::clone(&node), &[]).await;
+        node
+    }
+
     async fn start(&mut self, name: &'static str, node: Arc<FakeNode>, labels: &[(&str, &str)]) {
         let backend = self.store.connect().await;
+        self.start_on(backend, name, node, labels).await;
+    }
+
+    async fn start_on(
+        &mut self,
+        backend: Arc<dyn Backend>,
+        name: &'static str,
+        node: Arc<FakeNode>,
+        labels: &[(&str, &str)],
+    ) {
         let state = State::on(Arc::clone(&backend)).await.unwrap();
         let url = Some(format!("http://{name}"));
         let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());

@@ -36,6 +36,23 @@ fn the_leading_controller_dies_in_mid_round_and_another_takes_over() {
     let _ = scene::whole_round(&cluster, 2, 12);
 }
 
+/// Its connections stay open: whoever uses it has to notice, and what was asked through it has to be asked again.
+#[test]
+fn a_nats_server_that_falls_silent_holds_nobody_up() {
+    let mut cluster = two_controllers();
+    let clients = scene::clients(12, 1);
+    scene::send(&cluster, 1, &clients[..6]);
+    cluster.nats.servers[0].freeze();
+    scene::deploy(&cluster, &Manifest::fedavg("second", "{ expected: 3 }"));
+    scene::send(&cluster, 1, &clients[6..]);
+    let status = scene::assert_model(&cluster, 1, &clients);
+    assert_eq!((status.contributors, status.lost), (12, 0));
+    cluster.nats.servers[0].kill();
+    cluster.nats.servers[0].start_again();
+    scene::deploy(&cluster, &Manifest::fedavg("third", "{ expected: 3 }"));
+    let _ = scene::whole_round(&cluster, 2, 12);
+}
+
 #[test]
 fn a_controller_that_wakes_up_late_commands_nothing() {
     let mut cluster = two_controllers();

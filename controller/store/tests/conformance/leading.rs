@@ -129,3 +129,26 @@ pub(crate) async fn who_lost_the_lease_knows(bench: Bench) {
     // The usurper does not renew; the term afterwards is greater.
     assert!(leads(&first).await > term);
 }
+
+pub(crate) async fn what_is_left_of_oneself_leads_nobody(bench: Bench) {
+    let (here, there) = offices(&bench).await;
+    let keys = bench.backend.keys("leaders", Some(LEASE)).await.unwrap();
+    // It died, or lost its connection, and has not given the lease back.
+    let left = keys
+        .create("leader", bytes(r#"{"leader":"first","session":"before"}"#))
+        .await
+        .unwrap();
+    let second = there.campaign("second");
+    follows(&second, "first").await;
+    drop(second);
+    let first = here.campaign("first");
+    let mut role = first.role();
+    loop {
+        let now = role.borrow_and_update().clone();
+        match now {
+            Role::Leader { term } => return assert!(term > left),
+            Role::Follower { leader } => assert_eq!(leader, None),
+        }
+        soon(role.changed()).await.unwrap();
+    }
+}
