@@ -303,7 +303,7 @@ impl Controller {
     async fn adopt(&self, next: Result<Desired, Error>) -> Result<(), Error> {
         match next {
             Ok(desired) => {
-                self.change_known(|known| known.desired = desired);
+                self.change_known(|known| known.desired.renew(desired));
                 self.fleet.wake();
                 Ok(())
             }

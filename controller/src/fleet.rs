@@ -1,6 +1,7 @@
 //! Which nodes there are, how they are, and how they are reached.
 
 mod gauge;
+mod probe;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,10 @@ pub(crate) use gauge::Gauge;
 
 /// How long a lost node is shown.
 const LOST_SHOWN: Duration = Duration::from_secs(600);
+
+/// A node that is not heard, and answers when it is asked, is given up all the same after so many times the time that a
+/// beat is believed: no order reaches it.
+const UNHEARD_MAX: u32 = 5;
 
 /// The time after which a watch that ended is begun again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -274,8 +279,8 @@ impl Fleet {
         }
     }
 
-    /// Notices who is silent. A node is lost only if the store says so as well, and silence while the store was away
-    /// does not count.
+    /// Notices who is silent. A node is lost only if the store says so as well, and the node says nothing when it is asked;
+    /// silence while the store was away does not count.
     async fn sweep(
         &self,
         backend: &dyn Backend,
@@ -297,8 +302,11 @@ impl Fleet {
             away = !connected;
             if connected {
                 let since = lock(view).since;
-                for name in self.silent(since, beat.believed) {
-                    match self.confirm(keys, &name).await {
+                let silent = self.silent(since, beat.believed);
+                let judged = silent.iter().map(|name| self.is_lost(keys, name, beat));
+                let judged = futures_util::future::join_all(judged).await;
+                for (name, judged) in silent.into_iter().zip(judged) {
+                    match judged {
                         Ok(true) => {
                             self.lose(&name);
                             tell(Passage::Lost(name));
@@ -325,6 +333,21 @@ impl Fleet {
             .iter()
             .filter(|(_, entry)| !entry.lost && quiet(entry));
         silent.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a node that is silent is lost.
+    async fn is_lost(&self, keys: &dyn Keys, name: &Name, beat: Beat) -> Result<bool, StoreError> {
+        if !self.confirm(keys, name).await? {
+            return Ok(false);
+        }
+        let (url, unheard) = match lock(&self.nodes).get(name) {
+            Some(entry) => (entry.report.url.clone(), entry.heard.elapsed()),
+            None => return Ok(false),
+        };
+        match url {
+            Some(url) if unheard < beat.believed * UNHEARD_MAX => Ok(!probe::answers(&url).await),
+            _ => Ok(true),
+        }
     }
 
     /// Whether the store has not heard of the node either.

@@ -113,6 +113,13 @@ pub(crate) struct Store {
 }
 
 impl Desired {
+    /// Takes over what was read, if nothing newer is known: reads and changes overtake each other.
+    pub(crate) fn renew(&mut self, read: Self) {
+        if read.seen >= self.seen {
+            *self = read;
+        }
+    }
+
     /// The number of the next revision.
     pub(crate) fn next_revision(&self, kind: Kind, name: &Name) -> u64 {
         self.heads.of(kind).get(name).map_or(0, |head| head.last) + 1
@@ -414,4 +421,25 @@ fn prefix(kind: Kind, name: &Name) -> String {
 
 fn key(kind: Kind, name: &Name, revision: u64, term: u64) -> String {
     format!("{}{revision}.{term}", prefix(kind, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use tributary_store::{Backend as _, Retention, embedded};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_before_is_no_news() {
+        let backend = embedded::memory(Retention::default()).unwrap();
+        let store = Store::new(backend.keys("desired", None).await.unwrap());
+        let before = store.load(&Desired::default()).await.unwrap();
+        let mut known = store.fence(3).await.unwrap();
+        // A read that began before this controller led, and took its time.
+        known.renew(before);
+        assert_eq!(known.term(), 3);
+        let after = store.fence(5).await.unwrap();
+        known.renew(after);
+        assert_eq!(known.term(), 5);
+    }
 }

@@ -79,7 +79,7 @@ impl Controller {
         let campaign = office.campaign(&options.url);
         select! {
             () = stop => {}
-            () = self.follow_role(&campaign, &options.url) => {}
+            () = self.follow_role(&campaign) => {}
             () = self.follow_store() => {}
             () = self.fleet.run(&*backend, |passage| self.tell(&passage)) => {}
             () = self.run() => {}
@@ -90,7 +90,7 @@ impl Controller {
         Ok(())
     }
 
-    async fn follow_role(self: &Arc<Self>, campaign: &Campaign, me: &str) {
+    async fn follow_role(self: &Arc<Self>, campaign: &Campaign) {
         let mut role = campaign.role();
         loop {
             let now = role.borrow_and_update().clone();
@@ -102,8 +102,7 @@ impl Controller {
                     }
                     continue;
                 }
-                // A lease that this very process had before it began anew.
-                Role::Follower { leader } => self.cease(leader.filter(|leader| leader != me)),
+                Role::Follower { leader } => self.cease(leader),
             }
             // What another leader has written may have been passed over while this one still believed to lead.
             let caught_up = async {
@@ -213,7 +212,7 @@ impl Controller {
         }
         let listed = self.state.placements.list("").await?;
         self.change_known(|known| {
-            known.desired = desired;
+            known.desired.renew(desired);
             known.placed.clear();
             known.seen.clear();
             for (key, entry) in listed {
@@ -237,7 +236,7 @@ impl Controller {
             || async {
                 let loaded = self.state.store.load(&self.known().desired).await?;
                 if self.term().is_none() {
-                    self.change_known(|known| known.desired = loaded);
+                    self.change_known(|known| known.desired.renew(loaded));
                 }
                 Ok(())
             },

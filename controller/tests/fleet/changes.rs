@@ -1,12 +1,12 @@
 //! Nodes that come, go, drain and are lost.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use serde_json::json;
 use tributary_api::{fleet::NodeState, placement::Duty, status::JobPhase};
 
 use crate::{
-    cluster::{Cluster, Leader, Store, until},
+    cluster::{BEAT, Cluster, Leader, Store, until},
     world::{lines, tenant, with},
 };
 
@@ -15,6 +15,7 @@ on_both!(
     a_node_that_joins_takes_part_at_once,
     a_lost_node_is_given_up_and_begins_anew,
     the_newest_model_leads_after_the_leader_is_lost,
+    a_node_that_answers_is_lost_only_after_long_silence,
     a_node_that_ends_is_noticed_at_once,
     a_drained_node_hands_over_and_leaves,
     a_job_that_fits_nowhere_says_why,
@@ -118,6 +119,27 @@ async fn the_newest_model_leads_after_the_leader_is_lost(store: Store) {
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     cluster.kill("n1");
     assert_eq!(leader.members("j", &["n2", "n3"]).await, "n3");
+}
+
+async fn a_node_that_answers_is_lost_only_after_long_silence(store: Store) {
+    let mut cluster = Cluster::new(store);
+    cluster.add_answering("n1").await;
+    cluster.add("n2").await;
+    let leader = cluster.leader("c1", 2).await;
+    let cut = Instant::now();
+    cluster.cut("n1");
+    cluster.cut("n2");
+    let is_lost = async |node| leader.state(node).await == Some(NodeState::Lost);
+    until("a loss of who does not answer", || async {
+        is_lost("n2").await.then_some(())
+    })
+    .await;
+    until("a loss of who answers", || async {
+        is_lost("n1").await.then_some(())
+    })
+    .await;
+    // The last beat came a little before.
+    assert!(cut.elapsed() > 4 * BEAT.believed, "{:?}", cut.elapsed());
 }
 
 async fn a_node_that_ends_is_noticed_at_once(store: Store) {

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use axum::{body::Body, http::Request};
+use axum::{Router, body::Body, http::Request, routing::get};
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::{
+    net::TcpListener,
     sync::oneshot,
     task::JoinHandle,
     time::{sleep, timeout},
@@ -152,27 +153,41 @@ impl Cluster {
     pub(crate) async fn add_lossy(&mut self, name: &'static str) -> Arc<FakeNode> {
         let node = Arc::new(FakeNode::named(name));
         let backend = Arc::new(Lossy(self.store.connect().await));
-        self.start_on(backend, name, Arc::clone(&node), &[]).await;
+        let url = format!("http://{name}");
+        self.start_on(backend, name, url, Arc::clone(&node), &[])
+            .await;
         node
+    }
+
+    /// A node whose gateway says that it lives, whatever happens to the node.
+    pub(crate) async fn add_answering(&mut self, name: &'static str) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let gateway = Router::new().route("/live", get(async || "live\n"));
+        tokio::spawn(async move { axum::serve(listener, gateway).await.unwrap() });
+        let node = Arc::new(FakeNode::named(name));
+        let backend = self.store.connect().await;
+        self.start_on(backend, name, url, node, &[]).await;
     }
 
     async fn start(&mut self, name: &'static str, node: Arc<FakeNode>, labels: &[(&str, &str)]) {
         let backend = self.store.connect().await;
-        self.start_on(backend, name, node, labels).await;
+        let url = format!("http://{name}");
+        self.start_on(backend, name, url, node, labels).await;
     }
 
     async fn start_on(
         &mut self,
         backend: Arc<dyn Backend>,
         name: &'static str,
+        url: String,
         node: Arc<FakeNode>,
         labels: &[(&str, &str)],
     ) {
         let state = State::on(Arc::clone(&backend)).await.unwrap();
-        let url = Some(format!("http://{name}"));
         let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let labels = labels.iter().map(label).collect();
-        let station = Station::new(node.clone(), state, url, labels)
+        let station = Station::new(node.clone(), state, Some(url), labels)
             .await
             .unwrap();
         let (stop, stopped) = oneshot::channel();
