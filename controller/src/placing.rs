@@ -32,9 +32,6 @@ use bypass::Bypasses;
 pub(crate) use bypass::active;
 pub(crate) use record::{Cause, Placed};
 
-/// Earlier tables of a round that are remembered. A round in which homes move more often is a round of failures.
-const EARLIER_MAX: usize = 8;
-
 /// A node, as far as placement is concerned.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
@@ -288,22 +285,18 @@ impl Scene<'_> {
         })
     }
 
-    /// Earlier tables that count after homes change to `homes`, and the round in which they changed last.
-    fn earlier(&self, now: &Placement, homes: &Homes, open: u64) -> (u64, Vec<Homes>) {
+    /// Earlier tables that count after homes change to `next`, and the round in which they changed last.
+    fn earlier(&self, now: &Placement, next: &Homes, open: u64) -> (u64, Vec<Homes>) {
         let mut tables = if self.is_settled(now, open) {
             Vec::new()
         } else {
             now.earlier.clone()
         };
-        if now.homes == *homes {
+        if now.homes == *next {
             return (now.since, tables);
         }
-        if !tables.contains(&now.homes) {
-            tables.push(now.homes.clone());
-        }
-        let excess = tables.len().saturating_sub(EARLIER_MAX);
-        tables.drain(..excess);
-        (open, tables)
+        tables.push(now.homes.clone());
+        (open, homes::layers(&tables))
     }
 
     fn members(&self, wanted: &Wanted, leaving: &[Name]) -> Vec<Member> {
