@@ -187,7 +187,13 @@ impl Homes {
     /// The client's home.
     #[must_use]
     pub fn of(&self, client: &ClientName) -> Option<&Name> {
-        let index = *self.buckets.get(bucket(client))?;
+        self.owner(bucket(client))
+    }
+
+    /// The home of a bucket's clients.
+    #[must_use]
+    pub fn owner(&self, bucket: usize) -> Option<&Name> {
+        let index = *self.buckets.get(bucket)?;
         self.nodes.get(usize::from(index))
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn table(previous: Option<&Homes>, shares: &BTreeMap<Name, u32>) -> H
 pub(super) fn layers(tables: &[Homes]) -> Vec<Homes> {
     let homes_of = |bucket: usize| {
         let mut homes: Vec<&Name> = Vec::new();
-        for home in tables.iter().filter_map(|table| owner(table, bucket)) {
+        for home in tables.iter().filter_map(|table| table.owner(bucket)) {
             if !homes.contains(&home) {
                 homes.push(home);
             }
@@ -51,11 +51,6 @@ pub(super) fn layers(tables: &[Homes]) -> Vec<Homes> {
             .map(move |homes| homes.get(depth).or(homes.last()))
     };
     (0..depth).map(|depth| named(layer(depth))).collect()
-}
-
-fn owner(table: &Homes, bucket: usize) -> Option<&Name> {
-    let node = *table.buckets.get(bucket)?;
-    table.nodes.get(usize::from(node))
 }
 
 /// The table that gives the buckets these homes.
@@ -84,7 +79,7 @@ mod tests {
     fn homes_of(tables: &[Homes], bucket: usize) -> BTreeSet<&Name> {
         tables
             .iter()
-            .filter_map(|table| owner(table, bucket))
+            .filter_map(|table| table.owner(bucket))
             .collect()
     }
 
