@@ -65,6 +65,7 @@ conformance! {
         expiry_is_told_as_deletion,
         a_new_life_is_told,
         a_slow_watcher_sees_the_newest,
+        keys_that_appear_meanwhile_are_told_once,
         watchers_agree_with_the_list;
     events:
         subscribers_hear_what_comes_after,

@@ -1,5 +1,7 @@
 //! Reads of what a stream holds, from its leader.
 
+use std::collections::BTreeSet;
+
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -48,7 +50,9 @@ pub(super) async fn snapshot(
         let failed = |error| Failure::of(filter, &error);
         let info = stream.info_with_subjects(filter).await.map_err(failed)?;
         let last = info.info.state.last_sequence;
-        let subjects: Vec<(String, usize)> = info
+        // In pages: those that appear between two of them push some to the next one, where they come again.
+        let subjects: BTreeSet<String> = info
+            .map_ok(|(subject, _)| subject)
             .try_collect()
             .await
             .map_err(|error| Failure::of(filter, &error))?;
@@ -57,7 +61,7 @@ pub(super) async fn snapshot(
     let (last, subjects) = connection.call(filter, subjects).await?;
     let reads = subjects
         .into_iter()
-        .map(|(subject, _)| async move { self::last(connection, stream, &subject).await });
+        .map(|subject| async move { self::last(connection, stream, &subject).await });
     let messages: Vec<Option<StreamMessage>> = stream::iter(reads)
         .buffer_unordered(READS_AHEAD)
         .try_collect()

@@ -1,6 +1,6 @@
 //! Watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,6 +98,31 @@ pub(crate) async fn a_slow_watcher_sees_the_newest(bench: Bench) {
         }
     }
     assert_eq!(revisions.len(), 5);
+}
+
+pub(crate) async fn keys_that_appear_meanwhile_are_told_once(bench: Bench) {
+    let keys = bench.keys().await;
+    let other = bench.another().await.keys("things", None).await.unwrap();
+    let writer = tokio::spawn(async move {
+        // Each before all others: what a list has shown already moves on in it.
+        for number in (0..300).rev() {
+            let key = format!("key-{number:03}");
+            other.create(&key, bytes("value")).await.unwrap();
+        }
+    });
+    while !writer.is_finished() {
+        let list = keys.list("").await.unwrap();
+        let names: BTreeSet<&str> = list.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(names.len(), list.len(), "a key is listed twice");
+        let mut watch = keys.watch("").await.unwrap();
+        let mut told = BTreeSet::new();
+        for change in until(&mut watch, &Change::UpToDate).await {
+            if let Change::Put(key, _) = change {
+                assert!(told.insert(key), "a key is told twice");
+            }
+        }
+    }
+    writer.await.unwrap();
 }
 
 pub(crate) async fn watchers_agree_with_the_list(bench: Bench) {

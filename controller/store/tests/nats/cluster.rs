@@ -95,13 +95,18 @@ async fn watch(keys: Arc<dyn Keys>) {
         seen.len() == 2 && seen.values().all(|(_, number)| *number == ROUNDS)
     };
     while !end(&seen) {
-        if let Change::Put(key, entry) = next(&mut watch).await {
-            let number: u64 = text(&entry.value).parse().unwrap();
-            let before = seen
-                .insert(key, (entry.revision, number))
-                .unwrap_or_default();
-            assert!((entry.revision, number) > before, "a key went back");
-            assert!(number >= before.1, "a key went back");
+        match next(&mut watch).await {
+            Change::Put(key, entry) => {
+                let number: u64 = text(&entry.value).parse().unwrap();
+                let now = (entry.revision, number);
+                let before = seen.insert(key.clone(), now).unwrap_or_default();
+                assert!(
+                    now > before && number >= before.1,
+                    "{key} went back from {before:?} to {now:?}"
+                );
+            }
+            Change::Deleted(key) => panic!("nobody has deleted {key}, last seen at {seen:?}"),
+            Change::UpToDate => {}
         }
     }
 }
