@@ -335,19 +335,18 @@ impl Fleet {
         silent.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether a node that is silent is lost.
+    /// Whether a node that is silent is lost: neither it nor the store knows of its life.
     async fn is_lost(&self, keys: &dyn Keys, name: &Name, beat: Beat) -> Result<bool, StoreError> {
-        if !self.confirm(keys, name).await? {
-            return Ok(false);
-        }
         let (url, unheard) = match lock(&self.nodes).get(name) {
             Some(entry) => (entry.report.url.clone(), entry.heard.elapsed()),
             None => return Ok(false),
         };
-        match url {
-            Some(url) if unheard < beat.believed * UNHEARD_MAX => Ok(!probe::answers(&url).await),
-            _ => Ok(true),
-        }
+        let lives = match url {
+            Some(url) if unheard < beat.believed * UNHEARD_MAX => probe::answers(&url).await,
+            _ => false,
+        };
+        // The store last: a beat may come while the node is asked.
+        Ok(!lives && self.confirm(keys, name).await?)
     }
 
     /// Whether the store has not heard of the node either.
