@@ -235,6 +235,8 @@ impl Agent {
                 None => warn!(job = %job.name, ?record, "unknown completion record"),
             }
         }
+        // Also without a record: a worker rings when it frees what a dead one had left.
+        job.slots_freed();
         if finished {
             self.take_finished(job);
         }

@@ -239,12 +239,23 @@ impl Worker {
             match self.jobs.get_mut(&destination.job()) {
                 Some(job) => {
                     let outcome = job.receive(destination, &descriptor);
+                    let outbound = job.take_outbound();
+                    self.tell(&outbound)?;
                     self.report(outcome)?;
                 }
                 // The job was detached while the descriptor was on its way: the agent sends it
                 // again when the job is attached next.
                 None => debug!(?descriptor, "descriptor for a job that is not attached"),
             }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, outbound: &[Descriptor]) -> Result<(), Error> {
+        if !outbound.is_empty() {
+            failpoint::reach(Step::Tell, Moment::Begun);
+            self.port.send(outbound)?;
+            failpoint::reach(Step::Tell, Moment::Told);
         }
         Ok(())
     }
@@ -256,12 +267,8 @@ impl Worker {
         let started = Instant::now();
         let outcome = job.step(aggregator);
         self.last_step = started.elapsed();
-        let outbound: Vec<Descriptor> = job.take_outbound();
-        if !outbound.is_empty() {
-            failpoint::reach(Step::Tell, Moment::Begun);
-            self.port.send(&outbound)?;
-            failpoint::reach(Step::Tell, Moment::Told);
-        }
+        let outbound = job.take_outbound();
+        self.tell(&outbound)?;
         match &outcome {
             Err(StepError::NoRoom) => {
                 self.starved.insert(aggregator);

@@ -91,6 +91,13 @@ fn an_accumulator_changed_in_place_has_the_same_bits(sidecar: Sidecar) {
         }
     }
     assert!(kills >= 8, "only {kills} workers could be killed");
+    // Who waits for a slot is not left waiting when a dead worker's is free.
+    let scrape = server.scrape();
+    let refused = scrape.sum("tributary_updates_total", &[("outcome", "no-slot")]);
+    assert!(
+        refused <= f64::from(kills) / 4.0,
+        "{refused} updates found no slot in {kills} deaths"
+    );
     server.finish();
 }
 

@@ -380,6 +380,11 @@ impl Job {
             freed.await;
         }
     }
+
+    /// Who waits for a slot looks again: workers may have freed some.
+    pub(crate) fn slots_freed(&self) {
+        self.slot_freed.notify_one();
+    }
 }
 
 impl Inner {

@@ -103,7 +103,6 @@ impl Job {
         if let Some(activation) = completion.activation {
             self.metrics.observe_activation(activation);
         }
-        self.slot_freed.notify_one();
         self.changed();
         if Epoch::from_raw(completion.round) != state.round.epoch {
             // A slow worker has committed this after the round's end: nobody else would free it before

@@ -73,6 +73,8 @@ pub(super) struct Aggregator {
     pub first_sent_ns: Option<u64>,
     /// Inputs to take one at a time, because taking them together failed.
     pub singly: usize,
+    /// Slots were freed of which no step tells.
+    freed: bool,
 }
 
 /// What an aggregator can do next.
@@ -104,6 +106,7 @@ impl Aggregator {
             begun: false,
             first_sent_ns: None,
             singly: 0,
+            freed: false,
         }
     }
 
@@ -127,7 +130,7 @@ impl Aggregator {
         });
         // Its predecessors were merged into it; the worker died before it could release them.
         for superseded in found {
-            arena.release(superseded.slot, superseded.word.generation);
+            self.freed |= arena.release(superseded.slot, superseded.word.generation);
             failpoint::reach(Step::Adopt, Moment::SupersededReleased);
         }
         failpoint::reach(Step::Adopt, Moment::Adopted);
@@ -301,10 +304,15 @@ impl Aggregator {
     }
 
     /// Releases an input of which all clients are counted already.
-    fn let_go(&self, at: SlotRef, arena: &Arena) {
+    fn let_go(&mut self, at: SlotRef, arena: &Arena) {
         if self.is_current(at, &arena.info(at.slot)) && counted(at, self.round, arena) {
-            arena.release(at.slot, at.generation);
+            self.freed |= arena.release(at.slot, at.generation);
         }
+    }
+
+    /// Whether slots were freed since this was asked last, and no step tells of it.
+    pub(super) fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
     }
 
     /// Whether a slot still holds the input that was announced.
@@ -360,7 +368,7 @@ impl Aggregator {
             if !counted.is_disjoint(&contributors) || self.counted_elsewhere(at, arena) {
                 // Folded before its worker died, between the commit and this release. Overlaps are
                 // never merged: nobody counts twice.
-                arena.release(at.slot, at.generation);
+                self.freed |= arena.release(at.slot, at.generation);
                 failpoint::reach(self.combining(), Moment::OverlapReleased);
                 continue;
             }

@@ -164,6 +164,19 @@ fn what_is_counted_already_opens_no_gap() {
     };
     let clients: Vec<u32> = inputs.iter().map(|input| input.client).collect();
     assert_eq!(clients, [1], "client 2 is missing");
+    // Somebody may wait for the slot that was let go.
+    assert!(aggregator.take_freed() && !aggregator.take_freed());
+}
+
+#[test]
+fn what_steps_free_they_tell_themselves() {
+    let arena = arena();
+    let mut aggregator = ordered();
+    for client in 0..4 {
+        aggregator.receive(&update(&arena, client), &arena);
+    }
+    drain(&mut aggregator, &arena, 2);
+    assert!(!aggregator.take_freed());
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Job {
                 self.arena.journal(journal).clear();
             } else if info.aggregator == at {
                 self.finish_step(at, round, journal, &step)?;
+                self.ring_bell(at);
             }
         }
         Ok(())

@@ -92,7 +92,7 @@ impl Job {
             .map(move |a| (a.place, a.haste(batch)))
     }
 
-    /// Descriptors to send, made by the last step.
+    /// Descriptors to send, made by what was received or done last.
     pub(super) fn take_outbound(&mut self) -> Vec<Descriptor> {
         std::mem::take(&mut self.outbound)
     }
@@ -115,6 +115,9 @@ impl Job {
         }
         if let Some(aggregator) = self.aggregators.get_mut(&place) {
             aggregator.receive(descriptor, &self.arena);
+            if aggregator.take_freed() {
+                self.ring_bell(place);
+            }
         }
         Ok(())
     }
@@ -141,7 +144,11 @@ impl Job {
         let Some(aggregator) = self.aggregators.get_mut(&place) else {
             return Ok(());
         };
-        match aggregator.task(limit, &self.arena) {
+        let task = aggregator.task(limit, &self.arena);
+        if aggregator.take_freed() {
+            self.ring_bell(place);
+        }
+        match task {
             Task::Wait => Ok(()),
             Task::Combine { previous, inputs } => self.combine(place, previous, &inputs),
             Task::Complete(partial) if place.level() == Some(Level::Top) => {
@@ -252,12 +259,17 @@ impl Job {
         while !self.arena.ring(self.ring).push(completion.to_record()) {
             std::thread::sleep(PAUSE);
         }
+        self.ring_bell(place);
+    }
+
+    /// Rings for the agent: a step is recorded, or slots are free that a dead worker had left.
+    pub(super) fn ring_bell(&mut self, place: Destination) {
         self.outbound.push(Descriptor {
             destination: Destination::agent(place.job()).raw(),
             sent_ns: monotonic_ns(),
             slot: self.ring,
             generation: 0,
-            round,
+            round: self.round(place),
             kind: Kind::Doorbell as u32,
         });
     }
