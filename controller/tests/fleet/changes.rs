@@ -110,13 +110,9 @@ async fn the_newest_model_leads_after_the_leader_is_lost(store: Store) {
     for (node, version) in [("n1", 7), ("n2", 6), ("n3", 7)] {
         cluster.node(node).advance("j", version);
     }
-    until("a report of the versions", || async {
-        let version = leader.controller.job("j").await.unwrap().version;
-        (version == 7).then_some(())
-    })
-    .await;
-    // All of them have reported: beats of the other nodes go the same way, and a second one may be waited for.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    for node in ["n1", "n2", "n3"] {
+        leader.hears(node).await;
+    }
     cluster.kill("n1");
     assert_eq!(leader.members("j", &["n2", "n3"]).await, "n3");
 }

@@ -1,6 +1,10 @@
 //! Controllers and nodes on one store, each with a connection of its own.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{Router, body::Body, http::Request, routing::get};
 use bytes::Bytes;
@@ -12,7 +16,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower::ServiceExt as _;
-use tributary_api::{Digest, apply::ApplyResult, fleet::NodeState};
+use tributary_api::{
+    Digest,
+    apply::ApplyResult,
+    fleet::{NodeEntry, NodeState},
+};
 use tributary_controller::{
     Beat, Controller, Error, Options, State, Station, controller_routes, serve_node,
 };
@@ -315,9 +323,27 @@ impl Leader {
     }
 
     pub(crate) async fn state(&self, node: &str) -> Option<NodeState> {
+        Some(self.entry(node).await?.state)
+    }
+
+    /// Waits for two beats of the node: the second one tells how the node is now.
+    pub(crate) async fn hears(&self, node: &str) {
+        for _ in 0..2 {
+            let since = Instant::now();
+            until(&format!("a beat of {node}"), || async {
+                let now = Instant::now();
+                let ago = self.entry(node).await?.heard_milliseconds_ago?;
+                // Rounded down.
+                let unheard = Duration::from_millis(ago + 1);
+                (now > since + unheard).then_some(())
+            })
+            .await;
+        }
+    }
+
+    async fn entry(&self, node: &str) -> Option<NodeEntry> {
         let nodes = self.controller.nodes().await;
-        let found = nodes.iter().find(|entry| entry.status.name == node);
-        found.map(|entry| entry.state)
+        nodes.into_iter().find(|entry| entry.status.name == node)
     }
 }
 
