@@ -291,7 +291,7 @@ impl Scrape {
         })
     }
 
-    /// The sum of a family's series whose labels hold `labels`, such as `job="bench"`; 0 if there is none.
+    /// The sum of a family's series whose labels hold `labels`, such as `fl_job="bench"`; 0 if there is none.
     #[must_use]
     pub fn sum(&self, family: &str, labels: &str) -> f64 {
         let series = self.series(family);

@@ -60,7 +60,7 @@ impl Metrics {
             leader: family!(r, IntGauge::new("tributary_leader", leader)),
             connected: family!(r, IntGauge::new("tributary_nats_connected", connected)),
             placements: family!(r, IntCounterVec::new(placements, &["reason"])),
-            stragglers: family!(r, IntGaugeVec::new(stragglers, &["job"])),
+            stragglers: family!(r, IntGaugeVec::new(stragglers, &["fl_job"])),
             jobs_nowhere: family!(r, IntGauge::new("tributary_jobs_without_node", nowhere)),
             registry,
         };

@@ -83,7 +83,7 @@ fn size(arguments: &Arguments, output: &Output, model: &Model, clients: usize) -
     let name = |what: &str| format!("end_to_end.n{clients}.{what}");
     let copied = server
         .scrape()?
-        .sum("tributary_update_copied_bytes_total", r#"job="bench""#);
+        .sum("tributary_update_copied_bytes_total", r#"fl_job="bench""#);
     let sent = players.bytes_sent();
     server.stop()?;
 

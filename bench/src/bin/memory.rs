@@ -55,7 +55,7 @@ fn stream(arguments: &Arguments, output: &Output, model: &Model) -> Result<()> {
     // The arena never gives pages back while its job runs, so now is the most.
     let arena = server
         .scrape()?
-        .sum("tributary_arena_touched_bytes", r#"job="bench""#);
+        .sum("tributary_arena_touched_bytes", r#"fl_job="bench""#);
     server.stop()?;
     let models = |bytes: f64| bytes / model.bytes() as f64;
     let figures = [

@@ -138,7 +138,7 @@ async fn a_slow_node_is_told_and_stays(store: Store) {
     assert_eq!(placement.generation, 1, "nothing was done about it");
     assert_eq!(
         gauge(&leader).await,
-        r#"tributary_straggler_nodes{job="j"} 1"#
+        r#"tributary_straggler_nodes{fl_job="j"} 1"#
     );
 }
 
@@ -176,7 +176,7 @@ async fn a_slow_node_is_bypassed_and_comes_back(store: Store) {
     leader.members("j", &NODES).await;
     assert_eq!(
         gauge(&leader).await,
-        r#"tributary_straggler_nodes{job="j"} 0"#
+        r#"tributary_straggler_nodes{fl_job="j"} 0"#
     );
     // Each change was told once.
     for (kind, told) in [

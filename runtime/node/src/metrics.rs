@@ -125,7 +125,7 @@ impl Metrics {
                 counter(
                     "tributary_updates_total",
                     "Updates that clients sent, by outcome.",
-                    &["job", "outcome"]
+                    &["fl_job", "outcome"]
                 )
             ),
             update_bytes: family!(
@@ -133,7 +133,7 @@ impl Metrics {
                 counter(
                     "tributary_update_bytes_total",
                     "Bytes of accepted update bodies as they were sent, by the encoding of their elements.",
-                    &["job", "encoding"]
+                    &["fl_job", "encoding"]
                 )
             ),
             bytes_copied: family!(
@@ -141,7 +141,7 @@ impl Metrics {
                 counter(
                     "tributary_update_copied_bytes_total",
                     "Bytes of update bodies copied in memory, each copy counted.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             local_updates: family!(
@@ -149,7 +149,7 @@ impl Metrics {
                 counter(
                     "tributary_local_updates_total",
                     "Accepted updates that clients on this host wrote into their slots themselves.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             references: family!(
@@ -157,7 +157,7 @@ impl Metrics {
                 counter(
                     "tributary_references_total",
                     "Updates whose files lay elsewhere, by outcome.",
-                    &["job", "outcome"]
+                    &["fl_job", "outcome"]
                 )
             ),
             reference_bytes: family!(
@@ -165,7 +165,7 @@ impl Metrics {
                 counter(
                     "tributary_reference_bytes_total",
                     "Bytes that were fetched of updates whose files lay elsewhere.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             partial_bytes: family!(
@@ -173,7 +173,7 @@ impl Metrics {
                 counter(
                     "tributary_partial_bytes_total",
                     "Bytes of partials that were sent to another node, or received from one.",
-                    &["job", "direction"]
+                    &["fl_job", "direction"]
                 )
             ),
             partial_copied: family!(
@@ -181,7 +181,7 @@ impl Metrics {
                 counter(
                     "tributary_partial_copied_bytes_total",
                     "Bytes of partials copied in memory between slot and network, each copy counted.",
-                    &["job", "direction"]
+                    &["fl_job", "direction"]
                 )
             ),
             bytes_in_place: family!(
@@ -189,7 +189,7 @@ impl Metrics {
                 counter(
                     "tributary_read_in_place_bytes_total",
                     "Bytes that functions read in the slot where they were written.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             step: family!(
@@ -197,7 +197,7 @@ impl Metrics {
                 timer(
                     "tributary_aggregation_step_seconds",
                     "One fold, merge or finish with its commit.",
-                    &["job", "level"]
+                    &["fl_job", "level"]
                 )
             ),
             staleness: family!(
@@ -208,7 +208,7 @@ impl Metrics {
                         "Versions between the model from which an accepted update was trained and its round's."
                     )
                     .buckets(STALENESS_BUCKETS.to_vec()),
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             round: family!(
@@ -216,7 +216,7 @@ impl Metrics {
                 timer(
                     "tributary_round_duration_seconds",
                     "From a round's first update to its published model.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             aggregation: family!(
@@ -224,7 +224,7 @@ impl Metrics {
                 timer(
                     "tributary_round_aggregation_seconds",
                     "From a round's close to its published model.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             rounds: family!(
@@ -232,7 +232,7 @@ impl Metrics {
                 counter(
                     "tributary_rounds_total",
                     "Rounds by outcome.",
-                    &["job", "outcome"]
+                    &["fl_job", "outcome"]
                 )
             ),
             model_version: family!(
@@ -240,7 +240,7 @@ impl Metrics {
                 gauge(
                     "tributary_model_version",
                     "Version of the model handed out, which is also the open round.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             arena_slots: family!(
@@ -248,7 +248,7 @@ impl Metrics {
                 gauge(
                     "tributary_arena_slots",
                     "Slots of a job's arena by state; touched slots have pages, leased ones are filled by local clients.",
-                    &["job", "state"]
+                    &["fl_job", "state"]
                 )
             ),
             arena_bytes: family!(
@@ -256,7 +256,7 @@ impl Metrics {
                 gauge(
                     "tributary_arena_touched_bytes",
                     "Shared memory that a job's arena has pages for.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             workers: family!(
@@ -298,7 +298,7 @@ impl Metrics {
                 counter(
                     "tributary_checkpoint_failures_total",
                     "Models that could not be written to the object store.",
-                    &["job"]
+                    &["fl_job"]
                 )
             ),
             scaled_workers: family!(
@@ -306,7 +306,7 @@ impl Metrics {
                 gauge(
                     "tributary_autoscaler_workers",
                     "Workers that the autoscaler has decided on: wanted (the node has them for the job) and wished (on a node of its own).",
-                    &["job", "kind"]
+                    &["fl_job", "kind"]
                 )
             ),
             decisions: family!(
@@ -314,7 +314,7 @@ impl Metrics {
                 counter(
                     "tributary_autoscaler_decisions_total",
                     "Decisions of the autoscaler by the reason for the last worker that is wanted.",
-                    &["job", "reason"]
+                    &["fl_job", "reason"]
                 )
             ),
             accepted: family!(

@@ -100,7 +100,7 @@ fn segments(id: &str) -> Vec<String> {
 fn used(cluster: &Cluster, node: usize) -> BTreeMap<&'static str, f64> {
     let scrape = Scrape::parse(&cluster.door(node).get("/metrics").text());
     let slots =
-        |job: &str, state| scrape.sum("tributary_arena_slots", &[("job", job), ("state", state)]);
+        |job: &str, state| scrape.sum("tributary_arena_slots", &[("fl_job", job), ("state", state)]);
     // A job that does not run here has no slots at all.
     let here = JOBS.iter().filter(|job| slots(job.name, "free") > 0.0);
     here.map(|job| (job.name, slots(job.name, "used")))

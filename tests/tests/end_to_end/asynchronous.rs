@@ -103,7 +103,7 @@ fn weights_fall_with_staleness_bit_for_bit(sidecar: Sidecar) {
             labels,
         )
     };
-    let of_job = ("job", "fedbuff");
+    let of_job = ("fl_job", "fedbuff");
     assert_eq!(family("count", &[of_job]), 24.0);
     assert_eq!(family("sum", &[of_job]), f64::from(2 * 2 + 3 * 7));
     assert_eq!(

@@ -155,7 +155,7 @@ fn what_is_not_finite_is_refused_and_its_coordinate_named(sidecar: Sidecar) {
     assert_eq!(
         server.scrape().sum(
             "tributary_updates_total",
-            &[("job", "fed"), ("outcome", "non-finite")]
+            &[("fl_job", "fed"), ("outcome", "non-finite")]
         ),
         16.0
     );

@@ -106,7 +106,7 @@ fn bytes_are_counted_by_encoding(sidecar: Sidecar) {
     });
     push_all(&job, &updates);
     for ((update, _), encoding) in updates.iter().zip(["f32", "f16", "i8"]) {
-        let labels = [("job", "counted"), ("encoding", encoding)];
+        let labels = [("fl_job", "counted"), ("encoding", encoding)];
         let counted = server.scrape().sum("tributary_update_bytes_total", &labels);
         assert_eq!(counted, update.file().len() as f64, "{encoding}");
     }

@@ -183,7 +183,7 @@ fn a_round_of_nothing_but_bad_updates_fails_and_opens_again(sidecar: Sidecar) {
     assert_eq!(
         server.scrape().sum(
             "tributary_rounds_total",
-            &[("job", "hopeless"), ("outcome", "failed")]
+            &[("fl_job", "hopeless"), ("outcome", "failed")]
         ),
         1.0
     );

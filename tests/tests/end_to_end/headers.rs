@@ -28,7 +28,7 @@ impl World {
         let free = tributary_tests::wait::eventually("the first update is folded", || {
             let read = server
                 .scrape()
-                .sum("tributary_read_in_place_bytes_total", &[("job", "strict")]);
+                .sum("tributary_read_in_place_bytes_total", &[("fl_job", "strict")]);
             (read > 0.0).then(|| job.free_slots())
         });
         Self {

@@ -15,7 +15,7 @@ on_both_sidecars![
 fn read_in_place(server: &Server, job: &str) -> f64 {
     server
         .scrape()
-        .sum("tributary_read_in_place_bytes_total", &[("job", job)])
+        .sum("tributary_read_in_place_bytes_total", &[("fl_job", job)])
 }
 
 fn worker_starts(server: &Server) -> f64 {

@@ -90,7 +90,7 @@ fn a_job_is_deleted_while_updates_stream(sidecar: Sidecar) {
     });
     let series: Vec<String> = server
         .scrape()
-        .labelled("job", "doomed")
+        .labelled("fl_job", "doomed")
         .iter()
         .map(ToString::to_string)
         .collect();

@@ -36,7 +36,7 @@ const STRICT: &str = "ingest: { nonFinite: reject }";
 
 /// Slots that local clients hold now; with `overdue`, those that they hold for too long.
 fn leased(server: &Server, state: &str) -> u32 {
-    let labels = [("job", "fed"), ("state", state)];
+    let labels = [("fl_job", "fed"), ("state", state)];
     server.scrape().sum("tributary_arena_slots", &labels) as u32
 }
 
@@ -101,7 +101,7 @@ fn the_model_is_the_same_bit_for_bit_and_nothing_is_copied(sidecar: Sidecar) {
     assert_eq!(near.status().accepted, 2);
 
     let scrape = server.scrape();
-    let sum = |name: &str, job: &str| scrape.sum(name, &[("job", job)]);
+    let sum = |name: &str, job: &str| scrape.sum(name, &[("fl_job", job)]);
     let local_updates = "tributary_local_updates_total";
     assert_eq!(sum(local_updates, "near"), 13.0);
     assert_eq!(sum(local_updates, "mixed"), 6.0);
@@ -241,11 +241,11 @@ fn what_is_sent_again_is_answered_as_before(sidecar: Sidecar) {
     assert_eq!(job.result(1), update);
     let again = client.send("c", 1, 2.0, &update).expect(200);
     assert_eq!(contributors(again), 2);
-    let labels = |outcome| [("job", "fed"), ("outcome", outcome)];
+    let labels = |outcome| [("fl_job", "fed"), ("outcome", outcome)];
     let scrape = server.scrape();
     let outcomes = |outcome| scrape.sum("tributary_updates_total", &labels(outcome));
     assert_eq!((outcomes("accepted"), outcomes("repeated")), (2.0, 3.0));
-    let local_updates = scrape.sum("tributary_local_updates_total", &[("job", "fed")]);
+    let local_updates = scrape.sum("tributary_local_updates_total", &[("fl_job", "fed")]);
     assert_eq!(local_updates, 2.0, "what is repeated is not new");
     finish(server, &job, 2, free - 1);
 }

@@ -91,14 +91,14 @@ fn rounds_follow_each_other(sidecar: Sidecar) {
     assert_eq!(
         server.scrape().sum(
             "tributary_rounds_total",
-            &[("job", "steady"), ("outcome", "completed")]
+            &[("fl_job", "steady"), ("outcome", "completed")]
         ),
         10.0
     );
     assert_eq!(
         server
             .scrape()
-            .sum("tributary_model_version", &[("job", "steady")]),
+            .sum("tributary_model_version", &[("fl_job", "steady")]),
         11.0
     );
     server.finish();

@@ -177,7 +177,7 @@ fn a_kept_connection_serves_updates_and_models(sidecar: Sidecar) {
     assert_eq!(
         server
             .scrape()
-            .sum("tributary_update_copied_bytes_total", &[("job", "kept")]),
+            .sum("tributary_update_copied_bytes_total", &[("fl_job", "kept")]),
         sent as f64
     );
     server.finish();

@@ -17,7 +17,7 @@ fn descriptors(scrape: &Scrape) -> [f64; 3] {
     LEVELS.map(|level| {
         scrape.sum(
             "tributary_sidecar_descriptors_total",
-            &[("job", "levels"), ("level", level)],
+            &[("fl_job", "levels"), ("level", level)],
         )
     })
 }
@@ -49,7 +49,7 @@ fn three_levels_take_part(sidecar: Sidecar) {
 
     let scrape = server.scrape();
     for level in LEVELS {
-        let labels = [("job", "levels"), ("level", level)];
+        let labels = [("fl_job", "levels"), ("level", level)];
         assert!(
             scrape.sum("tributary_aggregation_step_seconds_count", &labels) >= 10.0,
             "steps of {level}"
@@ -101,17 +101,17 @@ fn what_is_read_in_place_and_what_is_copied_is_told(sidecar: Sidecar) {
     );
     let scrape = server.scrape();
     assert_eq!(
-        scrape.sum("tributary_update_copied_bytes_total", &[("job", "counted")]),
+        scrape.sum("tributary_update_copied_bytes_total", &[("fl_job", "counted")]),
         status.bytes_copied as f64
     );
     assert_eq!(
-        scrape.sum("tributary_read_in_place_bytes_total", &[("job", "counted")]),
+        scrape.sum("tributary_read_in_place_bytes_total", &[("fl_job", "counted")]),
         status.bytes_read_in_place as f64
     );
     assert_eq!(
         scrape.sum(
             "tributary_updates_total",
-            &[("job", "counted"), ("outcome", "accepted")]
+            &[("fl_job", "counted"), ("outcome", "accepted")]
         ),
         8.0
     );

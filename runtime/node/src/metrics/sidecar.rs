@@ -105,7 +105,7 @@ impl Collector for SidecarCollector {
         let named = self.named(&snapshot);
         let by_route = |count: fn(&Traffic) -> u64| {
             let metric = |((job, level), traffic): (&(String, Level), &Traffic)| {
-                counter(count(traffic), &[("job", job), ("level", level.name())])
+                counter(count(traffic), &[("fl_job", job), ("level", level.name())])
             };
             named.iter().map(metric).collect::<Vec<_>>()
         };

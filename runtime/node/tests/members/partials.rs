@@ -104,7 +104,7 @@ impl Scene {
 
     fn received(&self, family: &str) -> f64 {
         let text = self.world.door(0).get("/metrics").text();
-        Scrape::parse(&text).sum(family, &[("job", JOB), ("direction", "received")])
+        Scrape::parse(&text).sum(family, &[("fl_job", JOB), ("direction", "received")])
     }
 }
 

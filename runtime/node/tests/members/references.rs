@@ -86,7 +86,7 @@ fn updates_are_fetched_wherever_their_clients_are_at_home() {
         metrics.iter().map(|scrape| scrape.sum(name, labels)).sum()
     };
     for (outcome, count) in [("accepted", 11.0), ("repeated", 1.0), ("other-bytes", 1.0)] {
-        let labels = [("job", JOB), ("outcome", outcome)];
+        let labels = [("fl_job", JOB), ("outcome", outcome)];
         assert_eq!(
             sum("tributary_references_total", &labels),
             count,
@@ -97,7 +97,7 @@ fn updates_are_fetched_wherever_their_clients_are_at_home() {
         .iter()
         .map(|(update, _)| update.file().len())
         .sum();
-    let fetched = sum("tributary_reference_bytes_total", &[("job", JOB)]);
+    let fetched = sum("tributary_reference_bytes_total", &[("fl_job", JOB)]);
     assert_eq!(fetched as usize, bytes + 2 * updates[1].0.file().len());
 }
 
@@ -262,7 +262,7 @@ fn whatever_is_wrong_with_a_file_has_a_name_and_leaves_nothing() {
     let _ = refer(&document).refused(422, "digest-mismatch");
     let used = || {
         let slots = Scrape::parse(&world.door(0).get("/metrics").text());
-        slots.sum("tributary_arena_slots", &[("job", JOB), ("state", "used")])
+        slots.sum("tributary_arena_slots", &[("fl_job", JOB), ("state", "used")])
     };
     assert_eq!(used(), 1.0, "the model's own");
     document["digest"] = digest(&file).into();

@@ -291,7 +291,7 @@ fn a_job_goes_and_comes_back_while_a_slot_is_out(sidecar: Sidecar) {
         .commit("c", 1, 1.0, &lease.ticket)
         .refused(404, "unknown-job");
     let series = server.scrape();
-    assert_eq!(series.labelled("job", "fed"), Vec::<&str>::new());
+    assert_eq!(series.labelled("fl_job", "fed"), Vec::<&str>::new());
 
     // Another job of that name has another segment.
     let manifest = Manifest::fedavg("fed", "{ expected: 2 }").with(STRICT);
