@@ -25,11 +25,20 @@ impl Controller {
     /// As the store fails.
     pub async fn jobs(&self) -> Result<Vec<JobStatus>, Error> {
         let (known, nodes) = self.look().await;
-        let mut jobs = Vec::new();
-        for (name, record) in &known.desired.jobs {
-            jobs.push(self.status(&known, &nodes, name, record).await?);
-        }
-        Ok(jobs)
+        let jobs = &known.desired.jobs;
+        let idle = jobs
+            .keys()
+            .any(|name| running(&known, &nodes, name).is_empty());
+        let versions = if idle {
+            self.state.models.newest_versions().await?
+        } else {
+            BTreeMap::new()
+        };
+        let status = |(name, record)| {
+            let version = versions.get(name).copied();
+            self.status(&known, &nodes, name, record, version)
+        };
+        Ok(jobs.iter().map(status).collect())
     }
 
     /// The status of a job, running or not.
@@ -40,7 +49,12 @@ impl Controller {
         let (known, nodes) = self.look().await;
         let found = known.desired.jobs.get_key_value(name);
         let (name, record) = found.ok_or_else(|| unknown(Kind::Job, name))?;
-        self.status(&known, &nodes, name, record).await
+        let version = if running(&known, &nodes, name).is_empty() {
+            self.state.models.versions(name).await?.last().copied()
+        } else {
+            None
+        };
+        Ok(self.status(&known, &nodes, name, record, version))
     }
 
     /// Where a job is, and why there.
@@ -180,27 +194,22 @@ impl Controller {
         }
     }
 
-    /// A job as its leader sees it, with the workers of all its nodes; else as it would be.
-    async fn status(
+    /// A job as its leader sees it, with the workers of all its nodes; else as it would be, at its newest `version`.
+    fn status(
         &self,
         known: &Known,
         nodes: &BTreeMap<Name, Seen>,
         name: &Name,
         record: &JobRecord,
-    ) -> Result<JobStatus, Error> {
+        version: Option<u64>,
+    ) -> JobStatus {
         let placed = known.placed.get(name);
         let leader = placed.map(|placed| &placed.placement.leader);
-        let alive = nodes.iter().filter(|(_, seen)| !seen.lost);
-        let running: Vec<_> = alive
-            .filter_map(|(node, seen)| Some((node, seen.report.job(name)?)))
-            .filter(|(node, _)| {
-                placed.is_none_or(|placed| placed.placement.member(node.as_str()).is_some())
-            })
-            .collect();
+        let running = running(known, nodes, name);
         let first = running.iter().min_by_key(|(node, _)| Some(*node) != leader);
         let mut status = match first {
             Some((_, status)) => (*status).clone(),
-            None => self.absent(name, record, placed).await?,
+            None => absent(name, record, placed, version.unwrap_or(1)),
         };
         if status.sharing.is_none() {
             status.sharing = Some(known.desired.sharing(&record.spec));
@@ -212,39 +221,49 @@ impl Controller {
         } else if let Some(reason) = known.nowhere.get(name) {
             status.last_error = Some(reason.clone());
         }
-        Ok(status)
+        status
     }
+}
 
-    /// The status of a job that no node runs.
-    async fn absent(
-        &self,
-        name: &Name,
-        record: &JobRecord,
-        placed: Option<&Placed>,
-    ) -> Result<JobStatus, Error> {
-        let versions = self.state.models.versions(name).await?;
-        Ok(JobStatus {
-            name: name.clone(),
-            phase: JobPhase::Failed,
-            function: record.spec.function.name.clone(),
-            function_revision: record.function_revision,
-            revision: record.revision,
-            version: versions.last().copied().unwrap_or(1),
-            rounds: record.spec.rounds,
-            expected: record.spec.expected(),
-            accepted: 0,
-            parameters: record.elements,
-            model_bytes: record.elements * 4,
-            last_error: Some("the job has not been started yet".into()),
-            node: None,
-            arena: None,
-            workers: 0,
-            autoscaler: None,
-            placement: placed.map(placement_status),
-            times: Vec::new(),
-            awaited: None,
-            sharing: None,
+/// What the nodes that are to run a job, and are there, say of it.
+fn running<'a>(
+    known: &Known,
+    nodes: &'a BTreeMap<Name, Seen>,
+    job: &Name,
+) -> Vec<(&'a Name, &'a JobStatus)> {
+    let placed = known.placed.get(job);
+    let alive = nodes.iter().filter(|(_, seen)| !seen.lost);
+    let running = alive.filter_map(|(node, seen)| Some((node, seen.report.job(job)?)));
+    running
+        .filter(|(node, _)| {
+            placed.is_none_or(|placed| placed.placement.member(node.as_str()).is_some())
         })
+        .collect()
+}
+
+/// The status of a job that no node runs.
+fn absent(name: &Name, record: &JobRecord, placed: Option<&Placed>, version: u64) -> JobStatus {
+    JobStatus {
+        name: name.clone(),
+        phase: JobPhase::Failed,
+        function: record.spec.function.name.clone(),
+        function_revision: record.function_revision,
+        revision: record.revision,
+        version,
+        rounds: record.spec.rounds,
+        expected: record.spec.expected(),
+        accepted: 0,
+        parameters: record.elements,
+        model_bytes: record.elements * 4,
+        last_error: Some("the job has not been started yet".into()),
+        node: None,
+        arena: None,
+        workers: 0,
+        autoscaler: None,
+        placement: placed.map(placement_status),
+        times: Vec::new(),
+        awaited: None,
+        sharing: None,
     }
 }
 

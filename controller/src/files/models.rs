@@ -4,7 +4,10 @@
 //! beside them, so no crash can make a record and the objects disagree: the newest whole one is the truth.
 //! A job without objects is at version 1, the model of its manifest.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,11 +34,16 @@ const EXTENSION: &str = ".safetensors";
 #[derive(Debug, Clone)]
 pub struct Models {
     objects: Arc<dyn Objects>,
+    /// The kept versions of the jobs that this process saves, so that a save lists nothing.
+    saved: Arc<Mutex<BTreeMap<Name, BTreeSet<u64>>>>,
 }
 
 impl Models {
     pub(crate) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+        Self {
+            objects,
+            saved: Arc::default(),
+        }
     }
 
     /// The newest version that is whole and has the job's layout, and its file.
@@ -68,6 +76,16 @@ impl Models {
         let mut versions: Vec<u64> = all.iter().filter_map(|(name, _)| version(name)).collect();
         versions.sort_unstable();
         Ok(versions)
+    }
+
+    /// The newest kept version of each job.
+    pub(crate) async fn newest_versions(&self) -> Result<BTreeMap<Name, u64>, StoreError> {
+        let mut newest = BTreeMap::new();
+        for (job, version) in self.all().await? {
+            let known: &mut u64 = newest.entry(job).or_default();
+            *known = version.max(*known);
+        }
+        Ok(newest)
     }
 
     /// Removes everything of a job.
@@ -117,12 +135,41 @@ impl Models {
         };
         let (stored, ()) = tokio::join!(self.objects.put(&name, content.boxed()), feed);
         stored?;
-        let versions = self.versions(job).await?;
-        let excess = versions.len().saturating_sub(VERSIONS_KEPT);
-        for old in &versions[..excess] {
-            self.objects.delete(&self::name(job, *old)).await?;
+        if let Err(error) = self.prune(job, version).await {
+            tracing::debug!(%job, version, %error, "old versions stay until the next one is kept");
         }
         Ok(())
+    }
+
+    /// Forgets the oldest versions beyond those that are kept, now that `newest` is one of them.
+    async fn prune(&self, job: &Name, newest: u64) -> Result<(), StoreError> {
+        // Taken out: after a failure it is looked what is there.
+        let known = self.saved().remove(job).unwrap_or_default();
+        let follows = known.last().is_some_and(|last| last + 1 == newest);
+        // Where versions are missing, somebody else may have kept some.
+        let mut versions = if follows {
+            known
+        } else {
+            self.versions(job).await?.into_iter().collect()
+        };
+        versions.insert(newest);
+        while versions.len() > VERSIONS_KEPT
+            && let Some(oldest) = versions.first().copied()
+        {
+            self.objects.delete(&name(job, oldest)).await?;
+            versions.remove(&oldest);
+        }
+        self.saved().insert(job.clone(), versions);
+        Ok(())
+    }
+
+    /// Forgets what is known of a job that does not run here any more.
+    pub(crate) fn forget(&self, job: &Name) {
+        self.saved().remove(job);
+    }
+
+    fn saved(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, BTreeSet<u64>>> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A version's file, if it is kept.

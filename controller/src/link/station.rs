@@ -114,7 +114,10 @@ impl Station {
             Command::Start(job) => self.start(job).await.map(done),
             Command::Update(job) => self.update(&job).await.map(done),
             Command::Place(job, placement) => self.node.place_job(&job, placement).await.map(done),
-            Command::Stop(job) => self.node.stop_job(&job).await.map(done),
+            Command::Stop(job) => {
+                self.state.models.forget(&job);
+                self.node.stop_job(&job).await.map(done)
+            }
             Command::Direct(elsewhere) => {
                 self.node.direct(elsewhere.clone()).await?;
                 *lock(&self.elsewhere) = elsewhere;

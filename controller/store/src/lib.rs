@@ -45,7 +45,7 @@ pub use error::Error;
 pub use keys::{Change, Entry, Keys};
 pub use leadership::{Campaign, Leadership, Role};
 pub use names::matches;
-pub use objects::{Object, Objects};
+pub use objects::{Object, Objects, Orphans};
 
 /// A stream of anything, owned and in a box, so that traits stay object safe.
 pub type Stream<T> = futures_util::stream::BoxStream<'static, T>;

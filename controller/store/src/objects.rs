@@ -1,6 +1,9 @@
 //! Large things by name.
 
-use std::fmt::{self, Debug};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Debug},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,6 +27,10 @@ impl Debug for Object {
     }
 }
 
+/// Pieces of objects that a killed writer, or a killed deletion, has left: where they lie, and how many there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orphans(pub(crate) BTreeMap<String, usize>);
+
 /// A bucket of large things. What is there is whole.
 #[async_trait]
 pub trait Objects: Debug + Send + Sync + 'static {
@@ -45,4 +52,11 @@ pub trait Objects: Debug + Send + Sync + 'static {
 
     /// The objects whose names begin so, and their sizes; sorted by name. The empty prefix means all.
     async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, Error>;
+
+    /// Removes what deletions by other programs have left, and those of the orphans `seen` by an earlier call to which
+    /// nothing was added since; gives those that are left. Call it seldom: a writer that pauses for as long as the time
+    /// between two calls loses its pieces.
+    async fn tidy(&self, seen: Orphans) -> Result<Orphans, Error> {
+        Ok(seen)
+    }
 }

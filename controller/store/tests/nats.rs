@@ -13,6 +13,8 @@
 mod bench;
 #[path = "nats/cluster.rs"]
 mod cluster;
+#[path = "nats/flat.rs"]
+mod flat;
 #[path = "nats/foreign.rs"]
 mod foreign;
 #[path = "nats/identities.rs"]

@@ -29,6 +29,21 @@ pub fn messages(port: u16, stream: &str, subject: &str) -> Option<Vec<Value>> {
     }
 }
 
+/// The number of messages that a stream holds; `None` if the server does not tell.
+#[must_use]
+pub fn held(port: u16, stream: &str) -> Option<u64> {
+    let subject = format!("$JS.API.STREAM.INFO.{stream}");
+    let answer = Connection::open(port)?.ask(&subject, &json!({}))?;
+    answer["state"]["messages"].as_u64()
+}
+
+/// The number of requests that have ever been made to JetStream; `None` if the server does not tell.
+#[must_use]
+pub fn requests(port: u16) -> Option<u64> {
+    let answer = Connection::open(port)?.ask("$JS.API.INFO", &json!({}))?;
+    answer["api"]["total"].as_u64()
+}
+
 struct Connection {
     stream: BufReader<TcpStream>,
 }

@@ -99,8 +99,12 @@ fn segments(id: &str) -> Vec<String> {
 /// The slots that are in use on a node, for each job that it runs.
 fn used(cluster: &Cluster, node: usize) -> BTreeMap<&'static str, f64> {
     let scrape = Scrape::parse(&cluster.door(node).get("/metrics").text());
-    let slots =
-        |job: &str, state| scrape.sum("tributary_arena_slots", &[("fl_job", job), ("state", state)]);
+    let slots = |job: &str, state| {
+        scrape.sum(
+            "tributary_arena_slots",
+            &[("fl_job", job), ("state", state)],
+        )
+    };
     // A job that does not run here has no slots at all.
     let here = JOBS.iter().filter(|job| slots(job.name, "free") > 0.0);
     here.map(|job| (job.name, slots(job.name, "used")))

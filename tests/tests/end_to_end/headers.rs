@@ -26,9 +26,10 @@ impl World {
         job.push("honest-0", 1, 1.0, &update);
         // Once folded, its slot is free again: what is free now is free for good.
         let free = tributary_tests::wait::eventually("the first update is folded", || {
-            let read = server
-                .scrape()
-                .sum("tributary_read_in_place_bytes_total", &[("fl_job", "strict")]);
+            let read = server.scrape().sum(
+                "tributary_read_in_place_bytes_total",
+                &[("fl_job", "strict")],
+            );
             (read > 0.0).then(|| job.free_slots())
         });
         Self {

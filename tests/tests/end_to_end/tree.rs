@@ -101,11 +101,17 @@ fn what_is_read_in_place_and_what_is_copied_is_told(sidecar: Sidecar) {
     );
     let scrape = server.scrape();
     assert_eq!(
-        scrape.sum("tributary_update_copied_bytes_total", &[("fl_job", "counted")]),
+        scrape.sum(
+            "tributary_update_copied_bytes_total",
+            &[("fl_job", "counted")]
+        ),
         status.bytes_copied as f64
     );
     assert_eq!(
-        scrape.sum("tributary_read_in_place_bytes_total", &[("fl_job", "counted")]),
+        scrape.sum(
+            "tributary_read_in_place_bytes_total",
+            &[("fl_job", "counted")]
+        ),
         status.bytes_read_in_place as f64
     );
     assert_eq!(

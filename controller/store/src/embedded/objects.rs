@@ -94,9 +94,10 @@ impl Objects for Folder {
     async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, Error> {
         names::prefix(prefix)?;
         // The store's own prefixes are whole folders.
+        let within = prefix.rfind('/').map_or("", |end| &prefix[..end]);
         let found: Vec<_> = self
             .store
-            .list(Some(&Path::from(self.bucket.as_str())))
+            .list(Some(&Path::from(format!("{}/{within}", self.bucket))))
             .try_collect()
             .await
             .map_err(|error| self.failed(prefix, &error))?;

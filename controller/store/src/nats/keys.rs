@@ -118,12 +118,12 @@ impl NatsKeys {
 
     async fn snapshot(&self, prefix: &str) -> Result<(u64, Vec<(String, Entry)>), Error> {
         let filter = self.filter(prefix);
+        let wanted = |subject: &str| self.key(subject).is_some_and(|key| key.starts_with(prefix));
         let Snapshot { last, messages } =
-            read::snapshot(&self.connection, &self.stream, &filter).await?;
+            read::snapshot(&self.connection, &self.stream, &filter, wanted).await?;
         let mut list: Vec<(String, Entry)> = messages
             .into_iter()
             .filter_map(|message| Some((self.key(&message.subject)?, entry(message)?)))
-            .filter(|(key, _)| key.starts_with(prefix))
             .collect();
         list.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         Ok((last, list))

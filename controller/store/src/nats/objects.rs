@@ -3,6 +3,7 @@
 //! The format is NATS's own (ADR-20). The library's reader and writer are not used: they leave the pieces of a broken
 //! write behind, read names from copies that may be behind, and wait for ever for pieces that are gone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::connection::Connection;
 use super::failure::Failure;
 use super::follow::Follower;
 use super::read;
-use crate::{Error, Object, Objects, Stream as Boxed, names};
+use crate::{Error, Object, Objects, Orphans, Stream as Boxed, names};
 
 /// The size of a piece.
 const PIECE_BYTES: usize = 512 << 10;
@@ -128,16 +129,40 @@ impl NatsObjects {
         self.store(&subject, message).await
     }
 
-    /// Frees the room of pieces that no name leads to. If that fails they stay: room is lost, nothing else.
-    async fn sweep(&self, object: &str) {
-        let subject = self.piece_subject(object);
+    /// Removes what lies on a subject, up to the message `last`. No trace stays.
+    async fn purge(&self, subject: &str, last: u64) -> Result<(), Error> {
         let purge = || async {
-            let purged = self.stream.purge().filter(&subject).await;
-            purged.map_err(|error| Failure::of(&subject, &error))
+            let purged = self.stream.purge().sequence(last.saturating_add(1));
+            let purged = purged.filter(subject).await;
+            purged.map_err(|error| Failure::of(subject, &error))
         };
-        if let Err(error) = self.connection.call(&subject, purge).await {
+        self.connection.call(subject, purge).await.map(drop)
+    }
+
+    /// Frees the room of pieces that no name leads to. If that fails they stay until they are found as orphans.
+    async fn free(&self, object: &str) {
+        let subject = self.piece_subject(object);
+        if let Err(error) = self.purge(&subject, u64::MAX).await {
             tracing::warn!(%error, subject, "pieces of an object could not be removed");
         }
+    }
+
+    /// Removes what says that an object is deleted, as other programs leave it; where the others' pieces lie.
+    async fn tidy_names(&self) -> Result<BTreeSet<String>, Error> {
+        let (connection, stream) = (&self.connection, &self.stream);
+        let filter = format!("$O.{}.M.>", self.bucket);
+        let (_, names) = read::subjects(connection, stream, &filter).await?;
+        let mut pieces = BTreeSet::new();
+        for subject in names.into_keys() {
+            let Some(message) = read::last(connection, stream, &subject).await? else {
+                continue;
+            };
+            match parse(&subject, &message.payload)? {
+                info if info.deleted => self.purge(&subject, message.sequence).await?,
+                info => drop(pieces.insert(self.piece_subject(&info.nuid))),
+            }
+        }
+        Ok(pieces)
     }
 
     async fn read(&self, info: ObjectInfo) -> Result<Boxed<Result<Bytes, Error>>, Error> {
@@ -166,7 +191,7 @@ impl Objects for NatsObjects {
         let pieces = match written {
             Ok(pieces) => pieces,
             Err(error) => {
-                self.sweep(&object).await;
+                self.free(&object).await;
                 return Err(error);
             }
         };
@@ -174,7 +199,7 @@ impl Objects for NatsObjects {
         // From here on a failure says that it is not known whether the object is there: its pieces stay.
         self.publish(&self.described(name, object, pieces)).await?;
         if let Some(old) = old {
-            self.sweep(&old.nuid).await;
+            self.free(&old.nuid).await;
         }
         Ok(bytes)
     }
@@ -194,29 +219,49 @@ impl Objects for NatsObjects {
     }
 
     async fn delete(&self, name: &str) -> Result<(), Error> {
-        let Some(mut info) = self.info(name).await? else {
+        let subject = self.name_subject(name)?;
+        let Some(message) = read::last(&self.connection, &self.stream, &subject).await? else {
             return Ok(());
         };
-        info.deleted = true;
-        (info.size, info.chunks) = (0, 0);
-        self.publish(&info).await?;
-        self.sweep(&info.nuid).await;
+        // What has taken the name since it was looked at stays.
+        self.purge(&subject, message.sequence).await?;
+        self.free(&parse(name, &message.payload)?.nuid).await;
         Ok(())
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, Error> {
         names::prefix(prefix)?;
-        let filter = format!("$O.{}.M.>", self.bucket);
-        let snapshot = read::snapshot(&self.connection, &self.stream, &filter).await?;
+        let subjects = format!("$O.{}.M.", self.bucket);
+        let wanted = |subject: &str| {
+            let name = URL_SAFE.decode(subject.strip_prefix(&subjects).unwrap_or_default());
+            name.is_ok_and(|name| name.starts_with(prefix.as_bytes()))
+        };
+        let (connection, filter) = (&self.connection, format!("{subjects}>"));
+        let snapshot = read::snapshot(connection, &self.stream, &filter, wanted).await?;
         let mut list = Vec::new();
         for message in snapshot.messages {
             let info = parse(&message.subject, &message.payload)?;
-            if !info.deleted && info.name.starts_with(prefix) {
+            if !info.deleted {
                 list.push((info.name, info.size as u64));
             }
         }
         list.sort_unstable();
         Ok(list)
+    }
+
+    async fn tidy(&self, seen: Orphans) -> Result<Orphans, Error> {
+        let filter = format!("$O.{}.C.>", self.bucket);
+        // Pieces first: what is described in the meantime is no orphan.
+        let (_, mut pieces) = read::subjects(&self.connection, &self.stream, &filter).await?;
+        let described = self.tidy_names().await?;
+        pieces.retain(|subject, _| !described.contains(subject));
+        for (subject, count) in &pieces {
+            if seen.0.get(subject) == Some(count) {
+                self.purge(subject, u64::MAX).await?;
+            }
+        }
+        pieces.retain(|subject, count| seen.0.get(subject) != Some(count));
+        Ok(Orphans(pieces))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads of what a stream holds, from its leader.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
@@ -40,27 +40,17 @@ pub(super) async fn last(
     connection.call(subject, read).await
 }
 
-/// The newest message of each subject that the filter selects.
+/// The newest message of each subject that the filter selects and that is `wanted`; no other is read.
 pub(super) async fn snapshot(
     connection: &Connection,
     stream: &Stream,
     filter: &str,
+    wanted: impl Fn(&str) -> bool,
 ) -> Result<Snapshot, Error> {
-    let subjects = || async {
-        let failed = |error| Failure::of(filter, &error);
-        let info = stream.info_with_subjects(filter).await.map_err(failed)?;
-        let last = info.info.state.last_sequence;
-        // In pages: those that appear between two of them push some to the next one, where they come again.
-        let subjects: BTreeSet<String> = info
-            .map_ok(|(subject, _)| subject)
-            .try_collect()
-            .await
-            .map_err(|error| Failure::of(filter, &error))?;
-        Ok((last, subjects))
-    };
-    let (last, subjects) = connection.call(filter, subjects).await?;
+    let (last, subjects) = subjects(connection, stream, filter).await?;
     let reads = subjects
-        .into_iter()
+        .into_keys()
+        .filter(|subject| wanted(subject))
         .map(|subject| async move { self::last(connection, stream, &subject).await });
     let messages: Vec<Option<StreamMessage>> = stream::iter(reads)
         .buffer_unordered(READS_AHEAD)
@@ -68,6 +58,23 @@ pub(super) async fn snapshot(
         .await?;
     let messages = messages.into_iter().flatten().collect();
     Ok(Snapshot { last, messages })
+}
+
+/// A number that all newer messages are above, and the subjects that the filter selects, with how many messages each has.
+pub(super) async fn subjects(
+    connection: &Connection,
+    stream: &Stream,
+    filter: &str,
+) -> Result<(u64, BTreeMap<String, usize>), Error> {
+    let read = || async {
+        let failed = |error| Failure::of(filter, &error);
+        let info = stream.info_with_subjects(filter).await.map_err(failed)?;
+        let last = info.info.state.last_sequence;
+        // In pages: those that appear between two of them push some to the next one, where they come again.
+        let subjects = info.try_collect().await;
+        Ok((last, subjects.map_err(|error| Failure::of(filter, &error))?))
+    };
+    connection.call(filter, read).await
 }
 
 /// The number of the newest message.

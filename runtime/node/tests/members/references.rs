@@ -262,7 +262,10 @@ fn whatever_is_wrong_with_a_file_has_a_name_and_leaves_nothing() {
     let _ = refer(&document).refused(422, "digest-mismatch");
     let used = || {
         let slots = Scrape::parse(&world.door(0).get("/metrics").text());
-        slots.sum("tributary_arena_slots", &[("fl_job", JOB), ("state", "used")])
+        slots.sum(
+            "tributary_arena_slots",
+            &[("fl_job", JOB), ("state", "used")],
+        )
     };
     assert_eq!(used(), 1.0, "the model's own");
     document["digest"] = digest(&file).into();
