@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from process import Process
 from proxy import Proxy
 from tributary import Client, Server, errors
 from tributary.manifest import Job
+
+#: What Python itself refuses to write down.
+VERY_MANY_DIGITS = pytest.param(-(10**5000), id="very many digits")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,79 @@ def test_the_layout_of_a_file(client: Client, proxy: Proxy, tmp_path: Path) -> N
     assert proxy.received == sent
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), -0.0, "12", True])
+def test_what_is_too_large_for_its_type_is_named(client: Client) -> None:
+    with pytest.raises(errors.NonFinite, match=r"head.bias\[1\]: 1e\+300 does not fit f32") as caught:
+        client.push(changed(head_bias=np.array([1, 1e300, np.inf])), cast=True)
+    assert caught.value.status is None
+    with pytest.raises(errors.NonFinite, match=r"head.weight\[1, 2\]: 70000.0 does not fit f16"):
+        client.push(changed(head_weight=np.where(np.arange(12) == 6, f4(70000), f4(1)).reshape(3, 4)), encoding="f16")
+    # What was infinite before is the server's to judge, and the connection goes on.
+    with pytest.raises(errors.NonFinite, match=r"head.bias\[2\]") as caught:
+        client.push(changed(head_bias=np.array([1, 2, np.inf])), cast=True)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("wide", [np.float16, np.float64])
+def test_each_remedy_for_mixed_types_is_one(client: Client, wide: type[Any]) -> None:
+    mixed = changed(step=wide(0))
+    with pytest.raises(errors.LayoutMismatch) as caught:
+        client.push(mixed)
+    remedy: Any = {"encoding": "f32"} if "pass encoding='f32'" in str(caught.value) else {"cast": True}
+    assert client.push(mixed, **remedy).round == 1
+
+
+class Strange:
+    """An array whose own code fails, and numpy's stand-in for one."""
+
+    def __init__(self, shape: Any, dtype: str = "float32", stands_for: Any = None) -> None:
+        self.shape, self.dtype, self._stands_for = shape, np.dtype(dtype), stands_for
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        if self._stands_for is None:
+            raise RuntimeError("it lies on another planet")
+        return self._stands_for
+
+
+STRANGE: dict[str, Any] = {
+    "no array": Strange((3,)),
+    "no shape": Strange((None,)),
+    "other numbers": Strange((3,), stands_for=np.ones(3, np.int32)),
+    "masked": np.ma.masked_array(np.ones(3, f4), [False, True, False]),
+}
+
+
+@pytest.mark.parametrize("local", [False, "auto"])
+@pytest.mark.parametrize("case", STRANGE)
+def test_an_array_that_cannot_be_read_is_named(client: Client, case: str, local: Any) -> None:
+    with Client(client.address, client.job, "strange", local=local) as other:
+        other.pull()
+        with pytest.raises(errors.LayoutMismatch, match=r"tensor 'head\.bias': expected"):
+            other.push(changed(head_bias=STRANGE[case]))
+        assert other.push(SMALL).round == 1
+
+
+def test_names_that_no_file_can_hold(client: Client) -> None:
+    for name in ("__metadata__", "half \ud800"):
+        with pytest.raises(errors.LayoutMismatch, match="one that no safetensors file can hold"):
+            client.push({name: np.zeros(1, f4)}, round=1)
+
+
+@pytest.mark.parametrize(
+    "header", ['{"__metadata__": [1]}', '{"a": ' + "[" * 5000, '{"a": {"dtype": "F32", "shape": [1e999]}}']
+)
+def test_files_that_are_no_safetensors_files_are_the_servers_to_judge(
+    client: Client, tmp_path: Path, header: str
+) -> None:
+    path = tmp_path / "update.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(errors.UpdateRefused) as caught:
+        client.push(path, round=1)
+    assert caught.value.status in (400, 413)
+
+
+@pytest.mark.parametrize(
+    "weight", [0, -1, float("nan"), float("inf"), -0.0, "12", True, 10**400, Fraction(10**400), VERY_MANY_DIGITS]
+)
 def test_weights(client: Client, proxy: Proxy, weight: Any) -> None:
     sent = proxy.received
     with pytest.raises(errors.BadWeight, match="weight is") as caught:
@@ -126,7 +202,7 @@ def test_names_of_jobs(job: str) -> None:
         Client("http://127.0.0.1:1", job, "client")
 
 
-@pytest.mark.parametrize("round_number", [-1, 1.5, "1", True])
+@pytest.mark.parametrize("round_number", [-1, 1.5, "1", True, 2**64, VERY_MANY_DIGITS])
 def test_rounds(client: Client, round_number: Any) -> None:
     with pytest.raises(errors.InvalidArgument, match="round is"):
         client.push(SMALL, round=round_number)
@@ -161,7 +237,15 @@ def test_short_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"timeout": 0}, {"timeout": -1}, {"patience": -1}, {"patience": float("inf")}, {"local": "yes"}]
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": 10**400},
+        {"patience": -1},
+        {"patience": float("inf")},
+        {"local": "yes"},
+    ],
 )
 def test_options(options: dict[str, Any]) -> None:
     with pytest.raises(errors.InvalidArgument):

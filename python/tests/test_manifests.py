@@ -175,7 +175,7 @@ def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_apply(server: Server, new_job: MakeJob) -> None:
     name = new_job()
     job = server.manifest(name)
-    assert job.model.startswith("sha256:")
+    assert str(job.model).startswith("sha256:")
     assert [(one.name, one.action) for one in server.apply(job)] == [(name, "unchanged")]
     job.expected = 7
     dry = server.apply([job], dry_run=True)[0]

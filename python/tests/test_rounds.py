@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from conftest import SMALL, MakeClient, MakeJob
-from tributary import Model, Server, errors
+from process import Process
+from tributary import Job, Model, Server, errors
 
 
 def test_a_round_gives_the_weighted_mean(new_job: MakeJob, new_client: MakeClient, server: Server) -> None:
@@ -178,6 +180,12 @@ class FakeTensor:
     def cpu(self) -> FakeTensor:
         return self._after("cpu")
 
+    def resolve_neg(self) -> FakeTensor:
+        return self._after("resolve_neg")
+
+    def float(self) -> FakeTensor:
+        return FakeTensor(self._array.astype(np.float32), "torch.float32", self._steps)
+
     def contiguous(self) -> FakeTensor:
         return self._after("contiguous")
 
@@ -199,19 +207,40 @@ class _TorchType:
         return self._name
 
 
-def test_torch_tensors(new_job: MakeJob, new_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = new_client(new_job(expected=2))
+@pytest.mark.parametrize("local", [True, False])
+def test_torch_tensors(new_job: MakeJob, new_client: MakeClient, monkeypatch: pytest.MonkeyPatch, local: bool) -> None:
+    client = new_client(new_job(expected=4 if not local else 2), local=local)
     client.pull()
     client.push({name: FakeTensor(array, "torch.float32") for name, array in SMALL.items()}, name="f32")
     torch = ModuleType("torch")
     vars(torch)["int16"] = "int16"
     monkeypatch.setitem(sys.modules, "torch", torch)
     halves = {name: array.astype(ml_dtypes.bfloat16) for name, array in SMALL.items()}
-    client.push({name: FakeTensor(array, "torch.bfloat16") for name, array in halves.items()}, name="bf16")
+    bf16 = {name: FakeTensor(array, "torch.bfloat16") for name, array in halves.items()}
+    client.push(bf16, encoding="f32", name="bf16-as-f32")
+    if not local:
+        client.push(bf16, name="bf16")
+        client.push(bf16, encoding="f16", cast=True, name="bf16-as-f16")
     new = client.pull(after=1, wait=60)
     assert new is not None
     np.testing.assert_array_equal(new["head.weight"], SMALL["head.weight"])
 
 
 def test_torch_is_not_imported() -> None:
-    assert "torch" not in sys.modules
+    # In a process of its own: other packages of the tests may import it.
+    code = "import sys, tributary; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_of_arrays(process: Process, server: Server, new_client: MakeClient) -> None:
+    arrays = {"w": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "b": np.float16(2)}
+    server.apply(Job("arrays", "fedavg", arrays, expected=1))
+    model = new_client("arrays").pull()
+    assert model["w"].dtype == np.float32
+    np.testing.assert_array_equal(model["w"], arrays["w"])
+    assert model["b"] == 2
+    with pytest.raises(errors.LayoutMismatch, match="'n': expected floating-point numbers, got int64; leave counters"):
+        server.apply(Job("counters", "fedavg", {"n": np.zeros(3, np.int64)}, expected=1))
+    unknown: Any = 7
+    with pytest.raises(errors.InvalidManifest, match="named by its path or digest, and this is int"):
+        server.apply(Job("number", "fedavg", unknown, expected=1))

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
-from typing import IO, Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, NamedTuple
 
 from tributary import errors
-from tributary._core.layout import header
 from tributary.client import Client
 from tributary.manifest import Function, Job
 from tributary.model import Model
 from tributary.server import Server
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays = Mapping[str, Any]
 
 #: Clients of a round for which a job is made, unless one has more.
 CLIENTS = 1024
@@ -93,14 +88,13 @@ class Coordinator:
         Raises:
             JobExists: there is one of that name.
             UnknownFunction: the server does not have the function, and no module was given.
-            InvalidManifest: the job's name, the function's configuration or the model cannot be.
+            InvalidManifest, LayoutMismatch, NonFinite: the job's name, the function's configuration or the model cannot
+                be.
         """
         try:
             self._check_function()
             self._check_new()
-            with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-                _write(model, file)
-                self._manifest = dataclasses.replace(self._manifest, model=self._server.upload(file.name))
+            self._manifest = dataclasses.replace(self._manifest, model=self._server.upload(model))
             self._server.apply([*self._functions(), self._manifest])
         except BaseException:
             self._close()
@@ -210,11 +204,3 @@ class Coordinator:
     def _close(self) -> None:
         self._client.close()
         self._server.close()
-
-
-def _write(model: Arrays, file: IO[bytes]) -> None:
-    """Writes a safetensors file of f32."""
-    file.write(header([(name, "F32", values.shape, values.size * 4) for name, values in model.items()]))
-    for values in model.values():
-        file.write(np.ascontiguousarray(values, "<f4").data)
-    file.flush()

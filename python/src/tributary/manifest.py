@@ -9,6 +9,7 @@ Fields that are ``None`` are left out of the file, so the server's defaults hold
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import importlib
@@ -108,8 +109,14 @@ class _Manifest:
         """The file that it names by a path, if it does."""
         if self.FILE is None:
             return None
-        name: str = getattr(self, _last(self.FILE))
-        return None if name.startswith("sha256:") else self.directory / name
+        path = _reference(getattr(self, _last(self.FILE))).get("path")
+        return None if path is None else self.directory / path
+
+    def with_digest(self: M, digest: str) -> M:
+        """The same, with its file named by a digest."""
+        changed = copy.copy(self)
+        setattr(changed, _last(self.FILE or ""), digest)
+        return changed
 
 
 @dataclasses.dataclass
@@ -121,8 +128,9 @@ class Job(_Manifest):
     Attributes:
         name: the job's name.
         function: the name of the function; the job uses its newest revision.
-        model: the path of a safetensors file of f32 tensors, or the digest of one that is uploaded, ``sha256:...``: the
-            layout that every update must have, and version 1 of the model.
+        model: the path of a safetensors file of f32 tensors, the digest of one that is uploaded, ``sha256:...``, or
+            arrays by name, which are converted to f32: the layout that every update must have, and version 1 of the
+            model.
         expected: updates with which a round is complete.
         quorum: updates that are enough after ``deadline``.
         deadline: time from a round's first update after which the quorum is enough.
@@ -161,7 +169,7 @@ class Job(_Manifest):
 
     name: str = _at("metadata.name", dataclasses.MISSING)
     function: str = _at("spec.function.name", dataclasses.MISSING)
-    model: str = _at("spec.model", dataclasses.MISSING)
+    model: str | os.PathLike[str] | Mapping[str, Any] = _at("spec.model", dataclasses.MISSING)
     expected: int | None = _at("spec.round.expected")
     quorum: int | None = _at("spec.round.quorum")
     deadline: str | None = _at("spec.round.deadline")
@@ -212,7 +220,7 @@ class Function(_Manifest):
     FILE: ClassVar[str | None] = "spec.module"
 
     name: str = _at("metadata.name", dataclasses.MISSING)
-    module: str = _at("spec.module", dataclasses.MISSING)
+    module: str | os.PathLike[str] = _at("spec.module", dataclasses.MISSING)
     algebra: str | None = _at("spec.algebra")
     memory: str | None = _at("spec.limits.memory")
     deadline: str | None = _at("spec.limits.deadline")
@@ -304,9 +312,14 @@ def _fields(manifest: type[_Manifest]) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(manifest) if "path" in field.metadata]  # type: ignore[arg-type]
 
 
-def _reference(name: str) -> dict[str, str]:
+def _reference(name: Any) -> dict[str, str]:
     """A file, by its digest or its path."""
-    return {"digest": name} if name.startswith("sha256:") else {"path": os.fspath(name)}
+    if not isinstance(name, (str, os.PathLike)):
+        raise errors.InvalidManifest(
+            f"a file is named by its path or digest, and this is {type(name).__name__}; Server.upload takes arrays"
+        )
+    text = os.fspath(name)
+    return {"digest": text} if text.startswith("sha256:") else {"path": text}
 
 
 def _last(path: str) -> str:

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,26 +84,38 @@ class Server:
         return [Applied.read(result) for result in results]
 
     def _resolved(self, manifest: Manifest) -> dict[str, Any]:
-        document = manifest.to_dict()
-        if manifest.FILE is not None and (path := manifest.file()) is not None:
-            document["spec"][manifest.FILE.rpartition(".")[2]] = {"digest": self.upload(path)}
-        return document
+        model = manifest.model if isinstance(manifest, Job) else None
+        file = model if isinstance(model, Mapping) else manifest.file()
+        if file is None:
+            return manifest.to_dict()
+        return manifest.with_digest(self.upload(file)).to_dict()
 
-    def upload(self, path: str | os.PathLike[str]) -> str:
+    def upload(self, file: str | os.PathLike[str] | Mapping[str, Any]) -> str:
         """Uploads a module or an initial model, unless the server has it.
+
+        Args:
+            file: a path, or a model's arrays or torch tensors by name, which are converted to f32.
 
         Returns:
             Its digest, ``sha256:...``.
+
+        Raises:
+            LayoutMismatch, NonFinite: the arrays make no model; says which.
         """
-        digest = _digest(Path(path))
+        if isinstance(file, Mapping):
+            with tempfile.NamedTemporaryFile(suffix=".safetensors") as written:
+                written.writelines(body.Tensors.of_model(file).pieces())
+                written.flush()
+                return self.upload(written.name)
+        digest = _digest(Path(file))
         target = f"/v1/blobs/{digest}"
         try:
             run(self._session.document(Request("HEAD", target, subject=CONTROL)))
         except errors.Problem as error:
             if error.status != 404:
                 raise
-            with contextlib.closing(body.File(path)) as file:
-                self._json(Request("PUT", target, file, "application/octet-stream", subject=CONTROL))
+            with contextlib.closing(body.File(file)) as content:
+                self._json(Request("PUT", target, content, "application/octet-stream", subject=CONTROL))
         return digest
 
     def manifest(self, job: str) -> Job:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -12,6 +13,9 @@ from tributary import errors
 from tributary._core import arrays, layout
 from tributary._core.arrays import Source
 from tributary._core.layout import Layout
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which no encoding has."""
 
 
 class Body(Protocol):
@@ -103,9 +107,26 @@ class Tensors:
             _check_shapes(sources, expected)
             # In the layout's order: so the server's reads walk through the slot from its beginning to its end.
             sources = {name: sources[name] for name in expected}
-        wires = [(source, _wire(source, encoding, cast)) for source in sources.values()]
-        _check_one_encoding(wires)
-        return cls(wires)
+        return cls(_wires(sources.values(), encoding, cast))
+
+    @classmethod
+    def of_model(cls, model: Mapping[str, Any]) -> Tensors:
+        """The tensors of a first model, as f32.
+
+        Raises:
+            LayoutMismatch: a tensor is not of floating-point numbers.
+        """
+        _check_mapping(model)
+        sources = [Source(name, value) for name, value in model.items()]
+        for source in sources:
+            if "float" not in source.kind:
+                raise errors.LayoutMismatch.found(
+                    source.name,
+                    expected="floating-point numbers",
+                    got=source.kind,
+                    fix="leave counters and the like out of the model and of updates, and keep them with the client",
+                )
+        return cls([(source, "F32") for source in sources])
 
     @property
     def length(self) -> int:
@@ -153,6 +174,13 @@ def _check_mapping(update: Mapping[str, Any]) -> None:
                 got=type(name).__name__,
                 fix="names are those of the model",
             )
+        if name == "__metadata__" or _SURROGATES.search(name):
+            raise errors.LayoutMismatch.found(
+                name,
+                expected="the name of a tensor",
+                got="one that no safetensors file can hold",
+                fix="names are those of the model",
+            )
 
 
 def _check_names(update: Mapping[str, Any], expected: Layout) -> None:
@@ -185,18 +213,21 @@ def _check_shapes(update: Mapping[str, Any], expected: Layout) -> None:
             )
 
 
+def _wires(sources: Iterable[Source], encoding: str | None, cast: bool) -> list[tuple[Source, str]]:
+    """The tensors, each with the type in which it is sent: all with the same."""
+    if encoding not in (None, "f32", "f16", "bf16"):
+        raise errors.InvalidArgument(f"encoding is {encoding!r}; there are 'f32', 'f16' and 'bf16'")
+    wires = [(source, _wire(source, encoding, cast)) for source in sources]
+    if cast and len({wire for _, wire in wires}) > 1:
+        return [(source, "F32") for source, _ in wires]
+    _check_one_encoding(wires)
+    return wires
+
+
 def _wire(source: Source, encoding: str | None, cast: bool) -> str:
-    """The type in which a tensor is sent."""
-    if encoding is not None:
-        if encoding not in ("f32", "f16", "bf16"):
-            raise errors.InvalidArgument(f"encoding is {encoding!r}; there are 'f32', 'f16' and 'bf16'")
-        wanted = encoding.upper()
-        if cast or source.wire == wanted or source.wire == "F32":
-            return wanted
-    elif source.wire is not None:
-        return source.wire
-    if cast and _number(source.kind):
-        return "F32"
+    """The type in which a tensor is sent. An encoding converts those that updates may have; the others take a cast."""
+    if source.wire is not None or (cast and _number(source.kind)):
+        return encoding.upper() if encoding else source.wire or "F32"
     fix = (
         "pass cast=True, or convert it with .astype(numpy.float32) (torch: .float())"
         if _number(source.kind)
@@ -216,7 +247,7 @@ def _check_one_encoding(wires: list[tuple[Source, str]]) -> None:
                 source.name,
                 expected=f"{wires[0][1]}, as tensor {wires[0][0].name!r} is",
                 got=wire,
-                fix="an update has one encoding: pass encoding='f32' or another one",
+                fix="an update has one encoding: pass encoding='f32' (or 'f16', 'bf16'), which converts the others",
             )
 
 

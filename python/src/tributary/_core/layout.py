@@ -93,15 +93,15 @@ class Layout(Mapping[str, Tensor]):
             raise errors.ProtocolError(f"not a safetensors file: its header would have {length} bytes")
         try:
             document = json.loads(text)
-            metadata = document.pop("__metadata__", None) or {}
+            metadata = dict(document.pop("__metadata__", None) or {})
             tensors = {
                 name: Tensor(str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
                 for name, entry in document.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise errors.ProtocolError(f"not a safetensors file: {error}") from error
         ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
-        return cls(ordered, 8 + length, dict(metadata))
+        return cls(ordered, 8 + length, metadata)
 
     def views(self, file: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """Every tensor as a view of a file of bytes."""

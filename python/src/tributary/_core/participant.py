@@ -289,6 +289,8 @@ class Participant:
         except slot.Unavailable as why:
             self._slots.give_up(why, connection.address)
             return await self._by_socket(connection, sending)
+        # Until the update is handed in, the connection's end is the lease's.
+        connection.reusable = False
         with self._progress.bar(f"push {self.job}", values.nbytes) as moved:
             await lease.write(values, moved)
         request = Request("PUT", f"{sending.target}?{sending.query}&slot={quote(lease.ticket)}")

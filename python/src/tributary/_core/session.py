@@ -144,7 +144,8 @@ class Session:
         head = http.request(
             request.method, request.target, authority, length, request.content_type, expects_continue=hold_back
         )
-        connection.heard = connection.whole = False
+        # An array that cannot be read ends the request in its midst.
+        connection.heard = connection.whole = connection.reusable = False
         pieces = body.pieces() if body else iter(())
         told = _beyond(len(head), moved)
         if hold_back:
