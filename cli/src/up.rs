@@ -46,7 +46,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
         tracing::warn!("{address} is not a loopback address, and there is no authentication yet");
     }
     tokio::select! {
-        () = controller.run() => {}
+        () = controller.run_alone() => {}
         () = ending.come() => {}
     }
     // Nobody listens any more if the server has ended by itself.

@@ -6,6 +6,7 @@ mod leading;
 mod looking;
 mod placing;
 mod slow;
+mod sweeping;
 mod work;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 use tributary_api::{
-    Name,
+    Digest, Name,
     control::NodeControl,
     event::EventKind,
     manifest::{Kind, default_tenant},
@@ -26,6 +27,7 @@ use tributary_store::Error as StoreError;
 
 use crate::{
     Error, State,
+    files::blobs::{self, Blobs},
     fleet::Fleet,
     link::{Beat, Command, Station},
     metrics::Metrics,
@@ -36,6 +38,7 @@ use crate::{
 };
 pub(crate) use leading::Lead;
 pub use leading::Options;
+pub use sweeping::Unused;
 use work::Work;
 
 /// The time after which what could not be done is tried again.
@@ -60,6 +63,8 @@ pub struct Controller {
     /// One look at everything at a time.
     passing: tokio::sync::Mutex<()>,
     work: Mutex<Work>,
+    /// Blobs that were uploaded or looked for since the last sweep.
+    asked_for: Mutex<BTreeSet<String>>,
     /// Nodes of which it was told that they have handed over all they had.
     drained: Mutex<BTreeSet<Name>>,
     /// What is known of slow nodes, while this controller leads.
@@ -78,24 +83,20 @@ struct Known {
 }
 
 impl Controller {
-    /// Takes the state over, removes files that nothing refers to, and starts the jobs on `node`, the only one.
+    /// Takes the state over, and starts the jobs on `node`, the only one.
     ///
     /// A job that cannot be started is no error: its status says why, and [`Controller::run`] tries again.
     ///
     /// # Errors
     /// As the store and the file system fail.
     pub async fn start(state: State, node: Arc<dyn NodeControl>) -> Result<Arc<Self>, Error> {
-        let before = state.store.load(&Desired::default()).await?;
-        // Only one process can have the directory open, so whoever starts leads.
-        let term = before.term() + 1;
         let station = Station::new(Arc::clone(&node), state.clone(), None, BTreeMap::new()).await?;
         let fleet = Fleet::local();
         fleet.add(station.report().await, station);
         let voice = Voice::Node(node);
         let controller = Self::new(state, fleet, voice, Lead::Following { leader: None });
-        controller.take_over(term).await?;
-        let unused = controller.unused_blobs().await?;
-        controller.state.blobs.remove(&unused).await?;
+        // Only one process can have the directory open, so whoever starts leads.
+        controller.take_over(0, async || Ok(true)).await?;
         controller.reconcile().await;
         Ok(controller)
     }
@@ -125,9 +126,16 @@ impl Controller {
             turn: tokio::sync::Mutex::default(),
             passing: tokio::sync::Mutex::default(),
             work: Mutex::default(),
+            asked_for: Mutex::default(),
             drained: Mutex::default(),
             stragglers: Mutex::default(),
         })
+    }
+
+    /// Keeps the only node at the desired state, and the store without what nothing refers to, for ever. Drop the future to
+    /// end it.
+    pub async fn run_alone(self: &Arc<Self>) {
+        tokio::join!(self.run(), self.sweep());
     }
 
     /// Keeps the nodes at the desired state, for ever. Drop the future to end it.
@@ -183,15 +191,17 @@ impl Controller {
     /// # Errors
     /// [`Error::Unknown`]; otherwise as the store fails.
     pub async fn delete_job(self: &Arc<Self>, name: &str) -> Result<(), Error> {
-        self.leading()?;
+        let term = self.leading()?;
         let _turn = self.turn.lock().await;
         let Some((name, _)) = self.find_job(name) else {
             return Err(unknown(Kind::Job, name));
         };
         self.forget(Kind::Job, &name).await?;
         self.settle().await;
-        // The models go last: should this process die before, the next one removes them at its start.
-        self.state.models.remove(&name).await?;
+        // The models go last: should this process die or be succeeded before, whoever leads finds them unused.
+        if self.still_leads(term, &self.known()).await.is_ok() {
+            self.state.models.remove(&name).await?;
+        }
         lock(&self.work).forget(&name);
         self.voice
             .tell(EventKind::JobDeleted, About::Job(&name), json!({}));
@@ -262,8 +272,15 @@ impl Controller {
         Ok(())
     }
 
-    pub(crate) fn blobs(&self) -> &crate::files::blobs::Blobs {
+    pub(crate) fn blobs(&self) -> &Blobs {
         &self.state.blobs
+    }
+
+    /// Takes note that somebody has uploaded a blob, or relies on it being here: what is swept next is not this one.
+    pub(crate) fn ask_for(&self, digest: Digest) {
+        if self.term().is_some() {
+            lock(&self.asked_for).insert(blobs::name(digest));
+        }
     }
 
     /// The controller's metrics in the Prometheus text format.
@@ -283,10 +300,12 @@ impl Controller {
     async fn commit(&self, commit: Commit) -> Result<(), Error> {
         let term = self.leading()?;
         let known = self.known();
-        // Models under the name of a new job are what a deleted one left.
+        // Models under the name of a new job are what a deleted one left, if nobody else has made one meanwhile.
         let jobs = commit.jobs.iter().map(|(name, _)| name);
         for name in jobs.filter(|name| !known.desired.jobs.contains_key(*name)) {
-            self.state.models.remove(name).await?;
+            if self.state.store.is_current(&known.desired).await? {
+                self.state.models.remove(name).await?;
+            }
         }
         let next = self.state.store.commit(term, &known.desired, &commit).await;
         self.adopt(next).await

@@ -68,6 +68,26 @@ pub enum Error {
     /// The store failed.
     #[error("the store failed: {0}")]
     Store(#[from] tributary_store::Error),
+    /// A newer version of the program has written desired state in a layout of its own.
+    #[error(
+        "the store holds desired state in layout {found}, which a newer version has written; this one knows layouts up \
+         to {known}: start the newer version in its place"
+    )]
+    Format {
+        /// The layout that was found.
+        found: u32,
+        /// The newest that this program reads.
+        known: u32,
+    },
+    /// Desired state is gone, and what it led to is still there.
+    #[error(
+        "there is no desired state in the store, but placements of {placements} jobs: restore the bucket `desired` from a \
+         back-up; or, to begin without jobs, delete the buckets `desired` and `placements` and start the controllers anew"
+    )]
+    Headless {
+        /// How many jobs have a placement.
+        placements: usize,
+    },
     /// A stored record cannot be read.
     #[error("the store holds a damaged record: {0}")]
     Record(#[from] serde_json::Error),
@@ -130,6 +150,8 @@ impl Error {
             Self::TooLarge { .. } => (413, "too-large", "Too large"),
             Self::Locked(_)
             | Self::Store(_)
+            | Self::Format { .. }
+            | Self::Headless { .. }
             | Self::Record(_)
             | Self::Legacy { .. }
             | Self::Directory { .. }

@@ -141,6 +141,16 @@ impl Fleet {
         seen.collect()
     }
 
+    /// The highest term that any node has heard of.
+    pub(crate) fn term(&self) -> u64 {
+        let nodes = lock(&self.nodes);
+        nodes
+            .values()
+            .map(|entry| entry.report.term)
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Whether it is known of all these nodes whether they live.
     pub(crate) fn knows(&self, names: &BTreeSet<&Name>) -> bool {
         let Kind::Many { beat, view, .. } = &self.kind else {

@@ -34,7 +34,7 @@ pub mod submissions;
 mod testing;
 mod voice;
 
-pub use controller::{Controller, Options};
+pub use controller::{Controller, Options, Unused};
 pub use error::{Error, problem_response};
 pub use files::{models::Models, spool::Spool};
 pub use link::{Beat, NodeReport, Station, serve_node};

@@ -118,11 +118,14 @@ async fn put_blob(
         .blobs()
         .put(digest, body.into_data_stream())
         .await?;
+    controller.ask_for(digest);
     Ok((StatusCode::CREATED, Json(json!({ "digest": digest }))).into_response())
 }
 
 async fn head_blob(State(controller): Api, Path(digest): Path<String>) -> Result<Response, Error> {
-    let size = controller.blobs().size(parse(&digest)?).await?;
+    let digest = parse(&digest)?;
+    let size = controller.blobs().size(digest).await?;
+    controller.ask_for(digest);
     Ok((StatusCode::OK, [(header::CONTENT_LENGTH, size)]).into_response())
 }
 

@@ -3,7 +3,8 @@
 //! Bucket `desired`, in any [`Keys`]:
 //! - `revisions/<kind>/<name>/<revision>.<term>`: a function's, tenant's or job's revision in JSON. Never changed: the
 //!   term tells what two leaders wrote under the same number.
-//! - `heads`: for each kind and name the last revision ever given, whose record it is, and whether the thing exists.
+//! - `heads`: for each kind and name that exists its last revision, and whose records its newest ones are; and the highest
+//!   revision of all that does not exist any more.
 //!
 //! `heads` is changed by compare and swap, and that is the moment at which an apply happens, all or nothing; records
 //! that it does not name were never applied. It is the fence as well: who begins to lead writes its term into it, and
@@ -22,7 +23,7 @@ use tributary_api::{
     control::{FunctionDescription, FunctionRevision, Sharing},
     manifest::{JobSpec, Kind, TenantSpec, default_tenant},
 };
-use tributary_store::{Error as StoreError, Keys};
+use tributary_store::{Entry, Error as StoreError, Keys};
 
 use crate::Error;
 pub(crate) use former::Former;
@@ -30,7 +31,10 @@ pub(crate) use former::Former;
 /// The key that is swapped.
 pub(crate) const HEADS: &str = "heads";
 
-/// The records of a thing that can be found by their number. Jobs that run at an older one are started anew.
+/// The layout of `heads` that this program writes, and the newest that it can read.
+const FORMAT: u32 = 2;
+
+/// The records of a thing that are kept, and can be found by their number. Jobs that run at an older one are started anew.
 const RECORDS_FOUND: usize = 8;
 
 /// A function's revision and what its module says of itself.
@@ -57,7 +61,7 @@ pub(crate) struct JobRecord {
     pub(crate) elements: u64,
 }
 
-/// Everything that exists, at its live revision, and the last revisions of what does not.
+/// Everything that exists, at its live revision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Desired {
     pub(crate) functions: BTreeMap<Name, FunctionRecord>,
@@ -73,6 +77,9 @@ pub(crate) struct Desired {
 /// The value of the key `heads`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Heads {
+    /// The layout; the first version did not say it.
+    #[serde(default)]
+    format: u32,
     /// The term of the leader who wrote it.
     term: u64,
     functions: BTreeMap<Name, Head>,
@@ -82,12 +89,29 @@ struct Heads {
     /// Nodes that are to be given no work.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     drained: BTreeSet<Name>,
+    /// The highest revision of all that was deleted. What is new is numbered on from here, so that a revision's number
+    /// never means two things, and nothing has to be kept of what is gone.
+    #[serde(default)]
+    spent: u64,
+    /// What a later version of the program has added to this layout.
+    #[serde(flatten)]
+    other: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The last revision of a thing. It outlives the thing, so that a revision's number never means two things.
+/// What can be read of any layout of `heads`.
+#[derive(Debug, Default, Deserialize)]
+struct Stamp {
+    #[serde(default)]
+    format: u32,
+    #[serde(default)]
+    term: u64,
+}
+
+/// The last revision of a thing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Head {
     last: u64,
+    /// Always, but for what an earlier version of the program left; see [`Heads::bury`].
     live: bool,
     /// The newest revisions, and under which term each was written.
     terms: BTreeMap<u64, u64>,
@@ -113,16 +137,25 @@ pub(crate) struct Store {
 }
 
 impl Desired {
-    /// Takes over what was read, if nothing newer is known: reads and changes overtake each other.
+    /// Takes over what was read, if nothing newer is known: reads and changes overtake each other. Terms come first: the
+    /// store's own numbers begin anew in one that was restored.
     pub(crate) fn renew(&mut self, read: Self) {
-        if read.seen >= self.seen {
+        if (read.term(), read.seen) >= (self.term(), self.seen) {
             *self = read;
         }
     }
 
     /// The number of the next revision.
     pub(crate) fn next_revision(&self, kind: Kind, name: &Name) -> u64 {
-        self.heads.of(kind).get(name).map_or(0, |head| head.last) + 1
+        let head = self.heads.of(kind).get(name);
+        head.map_or(self.heads.spent, |head| head.last) + 1
+    }
+
+    /// Whether a record is the very one that these heads name: other leaders may have given its number as well.
+    fn has(&self, kind: Kind, name: &Name, head: &Head, revision: u64) -> bool {
+        let known = self.heads.of(kind).get(name);
+        let known = known.and_then(|known| known.terms.get(&revision));
+        known.is_some() && known == head.terms.get(&revision)
     }
 
     /// The jobs that use a function.
@@ -212,15 +245,47 @@ impl Heads {
         }
     }
 
-    /// Makes `revision`, written under this term, the live one.
-    fn advance(&mut self, kind: Kind, name: &Name, revision: u64) {
+    /// Makes `revision`, written under this term, the live one; the key of the record that is not found any more.
+    fn advance(&mut self, kind: Kind, name: &Name, revision: u64) -> Option<String> {
         let term = self.term;
         let head = self.of_mut(kind).entry(name.clone()).or_default();
         (head.last, head.live) = (revision, true);
         head.terms.insert(revision, term);
-        while head.terms.len() > RECORDS_FOUND {
-            head.terms.pop_first();
+        let many = head.terms.len() > RECORDS_FOUND;
+        let (revision, term) = many.then(|| head.terms.pop_first()).flatten()?;
+        Some(key(kind, name, revision, term))
+    }
+
+    /// Forgets a thing, but not how many revisions there were.
+    fn forget(&mut self, kind: Kind, name: &Name) {
+        if let Some(head) = self.of_mut(kind).remove(name) {
+            self.spent = self.spent.max(head.last);
         }
+    }
+
+    /// Forgets what an earlier version of the program kept of things that are deleted.
+    fn bury(&mut self) {
+        for kind in Kind::ALL {
+            let heads = self.of(kind).iter();
+            let dead = heads.filter(|(_, head)| !head.live);
+            let dead: Vec<Name> = dead.map(|(name, _)| name.clone()).collect();
+            for name in dead {
+                self.forget(kind, &name);
+            }
+        }
+    }
+
+    /// The keys of all records that can be found.
+    fn records(&self) -> BTreeSet<String> {
+        let heads = Kind::ALL.into_iter().flat_map(|kind| {
+            let heads = self.of(kind).iter();
+            heads.map(move |(name, head)| (kind, name, head))
+        });
+        let records = heads.flat_map(|(kind, name, head)| {
+            let terms = head.terms.iter();
+            terms.map(move |(revision, term)| key(kind, name, *revision, *term))
+        });
+        records.collect()
     }
 }
 
@@ -238,22 +303,23 @@ impl Store {
         let Some(entry) = self.keys.get(HEADS).await? else {
             return Ok(Desired::default());
         };
-        if entry.revision == known.seen {
+        readable(&entry)?;
+        let heads: Heads = serde_json::from_slice(&entry.value)?;
+        if entry.revision == known.seen && heads == known.heads {
             return Ok(known.clone());
         }
-        let heads: Heads = serde_json::from_slice(&entry.value)?;
         let mut desired = Desired::default();
         for (name, head) in heads.functions.iter().filter(|(_, head)| head.live) {
-            let found = known.functions.get(name);
-            let record = match found.filter(|known| known.revision.revision == head.last) {
+            let same = known.has(Kind::Function, name, head, head.last);
+            let record = match known.functions.get(name).filter(|_| same) {
                 Some(record) => record.clone(),
                 None => self.record(Kind::Function, name, head, head.last).await?,
             };
             desired.functions.insert(name.clone(), record);
         }
         for (name, head) in heads.tenants.iter().filter(|(_, head)| head.live) {
-            let found = known.tenants.get(name);
-            let record = match found.filter(|known| known.revision == head.last) {
+            let same = known.has(Kind::Tenant, name, head, head.last);
+            let record = match known.tenants.get(name).filter(|_| same) {
                 Some(record) => record.clone(),
                 None => self.record(Kind::Tenant, name, head, head.last).await?,
             };
@@ -261,7 +327,8 @@ impl Store {
         }
         for (name, head) in heads.jobs.iter().filter(|(_, head)| head.live) {
             for revision in head.terms.keys().copied() {
-                let record = match known.job_at(name, revision) {
+                let same = known.has(Kind::Job, name, head, revision);
+                let record = match known.job_at(name, revision).filter(|_| same) {
                     Some(record) => record.clone(),
                     None => self.record(Kind::Job, name, head, revision).await?,
                 };
@@ -276,16 +343,35 @@ impl Store {
         Ok(desired)
     }
 
-    /// Begins to lead: from now on nobody of an earlier term can write.
-    pub(crate) async fn fence(&self, term: u64) -> Result<Desired, Error> {
+    /// The term of the last leader that has written, in whatever layout.
+    pub(crate) async fn term(&self) -> Result<u64, Error> {
+        let entry = self.keys.get(HEADS).await?;
+        let stamp = entry.map(|entry| serde_json::from_slice::<Stamp>(&entry.value));
+        Ok(stamp.transpose()?.unwrap_or_default().term)
+    }
+
+    /// Whether nobody has written since `base` was read.
+    pub(crate) async fn is_current(&self, base: &Desired) -> Result<bool, Error> {
+        let entry = self.keys.get(HEADS).await?;
+        Ok(entry.map_or(0, |entry| entry.revision) == base.seen)
+    }
+
+    /// Begins to lead: from now on nobody of an earlier term can write. The new term is `least`, or more if as much or more
+    /// stands here. `holds` says whether the caller still has the lease.
+    pub(crate) async fn fence<F>(&self, least: u64, holds: impl Fn() -> F) -> Result<Desired, Error>
+    where
+        F: Future<Output = Result<bool, StoreError>>,
+    {
         let mut known = Desired::default();
         loop {
             known = self.load(&known).await?;
-            if known.heads.term > term {
+            // Asked after the load: if somebody else gets the lease from here on and writes, the swap fails.
+            if !holds().await? {
                 return Err(Error::NotLeading { leader: None });
             }
             let mut heads = known.heads.clone();
-            heads.term = term;
+            heads.term = least.max(heads.term + 1);
+            heads.bury();
             match self.swap(&known, heads).await {
                 // Somebody, perhaps the one who led before, was faster this time.
                 Err(Error::Store(StoreError::Conflict { .. } | StoreError::Exists { .. })) => {}
@@ -301,24 +387,26 @@ impl Store {
         base: &Desired,
         commit: &Commit,
     ) -> Result<Desired, Error> {
-        let mut heads = base.heads_of(term)?;
+        let (mut heads, mut old) = (base.heads_of(term)?, BTreeSet::new());
         for record in &commit.functions {
             let FunctionRevision { name, revision, .. } = &record.revision;
             self.write(Kind::Function, name, *revision, heads.term, record)
                 .await?;
-            heads.advance(Kind::Function, name, *revision);
+            old.extend(heads.advance(Kind::Function, name, *revision));
         }
         for (name, record) in &commit.tenants {
             self.write(Kind::Tenant, name, record.revision, heads.term, record)
                 .await?;
-            heads.advance(Kind::Tenant, name, record.revision);
+            old.extend(heads.advance(Kind::Tenant, name, record.revision));
         }
         for (name, record) in &commit.jobs {
             self.write(Kind::Job, name, record.revision, heads.term, record)
                 .await?;
-            heads.advance(Kind::Job, name, record.revision);
+            old.extend(heads.advance(Kind::Job, name, record.revision));
         }
-        self.swap(base, heads).await
+        let desired = self.swap(base, heads).await?;
+        self.clear(&old).await;
+        Ok(desired)
     }
 
     /// Forgets a thing and its revisions, but not how many there were.
@@ -330,16 +418,34 @@ impl Store {
         name: &Name,
     ) -> Result<Desired, Error> {
         let mut heads = base.heads_of(term)?;
-        if let Some(head) = heads.of_mut(kind).get_mut(name) {
-            head.live = false;
-            head.terms.clear();
-        }
+        let before = heads.records();
+        heads.forget(kind, name);
+        let old: BTreeSet<_> = before.difference(&heads.records()).cloned().collect();
         let desired = self.swap(base, heads).await?;
-        // Nothing names these any more; what stays behind costs a few bytes.
-        if let Err(error) = self.delete_records(kind, name).await {
-            tracing::warn!(%kind, %name, %error, "old revisions stay in the store");
-        }
+        self.clear(&old).await;
         Ok(desired)
+    }
+
+    /// The keys of records that `desired` does not name: of applies that came to nothing, and what could not be removed.
+    pub(crate) async fn unnamed(&self, desired: &Desired) -> Result<BTreeSet<String>, Error> {
+        let named = desired.heads.records();
+        let all = self.keys.list(RECORDS).await?;
+        let keys = all.into_iter().map(|(key, _)| key);
+        Ok(keys.filter(|key| !named.contains(key)).collect())
+    }
+
+    /// Removes a record that nothing names.
+    pub(crate) async fn remove(&self, key: &str) -> Result<(), Error> {
+        Ok(self.keys.delete(key).await?)
+    }
+
+    /// Removes records that nothing names any more. What stays behind is found by [`Store::unnamed`].
+    async fn clear(&self, keys: &BTreeSet<String>) {
+        for key in keys {
+            if let Err(error) = self.remove(key).await {
+                return tracing::warn!(key, %error, "an old revision stays in the store for now");
+            }
+        }
     }
 
     /// Says whether a node is to be given work.
@@ -364,7 +470,8 @@ impl Store {
     }
 
     /// Writes `heads` if nobody has since `base` was read.
-    async fn swap(&self, base: &Desired, heads: Heads) -> Result<Desired, Error> {
+    async fn swap(&self, base: &Desired, mut heads: Heads) -> Result<Desired, Error> {
+        heads.format = FORMAT;
         let value = serde_json::to_vec(&heads)?.into();
         if base.seen == 0 {
             self.keys.create(HEADS, value).await?;
@@ -406,21 +513,23 @@ impl Store {
         self.keys.put(&key, value).await?;
         Ok(())
     }
-
-    async fn delete_records(&self, kind: Kind, name: &Name) -> Result<(), StoreError> {
-        for (key, _) in self.keys.list(&prefix(kind, name)).await? {
-            self.keys.delete(&key).await?;
-        }
-        Ok(())
-    }
 }
 
-fn prefix(kind: Kind, name: &Name) -> String {
-    format!("revisions/{kind}/{name}/")
-}
+/// The beginning of all records' keys.
+const RECORDS: &str = "revisions/";
 
 fn key(kind: Kind, name: &Name, revision: u64, term: u64) -> String {
-    format!("{}{revision}.{term}", prefix(kind, name))
+    format!("{RECORDS}{kind}/{name}/{revision}.{term}")
+}
+
+/// Refuses heads in a layout that this program does not know.
+fn readable(entry: &Entry) -> Result<(), Error> {
+    let Stamp { format, .. } = serde_json::from_slice(&entry.value)?;
+    if format > FORMAT {
+        let (found, known) = (format, FORMAT);
+        return Err(Error::Format { found, known });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -429,17 +538,128 @@ mod tests {
 
     use super::*;
 
+    async fn store() -> Store {
+        let backend = embedded::memory(Retention::default()).unwrap();
+        Store::new(backend.keys("desired", None).await.unwrap())
+    }
+
+    async fn holds() -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    fn tenant(name: &str, revision: u64) -> Commit {
+        let spec = TenantSpec::default();
+        Commit {
+            tenants: vec![(name.parse().unwrap(), TenantRecord { revision, spec })],
+            ..Commit::default()
+        }
+    }
+
     #[tokio::test]
     async fn what_was_read_before_is_no_news() {
-        let backend = embedded::memory(Retention::default()).unwrap();
-        let store = Store::new(backend.keys("desired", None).await.unwrap());
+        let store = store().await;
         let before = store.load(&Desired::default()).await.unwrap();
-        let mut known = store.fence(3).await.unwrap();
+        let mut known = store.fence(3, holds).await.unwrap();
         // A read that began before this controller led, and took its time.
         known.renew(before);
         assert_eq!(known.term(), 3);
-        let after = store.fence(5).await.unwrap();
+        let after = store.fence(5, holds).await.unwrap();
         known.renew(after);
         assert_eq!(known.term(), 5);
+    }
+
+    #[tokio::test]
+    async fn terms_grow_where_leases_begin_anew_and_only_for_who_has_the_lease() {
+        let store = store().await;
+        assert_eq!(store.fence(55, holds).await.unwrap().term(), 55);
+        assert_eq!(store.fence(1, holds).await.unwrap().term(), 56);
+        let fenced = store.fence(99, async || Ok(false)).await;
+        assert!(
+            matches!(fenced, Err(Error::NotLeading { .. })),
+            "{fenced:?}"
+        );
+        assert_eq!(store.term().await.unwrap(), 56);
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_leaves_a_number_and_nothing_else() {
+        let store = store().await;
+        let mut known = store.fence(1, holds).await.unwrap();
+        for round in 0..40 {
+            let name: Name = format!("t{round}").parse().unwrap();
+            for _ in 0..3 {
+                let revision = known.next_revision(Kind::Tenant, &name);
+                let commit = tenant(name.as_str(), revision);
+                known = store.commit(1, &known, &commit).await.unwrap();
+            }
+            let deleted = store.delete(1, &known, Kind::Tenant, &name).await;
+            known = deleted.unwrap();
+        }
+        let all = store.keys.list("").await.unwrap();
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].1.value.len() < 200, "{all:?}");
+        // A number never means two things.
+        let next = known.next_revision(Kind::Tenant, &"t0".parse().unwrap());
+        assert_eq!(next, 121);
+    }
+
+    #[tokio::test]
+    async fn so_many_revisions_are_kept_and_others_are_found() {
+        let store = store().await;
+        let mut known = store.fence(1, holds).await.unwrap();
+        for revision in 1..=20 {
+            let commit = tenant("t", revision);
+            known = store.commit(1, &known, &commit).await.unwrap();
+        }
+        let count = store.keys.list(RECORDS).await.unwrap().len();
+        assert_eq!(count, RECORDS_FOUND);
+        // An apply that came to nothing, and what an earlier version left of a deleted thing.
+        let stray = "revisions/Tenant/gone/1.1";
+        store.keys.put(stray, "{}".into()).await.unwrap();
+        let unnamed = store.unnamed(&known).await.unwrap();
+        assert_eq!(unnamed, BTreeSet::from([stray.to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_version_kept_of_deleted_things_goes() {
+        let store = store().await;
+        let former =
+            r#"{"term":4,"functions":{},"jobs":{"gone":{"last":9,"live":false,"terms":{}}}}"#;
+        store.keys.put(HEADS, former.into()).await.unwrap();
+        let known = store.fence(5, holds).await.unwrap();
+        assert!(known.heads.jobs.is_empty());
+        assert_eq!(known.next_revision(Kind::Job, &"gone".parse().unwrap()), 10);
+    }
+
+    #[tokio::test]
+    async fn heads_of_a_later_layout_are_refused_and_unknown_fields_stay() {
+        let store = store().await;
+        let later = r#"{"format":2,"term":4,"functions":{},"jobs":{},"new":{"a":[1]}}"#;
+        store.keys.put(HEADS, later.into()).await.unwrap();
+        store.fence(5, holds).await.unwrap();
+        let entry = store.keys.get(HEADS).await.unwrap().unwrap();
+        let heads: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
+        assert_eq!(heads["new"], serde_json::json!({"a": [1]}));
+
+        let later = r#"{"format":3,"term":7,"jobs":"elsewhere"}"#;
+        store.keys.put(HEADS, later.into()).await.unwrap();
+        let error = store.fence(9, holds).await.unwrap_err();
+        assert!(error.to_string().contains("layout 3"), "{error}");
+        assert_eq!(store.term().await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_restored_store_is_news() {
+        let (first, restored) = (store().await, store().await);
+        let mut known = first.fence(5, holds).await.unwrap();
+        for revision in 1..=3 {
+            let commit = tenant("t", revision);
+            known = first.commit(5, &known, &commit).await.unwrap();
+        }
+        let base = restored.fence(6, holds).await.unwrap();
+        let commit = tenant("t", 1);
+        let read = restored.commit(6, &base, &commit).await.unwrap();
+        known.renew(read.clone());
+        assert_eq!(known, read);
     }
 }

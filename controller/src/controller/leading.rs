@@ -6,14 +6,19 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::{
     select,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tributary_api::{Name, event::EventKind};
 use tributary_store::{Campaign, Change, Error as StoreError, Keys, Leadership, Role};
 
 use super::{Controller, Known, lock};
 use crate::{
-    Error, fleet::Passage, link::Command, placing::Placed, store, stragglers::Stragglers,
+    Error,
+    fleet::Passage,
+    link::Command,
+    placing::Placed,
+    store::{self, Desired},
+    stragglers::Stragglers,
     voice::About,
 };
 
@@ -23,8 +28,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long a new leader waits for nodes to say how they are.
 const INTRODUCTION: Duration = Duration::from_secs(1);
 
-/// How often blobs that nothing refers to are looked for; one has to be found twice.
-const SWEEP: Duration = Duration::from_secs(3600);
+/// The longest pause before it is tried again.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How often a leader looks whether a node has heard of a higher term.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How a controller that is one of several is set up.
 #[derive(Debug, Clone)]
@@ -68,7 +76,8 @@ impl Controller {
     /// Runs for leader and does what a controller does, until `stop` is over; then lets the next one lead.
     ///
     /// # Errors
-    /// As the store fails at the beginning; later failures are waited out.
+    /// As the store fails at the beginning; later failures are waited out. [`Error::Format`] if it is to lead, and a newer
+    /// version of the program has led before.
     pub async fn run_among(
         self: &Arc<Self>,
         options: &Options,
@@ -77,27 +86,28 @@ impl Controller {
         let backend = Arc::clone(&self.state.backend);
         let office = Leadership::open(&*backend, "leader", options.lease).await?;
         let campaign = office.campaign(&options.url);
-        select! {
-            () = stop => {}
-            () = self.follow_role(&campaign) => {}
-            () = self.follow_store() => {}
-            () = self.fleet.run(&*backend, |passage| self.tell(&passage)) => {}
-            () = self.run() => {}
-            () = self.sweep() => {}
-        }
+        let ended = select! {
+            () = stop => Ok(()),
+            error = self.follow_role(&campaign) => Err(error),
+            () = self.follow_store() => Ok(()),
+            () = self.fleet.run(&*backend, |passage| self.tell(&passage)) => Ok(()),
+            () = self.run() => Ok(()),
+            () = self.sweep() => Ok(()),
+        };
         self.cease(None);
         campaign.resign().await;
-        Ok(())
+        ended
     }
 
-    async fn follow_role(self: &Arc<Self>, campaign: &Campaign) {
+    /// Leads whenever it is this controller's turn, until it must not.
+    async fn follow_role(self: &Arc<Self>, campaign: &Campaign) -> Error {
         let mut role = campaign.role();
         loop {
             let now = role.borrow_and_update().clone();
             match now {
                 Role::Leader { term } => {
                     select! {
-                        () = self.lead_on(term) => {}
+                        error = self.lead_on(term, campaign) => return error,
                         changed = role.changed() => if changed.is_err() { break },
                     }
                     continue;
@@ -117,21 +127,44 @@ impl Controller {
             }
         }
         // The campaign has ended, which it does with the process only.
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 
-    /// Takes over, and stays until dropped.
-    async fn lead_on(self: &Arc<Self>, term: u64) {
-        self.lead.send_replace(Lead::TakingOver);
+    /// Takes over, and leads until dropped; takes over again if its term is not the highest any more although it has the
+    /// lease: a store that was lost or restored knows less than its nodes do. Ends if it must not lead.
+    async fn lead_on(self: &Arc<Self>, lease: u64, campaign: &Campaign) -> Error {
+        let (mut pause, mut told) = (PAUSE, String::new());
         loop {
-            match self.take_over(term).await {
-                Ok(()) => break,
-                Err(error) => tracing::warn!(term, %error, "this controller cannot lead yet"),
+            self.lead.send_replace(Lead::TakingOver);
+            match self.take_over(lease, || campaign.holds()).await {
+                Ok(term) => {
+                    tracing::info!(term, "this controller leads");
+                    self.lead_while_highest(term).await;
+                    (pause, told) = (PAUSE, String::new());
+                }
+                Err(error @ Error::Format { .. }) => return error,
+                Err(error) => {
+                    let error = error.to_string();
+                    if told != error {
+                        tracing::warn!(lease, error, "this controller cannot lead yet");
+                    }
+                    told = error;
+                }
             }
-            sleep(PAUSE).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
-        tracing::info!(term, "this controller leads");
-        std::future::pending::<()>().await;
+    }
+
+    /// Waits until another term is known than this one.
+    async fn lead_while_highest(&self, term: u64) {
+        let mut lead = self.lead.subscribe();
+        while self.term() == Some(term) {
+            if self.fleet.term() > term {
+                return self.cease(None);
+            }
+            let _ = timeout(LOOK, lead.wait_for(|lead| *lead != Lead::Leading { term })).await;
+        }
     }
 
     /// Lets every node know the term, so that it listens to no earlier leader any more, and says how it is.
@@ -147,14 +180,17 @@ impl Controller {
         let _ = timeout(INTRODUCTION, futures_util::future::join_all(asked)).await;
     }
 
-    /// Begins to lead: nobody of an earlier term can write from here on.
-    pub(super) async fn take_over(&self, term: u64) -> Result<(), Error> {
-        let desired = self.state.store.fence(term).await?;
+    /// Begins to lead: nobody of an earlier term can write from here on. `lease` is the lease's own term, and `holds` says
+    /// whether this controller still has it. Gives the term, which is above every other that is known.
+    pub(super) async fn take_over<F>(&self, lease: u64, holds: impl Fn() -> F) -> Result<u64, Error>
+    where
+        F: Future<Output = Result<bool, StoreError>>,
+    {
+        let heard = self.fleet.term().max(self.known().desired.term());
+        self.expect_heads().await?;
+        let desired = self.state.store.fence(lease.max(heard + 1), holds).await?;
+        let term = desired.term();
         let (placed, seen) = self.claim_placements().await?;
-        self.state
-            .models
-            .retain(|job| desired.jobs.contains_key(job))
-            .await?;
         self.change_known(|known| {
             *known = Known {
                 desired,
@@ -167,7 +203,18 @@ impl Controller {
         self.introduce(term).await;
         self.lead.send_replace(Lead::Leading { term });
         self.fleet.wake();
-        Ok(())
+        Ok(term)
+    }
+
+    /// Refuses to begin with nothing where something was: every node would be told to stop its jobs.
+    async fn expect_heads(&self) -> Result<(), Error> {
+        if !self.state.store.is_current(&Desired::default()).await? {
+            return Ok(());
+        }
+        match self.state.placements.list("").await?.len() {
+            0 => Ok(()),
+            placements => Err(Error::Headless { placements }),
+        }
     }
 
     fn cease(&self, leader: Option<String>) {
@@ -204,10 +251,13 @@ impl Controller {
         Ok((placed, seen))
     }
 
-    /// Reads what the store holds. If a higher term stands there, this controller does not lead any more.
+    /// Reads what the store holds. If another term stands there, this controller does not lead any more.
     pub(super) async fn look_up(&self) -> Result<(), Error> {
+        let led = self.term();
         let desired = self.state.store.load(&self.known().desired).await?;
-        if self.term().is_some_and(|term| desired.term() > term) {
+        // A lower one is of a store that was restored; unless it was read before this controller led.
+        let other = |term| desired.term() > term || (led == Some(term) && desired.term() < term);
+        if self.term().is_some_and(other) {
             self.cease(None);
         }
         let listed = self.state.placements.list("").await?;
@@ -283,31 +333,6 @@ impl Controller {
                 }
             }
             sleep(PAUSE).await;
-        }
-    }
-
-    /// Removes blobs that nothing refers to, as long as this controller leads. A blob that was uploaded for an apply to
-    /// come is not referred to either, so it has an hour.
-    async fn sweep(&self) {
-        let mut ticks = interval(SWEEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = std::collections::BTreeSet::new();
-        loop {
-            ticks.tick().await;
-            if self.term().is_none() {
-                before.clear();
-                continue;
-            }
-            let swept = async {
-                let unused = self.unused_blobs().await?;
-                let twice = unused.intersection(&before).cloned().collect();
-                self.state.blobs.remove(&twice).await?;
-                Ok::<_, Error>(unused)
-            };
-            match swept.await {
-                Ok(unused) => before = unused,
-                Err(error) => tracing::debug!(%error, "unused blobs stay"),
-            }
         }
     }
 

@@ -13,7 +13,7 @@ use tributary_api::{
     Digest,
     model::{HEADER_BYTES_MAX, Header, HeaderError, ModelLayout, PREFIX_BYTES, header_length},
 };
-use tributary_store::Objects;
+use tributary_store::{Objects, Orphans};
 
 use crate::Error;
 
@@ -109,12 +109,14 @@ impl Blobs {
         Ok(names.filter(|name| !kept.contains(name)).collect())
     }
 
-    /// Removes blobs that [`Blobs::unused`] named.
-    pub(crate) async fn remove(&self, names: &BTreeSet<String>) -> Result<(), Error> {
-        for name in names {
-            self.objects.delete(name).await?;
-        }
-        Ok(())
+    /// Removes a blob that [`Blobs::unused`] named.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), Error> {
+        Ok(self.objects.delete(name).await?)
+    }
+
+    /// Removes pieces of blobs that were never whole; see [`Objects::tidy`].
+    pub(crate) async fn tidy(&self, seen: Orphans) -> Result<Orphans, Error> {
+        Ok(self.objects.tidy(seen).await?)
     }
 
     async fn beginning(&self, digest: Digest, length: usize) -> Result<Bytes, Error> {
@@ -177,7 +179,8 @@ where
     }
 }
 
-fn name(digest: Digest) -> String {
+/// The object that holds a blob.
+pub(crate) fn name(digest: Digest) -> String {
     let hex = digest.hex();
     format!("sha256/{}/{hex}", &hex[..2])
 }

@@ -18,7 +18,7 @@ use tributary_api::{
     control::{CheckpointError, Checkpoints, ModelParts},
     model::ModelLayout,
 };
-use tributary_store::{Error as StoreError, Objects};
+use tributary_store::{Error as StoreError, Objects, Orphans};
 
 use crate::Error;
 
@@ -96,15 +96,28 @@ impl Models {
         Ok(())
     }
 
-    /// Removes the models of jobs for which `exists` says no.
-    pub(crate) async fn retain(&self, exists: impl Fn(&str) -> bool) -> Result<(), Error> {
-        for (name, _) in self.objects.list("").await? {
-            let job = name.split('/').next().unwrap_or_default();
-            if !exists(job) {
-                self.objects.delete(&name).await?;
-            }
-        }
-        Ok(())
+    /// The models of jobs for which `exists` says no.
+    pub(crate) async fn unused(
+        &self,
+        exists: impl Fn(&str) -> bool,
+    ) -> Result<BTreeSet<String>, Error> {
+        let all = self.objects.list("").await?;
+        let unused = |name: &String| !exists(name.split('/').next().unwrap_or_default());
+        Ok(all
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(unused)
+            .collect())
+    }
+
+    /// Removes a model that [`Models::unused`] named.
+    pub(crate) async fn remove_one(&self, name: &str) -> Result<(), Error> {
+        Ok(self.objects.delete(name).await?)
+    }
+
+    /// Removes pieces of models that were never whole; see [`Objects::tidy`].
+    pub(crate) async fn tidy(&self, seen: Orphans) -> Result<Orphans, Error> {
+        Ok(self.objects.tidy(seen).await?)
     }
 
     /// Keeps a version, and forgets the oldest beyond those that are kept.

@@ -18,7 +18,7 @@ use tributary_api::{
 };
 
 use super::{Answer, Command, JobOrder, Link, NodeReport, Order, Outcome, Refusal};
-use crate::{Error, State, store::Desired};
+use crate::{Error, State};
 
 /// Drives one node as it is told.
 pub struct Station {
@@ -52,7 +52,7 @@ impl Station {
         let life = since.map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         });
-        let term = state.store.load(&Desired::default()).await?.term();
+        let term = state.store.term().await?;
         Ok(Arc::new(Self {
             node,
             state,

@@ -27,7 +27,7 @@ impl Store {
             for (revision, record) in former.records.iter().filter(|_| former.live) {
                 let key = key(former.kind, &former.name, *revision, heads.term);
                 self.keys.put(&key, record.clone().into()).await?;
-                heads.advance(former.kind, &former.name, *revision);
+                let _ = heads.advance(former.kind, &former.name, *revision);
             }
             let head = heads.of_mut(former.kind).entry(former.name).or_default();
             (head.last, head.live) = (former.last, former.live);

@@ -60,6 +60,8 @@ pub struct Leadership {
 /// A running candidacy. Dropped without [`Campaign::resign`], it ends like a crash: the lease has to run out.
 #[derive(Debug)]
 pub struct Campaign {
+    office: Leadership,
+    lease: Lease,
     role: watch::Receiver<Role>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -95,10 +97,12 @@ impl Leadership {
         };
         let candidate = Candidate {
             office: self.clone(),
-            lease,
+            lease: lease.clone(),
             role,
         };
         Campaign {
+            office: self.clone(),
+            lease,
             role: receiver,
             stop: Some(stop),
             task: tokio::spawn(candidate.run(stopped)),
@@ -116,6 +120,13 @@ impl Leadership {
             .map(|lease| lease.leader))
     }
 
+    /// The key's revision, if this candidacy wrote it.
+    async fn revision_of(&self, lease: &Lease) -> Result<Option<u64>, Error> {
+        let entry = self.keys.get(&self.key).await?;
+        let own = entry.filter(|entry| Lease::read(&entry.value).as_ref() == Some(lease));
+        Ok(own.map(|entry| entry.revision))
+    }
+
     fn part(&self, part: f64) -> Duration {
         self.lease.mul_f64(part)
     }
@@ -126,6 +137,15 @@ impl Campaign {
     #[must_use]
     pub fn role(&self) -> watch::Receiver<Role> {
         self.role.clone()
+    }
+
+    /// Whether the store says that this candidacy has the lease. Who writes something only if nobody else has written it
+    /// since before this was asked writes nothing after a successor.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn holds(&self) -> Result<bool, Error> {
+        Ok(self.office.revision_of(&self.lease).await?.is_some())
     }
 
     /// Ends the candidacy. A leader gives the lease back, so that the next one leads at once.
@@ -253,17 +273,10 @@ impl Candidate {
             Err(error) => return Err(error),
         }
         // Perhaps an earlier renewal, of which no answer came, has succeeded.
-        let Some(own) = self.own_revision().await? else {
+        let Some(own) = self.office.revision_of(&self.lease).await? else {
             return Ok(None);
         };
         keys.update(key, self.value(), own).await.map(Some)
-    }
-
-    /// The key's revision, if this candidacy wrote it.
-    async fn own_revision(&self) -> Result<Option<u64>, Error> {
-        let entry = self.office.keys.get(&self.office.key).await?;
-        let own = entry.filter(|entry| Lease::read(&entry.value).as_ref() == Some(&self.lease));
-        Ok(own.map(|entry| entry.revision))
     }
 
     /// Returns when it may be worth while to create the key.
@@ -295,7 +308,7 @@ impl Candidate {
     /// Deletes the key, if this candidacy wrote it.
     async fn release(&self) {
         let release = async {
-            if let Some(revision) = self.own_revision().await? {
+            if let Some(revision) = self.office.revision_of(&self.lease).await? {
                 let (keys, key) = (&self.office.keys, &self.office.key);
                 keys.delete_if(key, revision).await?;
             }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use tributary_api::Name;
-use tributary_controller::{Error, State};
+use tributary_controller::{Error, State, Unused};
 
 use crate::world::{World, job, model};
 
@@ -100,7 +100,7 @@ async fn a_damaged_model_is_passed_over() {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_left_is_removed() {
+async fn what_a_killed_process_left_is_removed_at_the_second_look() {
     let (world, _) = running().await;
     let stale = world.upload("nobody refers to this").await;
     let staged = world
@@ -121,7 +121,18 @@ async fn what_a_killed_process_left_is_removed() {
         .join(format!("objects/blobs/sha256/{}/{hex}", &hex[..2]));
     assert!(blob.exists());
     let world = world.restarted().await;
-    assert!(!staged.exists() && !orphan.exists() && !blob.exists());
+    assert!(!staged.exists() && orphan.exists() && blob.exists());
+    let seen = world.controller.sweep_once(&Unused::default()).await;
+    let seen = seen.unwrap();
+    assert!(orphan.exists() && blob.exists());
+    // Somebody is about to refer to it.
+    let again = world.upload("nobody refers to this").await;
+    assert_eq!(again, stale);
+    let seen = world.controller.sweep_once(&seen).await.unwrap();
+    assert!(!orphan.exists() && blob.exists());
+    let seen = world.controller.sweep_once(&seen).await.unwrap();
+    world.controller.sweep_once(&seen).await.unwrap();
+    assert!(!blob.exists());
     assert_eq!(
         world.node.take_log()[1],
         "start j@1 v1 with f@1",
