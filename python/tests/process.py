@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from urllib.request import urlopen
 
 from tributary import Server
 
@@ -55,6 +56,14 @@ class Process:
             self._child.terminate()
             self._child.wait(GIVEN_UP_AFTER)
             self._child = None
+
+    def count_updates(self, job: str, outcome: str) -> float:
+        """How many updates of a job had that outcome."""
+        with urlopen(f"{self.address}/metrics") as answer:
+            text = answer.read().decode()
+        series = f'tributary_updates_total{{fl_job="{job}",outcome="{outcome}"}} '
+        counts = [line.removeprefix(series) for line in text.splitlines() if line.startswith(series)]
+        return float(counts[0]) if counts else 0
 
     def __enter__(self) -> Process:
         return self

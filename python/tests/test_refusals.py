@@ -159,10 +159,10 @@ def test_no_slot_is_waited_for(process: Process, new_job: MakeJob, new_client: M
         client.push(update)
     assert (caught.value.status, caught.value.retry_after) == (429, 1.0)
     patient = new_client(job, "patient")
-    refused = Server(process.address).round(job, 1).rejected
+    refused = process.count_updates(job, "no-slot")
 
     def let_go() -> None:
-        eventually(lambda: Server(process.address).round(job, 1).rejected > refused, "the push is refused once")
+        eventually(lambda: process.count_updates(job, "no-slot") > refused, "the push is refused once")
         for sock in stuck:
             sock.close()
 

@@ -167,7 +167,7 @@ pub struct RoundStatus {
     pub accepted: u32,
     /// The clients inside its model.
     pub contributors: u32,
-    /// The updates refused.
+    /// The updates refused for what they are; what belongs elsewhere or may come again does not count.
     pub rejected: u64,
     /// The updates that came after it closed.
     pub late: u64,

@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 use tributary_api::Name;
 
-pub(crate) use refusal::{OUTCOMES, Refusal};
+pub(crate) use refusal::{OUTCOMES, Refusal, is_rejection};
 
 /// What the gateway's handlers share.
 #[derive(Clone)]

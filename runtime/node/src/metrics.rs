@@ -6,7 +6,7 @@ mod sidecar;
 use crate::jobs::Jobs;
 use crate::protocol::Activation;
 use prometheus::{
-    Counter, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Counter, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::Arc;
@@ -59,6 +59,10 @@ pub struct Metrics {
     pub(crate) aggregation: HistogramVec,
     pub(crate) rounds: IntCounterVec,
     pub(crate) model_version: IntGaugeVec,
+    /// Updates that wait for the open round's model.
+    round_updates: IntGaugeVec,
+    /// For how long that model has been due.
+    round_overdue: GaugeVec,
     pub(crate) arena_slots: IntGaugeVec,
     pub(crate) arena_bytes: IntGaugeVec,
     pub(crate) workers: IntGauge,
@@ -243,6 +247,24 @@ impl Metrics {
                     &["fl_job"]
                 )
             ),
+            round_updates: family!(
+                r,
+                gauge(
+                    "tributary_round_updates",
+                    "Updates in the open round that wait for its model.",
+                    &["fl_job"]
+                )
+            ),
+            round_overdue: family!(
+                r,
+                GaugeVec::new(
+                    Opts::new(
+                        "tributary_round_overdue_seconds",
+                        "Time since the open round closed, or its deadline passed without a quorum; 0 before."
+                    ),
+                    &["fl_job"]
+                )
+            ),
             arena_slots: family!(
                 r,
                 gauge(
@@ -368,6 +390,14 @@ impl Metrics {
         }
     }
 
+    /// Shows how many updates wait for the open round's model, and for how long it has been due.
+    pub(crate) fn observe_round(&self, job: &str, updates: u32, overdue: Duration) {
+        let waiting = self.round_updates.with_label_values(&[job]);
+        waiting.set(i64::from(updates));
+        let due = self.round_overdue.with_label_values(&[job]);
+        due.set(overdue.as_secs_f64());
+    }
+
     /// Adds the sidecar's families, read from the router at each scrape.
     pub(crate) fn add_router(&self, router: Arc<dyn Router>, jobs: Arc<Jobs>) {
         let added = sidecar::SidecarCollector::new(router, jobs)
@@ -435,6 +465,8 @@ impl Metrics {
         }
         let _ = self.arena_bytes.remove_label_values(&[job]);
         let _ = self.model_version.remove_label_values(&[job]);
+        let _ = self.round_updates.remove_label_values(&[job]);
+        let _ = self.round_overdue.remove_label_values(&[job]);
         let _ = self.staleness.remove_label_values(&[job]);
         let _ = self.round.remove_label_values(&[job]);
         let _ = self.aggregation.remove_label_values(&[job]);

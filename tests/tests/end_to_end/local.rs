@@ -312,6 +312,11 @@ fn other_ways_are_told_to_send_a_body(sidecar: Sidecar) {
     let _ = client
         .commit("early", 1, 1.0, &lease.ticket)
         .refused(422, "non-finite");
+    let refused = job.round(1).rejected;
+    assert_eq!(
+        refused, 1,
+        "another way to send says nothing against an update"
+    );
     let _ = server.deploy(&manifest("allow"), &initial);
     finish(server, &job, 1, free);
 }

@@ -49,6 +49,11 @@ fn a_repeat_is_answered_as_before(sidecar: Sidecar) {
         .put("late", &query(1), &file)
         .refused(409, "wrong-round");
     assert_eq!(job.round(1).late, 1);
+    assert_eq!(
+        job.round(2).rejected,
+        1,
+        "the other bytes; who is late counts once"
+    );
     // A new round is a new update, even if its bytes are those of the last.
     job.push_all(2, &first);
     let _ = job.result(2);

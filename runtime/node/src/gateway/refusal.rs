@@ -43,6 +43,27 @@ pub(crate) const OUTCOMES: [&str; 32] = [
     "too-many-fetches",
 ];
 
+/// Outcomes that reject no update: it was taken, belongs at another door, may come again as it is, or came too late,
+/// which its own round counts.
+const NO_REJECTIONS: [&str; 11] = [
+    "accepted",
+    "repeated",
+    "elsewhere",
+    "home-unknown",
+    "not-local",
+    "no-slot",
+    "too-many-fetches",
+    "reference-unreachable",
+    "round-closing",
+    "wrong-round",
+    "job-completed",
+];
+
+/// Whether an outcome rejects an update for what it is.
+pub(crate) fn is_rejection(outcome: &str) -> bool {
+    !NO_REJECTIONS.contains(&outcome)
+}
+
 /// Why an update is turned away.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -312,5 +333,17 @@ impl Refusal {
             R::Completed { version } => problem.with("version", *version),
             _ => problem,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_and_alerts_count_the_same_as_rejections() {
+        let rules = include_str!("../../../../manifests/prometheus/alerts.yml");
+        assert!(rules.contains(&format!("outcome!~\"{}\"", NO_REJECTIONS.join("|"))));
+        assert!(NO_REJECTIONS.iter().all(|name| OUTCOMES.contains(name)));
     }
 }

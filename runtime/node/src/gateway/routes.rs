@@ -278,11 +278,7 @@ async fn events(
 }
 
 async fn metrics(State(gateway): State<Gateway>) -> Response {
-    gateway
-        .jobs
-        .all()
-        .iter()
-        .for_each(|job| job.observe_arena());
+    gateway.jobs.all().iter().for_each(|job| job.observe());
     match gateway.metrics.render() {
         Ok(text) => (
             [(

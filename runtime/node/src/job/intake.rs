@@ -1,6 +1,7 @@
 //! Updates into a round: who may send, what is known of them, when the round closes.
 
 use super::{Inner, Job, descriptor};
+use crate::gateway::is_rejection;
 use crate::round::{Close, Placement, Reason};
 use jiff::Timestamp;
 use serde_json::json;
@@ -126,7 +127,7 @@ impl Job {
         if state.stopped {
             return;
         }
-        if !matches!(outcome, "accepted" | "repeated") {
+        if is_rejection(outcome) {
             state.tally.rejected += 1;
         }
         if outcome != "accepted" {

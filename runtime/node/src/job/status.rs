@@ -3,6 +3,7 @@
 use super::{Inner, Job};
 use crate::metrics::ARENA_SLOTS;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use tributary_api::status::{
     AggregatorCounts, ArenaStatus, JobPhase, JobStatus, RoundPhase, RoundStaleness, RoundStatus,
 };
@@ -30,6 +31,27 @@ impl Inner {
             mean: sum.total as f64 / f64::from(accepted.max(1)),
             max: sum.max,
         })
+    }
+}
+
+impl Inner {
+    /// Updates that wait for the open round's model.
+    fn waiting(&self) -> u32 {
+        match self.phase() {
+            JobPhase::Running => self.round.accepted_everywhere(),
+            _ => 0,
+        }
+    }
+
+    /// How long the open round's model has been due: since the round closed, or since its deadline passed without a
+    /// quorum.
+    fn overdue(&self, now: Instant) -> Duration {
+        let closed = self.tally.closed.map(|(_, at)| at);
+        let due = closed.or_else(|| self.round.deadline());
+        match (self.phase(), due) {
+            (JobPhase::Running, Some(due)) => now.saturating_duration_since(due),
+            _ => Duration::ZERO,
+        }
     }
 }
 
@@ -131,12 +153,19 @@ impl Job {
         }
     }
 
-    /// Brings the arena's gauges up to date.
-    pub(crate) fn observe_arena(&self) {
+    /// Brings the gauges up to date.
+    pub(crate) fn observe(&self) {
         let state = self.lock();
         if state.stopped {
             return;
         }
+        let (waiting, overdue) = (state.waiting(), state.overdue(Instant::now()));
+        let name = self.name.as_str();
+        self.metrics.observe_round(name, waiting, overdue);
+        self.observe_arena(&state);
+    }
+
+    fn observe_arena(&self, state: &Inner) {
         let slots = self.arena.geometry().slots();
         let free = self.arena.free_slots(Room::Update) + self.arena.free_slots(Room::Partial);
         let touched = self.arena.reserved_slots();
