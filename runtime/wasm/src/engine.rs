@@ -2,6 +2,7 @@
 
 use crate::abi::PAGE_BYTES;
 use crate::error::Error;
+use crate::module;
 use crate::watchdog::Watchdog;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ impl Engine {
         .map_err(|error| Error::Engine(format!("cannot start the watchdog thread: {error}")))?;
         let mut hasher = DefaultHasher::new();
         wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+        module::RULES.hash(&mut hasher);
         let compatibility = hasher.finish();
         Ok(Self {
             shared: Arc::new(Shared {
@@ -80,7 +82,7 @@ fn configuration() -> wasmtime::Config {
         // The same bits on every host, whatever its processor makes of a relaxed instruction.
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
-        // One memory of 32-bit addresses: the window goes into it.
+        // One memory of 32-bit addresses: the window goes into it. (`module` refuses more than this.)
         .wasm_multi_memory(false)
         .wasm_memory64(false)
         // Memory never moves, for the window's sake, and is unmapped when its instance is dropped, and

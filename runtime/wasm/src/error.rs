@@ -153,7 +153,9 @@ pub enum Error {
     #[error("not a WASM module: {0}")]
     NotWasm(String),
     /// The module is longer than the host takes.
-    #[error("the module is {bytes} bytes long; the most is {limit}")]
+    #[error(
+        "the module is {bytes} bytes long; the most is {limit}: strip its names and debug information"
+    )]
     ModuleTooLarge {
         /// Its length.
         bytes: usize,
@@ -163,6 +165,20 @@ pub enum Error {
     /// The module is malformed, or uses a feature that functions may not use.
     #[error("the module is not valid: {0}")]
     Invalid(String),
+    /// The module has more of something than compiling it may cost.
+    #[error("{whose} has {found} {what}; the most is {most}: {remedy}")]
+    TooMuch {
+        /// The module, or what of it.
+        whose: String,
+        /// How many there are.
+        found: u64,
+        /// Of what.
+        what: &'static str,
+        /// The most that there may be.
+        most: u64,
+        /// What helps.
+        remedy: &'static str,
+    },
     /// An export that the ABI demands is not there.
     #[error("the module lacks the export `{name}` ({expected})")]
     MissingExport {

@@ -14,7 +14,7 @@ const LOG_MESSAGES_PER_CALL: u32 = 64;
 /// How many elements a function's tables may have (each takes a pointer of host memory).
 const TABLE_ELEMENTS_MAX: usize = 65_536;
 /// How many tables a module may have; compilers make one.
-const TABLES_MAX: usize = 4;
+const TABLES_MAX: usize = 1;
 const ERROR_LEVEL: i32 = 1;
 
 /// What the host keeps per instance.

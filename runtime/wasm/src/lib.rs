@@ -18,8 +18,8 @@
 //! The modules, from the outside in:
 //! - [`engine`]: wasmtime's configuration, and the `watchdog` that ends calls at their deadline;
 //! - [`cache`]: precompiled modules on disk, authenticated by a key that stays on this machine;
-//! - `module`: what a module must export and may import; `bulk`: why its bulk memory operations are
-//!   rewritten before it is compiled;
+//! - `module`: what a module may be, decided before it is compiled; `bulk`: why its bulk memory
+//!   operations are rewritten then;
 //! - [`instance`]: one module instance over one window; `operands`, `encoding`: what a call works on;
 //!   `plan`: the checks before it is made; `window`: the mapping; `host`: the imports and the memory
 //!   limit; `abi`: the records that cross the border;

@@ -9,6 +9,7 @@ mod encodings;
 mod examples;
 mod fedavg;
 mod fixture;
+mod hostile;
 mod laws;
 mod ranges;
 mod window;
