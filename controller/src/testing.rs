@@ -53,6 +53,7 @@ pub(crate) fn status(job: &str, revision: u64) -> JobStatus {
         times: Vec::new(),
         awaited: None,
         sharing: None,
+        bounds: None,
     }
 }
 

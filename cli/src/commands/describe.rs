@@ -6,7 +6,7 @@ use serde::Serialize;
 use tributary_api::{
     Name,
     fleet::{BypassedNode, NodeEntry, PlacementDescription},
-    manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer},
+    manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer, UpdateBounds},
     placement::{BUCKETS, Duty},
     status::{
         AutoscalerStatus, FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus,
@@ -144,6 +144,21 @@ fn job(description: &JobDescription) -> String {
         "Clients",
         format!("at most {} in a round", spec.clients.max),
     );
+    if let Some(UpdateBounds {
+        weight_min,
+        weight_max,
+        exact,
+    }) = status.bounds
+    {
+        lines.add(
+            "Updates",
+            format!("weights from {weight_min:e} to {weight_max:e}"),
+        );
+        if let Some(exact) = exact {
+            let most = format!("weight times value up to {:e}", exact.product_max);
+            lines.add("  Exact", most);
+        }
+    }
     if let Some(fan_in) = spec.tree.fan_in {
         lines.add("Fan-in", fan_in);
     }

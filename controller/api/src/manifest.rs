@@ -16,6 +16,7 @@ mod schema;
 mod shape;
 pub mod source;
 pub mod tenant;
+mod weight;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -34,6 +35,7 @@ pub use nearest::nearest;
 pub use placement::{NodesSpec, PlacementPolicy, PlacementSpec, StragglerPolicy};
 pub use schema::schema;
 pub use tenant::{JobsQuota, TenantManifest, TenantSpec, default_tenant};
+pub use weight::{ExactBounds, UpdateBounds, WeightSpec};
 
 use crate::{Digest, Name, problem::FieldError};
 

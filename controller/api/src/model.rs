@@ -7,6 +7,7 @@
 mod encoding;
 mod header;
 mod layout;
+mod magnitude;
 mod mismatch;
 mod names;
 mod update;
@@ -14,6 +15,7 @@ mod update;
 pub use encoding::{Encoding, Encodings, SlotLayout};
 pub use header::{Header, HeaderError, Tensor, header_length};
 pub use layout::ModelLayout;
+pub use magnitude::first_beyond;
 pub use mismatch::LayoutMismatch;
 pub use safetensors::Dtype;
 pub use update::{Part, Segment, UpdatePlan};

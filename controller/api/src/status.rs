@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Digest, Name,
     control::{FunctionDescription, Sharing},
-    manifest::{Algebra, Limits},
+    manifest::{Algebra, Limits, UpdateBounds},
     stages::{Awaited, RoundTimes, StageTimes},
 };
 
@@ -70,6 +70,9 @@ pub struct JobStatus {
     /// What it may claim of its nodes, if they know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharing: Option<Sharing>,
+    /// What the node takes of one update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<UpdateBounds>,
 }
 
 /// How many workers a job shall have on a node, as the node's autoscaler decided last.

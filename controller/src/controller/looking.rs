@@ -264,6 +264,7 @@ fn absent(name: &Name, record: &JobRecord, placed: Option<&Placed>, version: u64
         times: Vec::new(),
         awaited: None,
         sharing: None,
+        bounds: None,
     }
 }
 

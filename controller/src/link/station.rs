@@ -14,7 +14,8 @@ use bytes::Bytes;
 use tributary_api::{
     Digest, Name,
     control::{FunctionRevision, JobDesired, NodeControl, NodeError},
-    model::ModelLayout,
+    manifest::NonFinite,
+    model::{ModelLayout, first_beyond},
 };
 
 use super::{Answer, Command, JobOrder, Link, NodeReport, Order, Outcome, Refusal};
@@ -163,7 +164,11 @@ impl Station {
                 desired.version = version;
                 file
             }
-            None => self.blob(model_of(&job)?).await?,
+            None => {
+                let file = self.blob(model_of(&job)?).await?;
+                check_first(&file, &desired)?;
+                file
+            }
         };
         self.node.start_job(desired, model).await
     }
@@ -216,6 +221,22 @@ impl Link for Station {
         };
         let report = self.report().await;
         Ok(Answer { outcome, report })
+    }
+}
+
+/// A first model may hold NaN and infinity where all models may.
+fn check_first(file: &[u8], job: &JobDesired) -> Result<(), NodeError> {
+    let data = file.len().saturating_sub(job.layout.data_bytes() as usize);
+    let beyond = first_beyond(&file[data..], f32::MAX);
+    match (beyond, job.spec.ingest.non_finite) {
+        (Some((at, value)), NonFinite::Reject) => {
+            let coordinate = job.layout.coordinate(at as u64).unwrap_or_default();
+            Err(NodeError::Refused(format!(
+                "{coordinate} of the job's first model is {value}, and models must be finite \
+                 (spec.ingest.nonFinite: reject)"
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

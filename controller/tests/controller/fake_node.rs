@@ -251,5 +251,6 @@ fn status(job: &JobDesired) -> JobStatus {
         times: Vec::new(),
         awaited: None,
         sharing: Some(job.sharing.clone()),
+        bounds: None,
     }
 }

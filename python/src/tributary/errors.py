@@ -259,8 +259,14 @@ class NonFinite(UpdateRefused):
     slug = "non-finite"
 
 
+class OutOfRange(UpdateRefused):
+    """A value times the weight is more than the job's exact sums can hold; ``detail`` names the coordinate."""
+
+    slug = "out-of-range"
+
+
 class BadWeight(UpdateRefused, ValueError):
-    """The weight is not a finite number greater than 0."""
+    """The weight is not a finite number greater than 0, or not within the job's bounds."""
 
     slug = "bad-weight"
 

@@ -142,7 +142,9 @@ class Job(_Manifest):
         fan_in: children of an aggregator.
         keep_alive: idle time after which the job's aggregators and workers go; without it the autoscaler decides.
         idle_timeout: a client that sends nothing for so long in mid-body is given up.
-        non_finite: what is done with an update that holds NaN or infinity.
+        non_finite: what is done with NaN and infinity, in updates and in the models that are made of them.
+        weight_min: the least weight of an update.
+        weight_max: the greatest weight of an update.
         slots: slots of the job's shared memory.
         local: whether clients on the server's host may write updates into shared memory.
         count: updates with which a round closes, whoever sent them.
@@ -182,6 +184,8 @@ class Job(_Manifest):
     keep_alive: str | None = _at("spec.keepAlive")
     idle_timeout: str | None = _at("spec.ingest.idleTimeout")
     non_finite: Literal["reject", "allow"] | None = _at("spec.ingest.nonFinite")
+    weight_min: float | None = _at("spec.ingest.weight.min")
+    weight_max: float | None = _at("spec.ingest.weight.max")
     slots: int | None = _at("spec.arena.slots")
     local: Literal["allow", "refuse"] | None = _at("spec.ingest.local")
     count: int | None = _at("spec.round.count")

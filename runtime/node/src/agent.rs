@@ -12,6 +12,7 @@
 //! arena, and [`Job::send_again`] sends all that is there once a worker hosts the job. That makes
 //! activation, a lost worker and scale to zero one mechanism.
 
+mod checkpoint;
 mod hosting;
 mod scaling;
 mod staff;
@@ -22,7 +23,7 @@ use crate::job::{Job, ModelSlot};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::protocol::Completion;
-use bytes::Bytes;
+use checkpoint::checkpoint;
 use hosting::Hosting;
 pub(crate) use scaling::Options as ScalingOptions;
 use scaling::Scaling;
@@ -40,8 +41,6 @@ use tributary_sidecar_layout::{Descriptor, Destination};
 pub(crate) use workers::Options as WorkerOptions;
 use workers::Workers;
 
-/// Bytes of a model that are copied out of the arena at a time, for its checkpoint: a fraction of a millisecond.
-const CHECKPOINT_PIECE_BYTES: u64 = 1 << 20;
 /// Arrivals that are dealt with at a time.
 const ARRIVALS: usize = 256;
 /// How long the agent sleeps when nothing is planned.
@@ -69,10 +68,12 @@ pub(crate) struct Parts {
     pub wake: Arc<Notify>,
 }
 
-/// A model on its way to the object store.
+/// A model that was looked at and handed to the store.
 struct Written {
     job: Arc<Job>,
     model: ModelSlot,
+    /// The first value that is not finite, where all must be.
+    fault: Option<String>,
     checkpoint: Result<(), String>,
 }
 
@@ -251,11 +252,12 @@ impl Agent {
         let (job, checkpoints, written) =
             (job.clone(), self.checkpoints.clone(), self.written.clone());
         tokio::spawn(async move {
-            let checkpoint = checkpoint(&job, model, checkpoints.as_ref()).await;
+            let (checkpoint, fault) = checkpoint(&job, model, checkpoints.as_ref()).await;
             // The agent ends only with the node.
             let _ = written.send(Written {
                 job,
                 model,
+                fault,
                 checkpoint,
             });
         });
@@ -266,9 +268,15 @@ impl Agent {
         Written {
             job,
             model,
+            fault,
             checkpoint,
         }: Written,
     ) {
+        if let Some(fault) = fault {
+            warn!(job = %job.name, version = model.version, fault, "the model is not published");
+            job.fail_finished(model, &fault);
+            return;
+        }
         if let Err(error) = &checkpoint {
             warn!(job = %job.name, %error, "the model is published but not kept");
         }
@@ -340,27 +348,6 @@ impl Agent {
             warn!(%destination, %error, "route not removed");
         }
     }
-}
-
-/// Writes a model to the object store, piece by piece out of its slot.
-async fn checkpoint(
-    job: &Job,
-    model: ModelSlot,
-    checkpoints: &dyn Checkpoints,
-) -> Result<(), String> {
-    let end = job.layout.data_bytes();
-    let starts = (0..end).step_by(CHECKPOINT_PIECE_BYTES as usize);
-    let pieces = starts.map(|offset| {
-        let bytes = CHECKPOINT_PIECE_BYTES.min(end - offset);
-        let piece = job.read_model(model, offset, bytes as usize);
-        piece.map(Bytes::from).map_err(|error| error.to_string())
-    });
-    let header = Bytes::from(job.model_header(model.version));
-    let parts = std::iter::once(Ok(header)).chain(pieces);
-    checkpoints
-        .save(&job.name, model.version, Box::new(parts))
-        .await
-        .map_err(|error| error.to_string())
 }
 
 /// Tells that a worker came or went.

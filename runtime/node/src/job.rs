@@ -48,7 +48,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tributary_api::Name;
 use tributary_api::control::{FunctionRevision, Sharing};
 use tributary_api::event::EventKind;
-use tributary_api::manifest::{IngestSpec, JobSpec};
+use tributary_api::manifest::{IngestSpec, JobSpec, UpdateBounds};
 use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::placement::Placement;
 use tributary_api::status::{AutoscalerStatus, RoundStatus};
@@ -287,6 +287,15 @@ impl Job {
     /// How updates are taken in.
     pub(crate) fn ingest(&self) -> IngestSpec {
         self.lock().spec.ingest.clone()
+    }
+
+    /// What it takes of one update.
+    pub(crate) fn update_bounds(&self) -> UpdateBounds {
+        self.bounds(&self.lock())
+    }
+
+    fn bounds(&self, state: &Inner) -> UpdateBounds {
+        state.spec.update_bounds(self.plan.geometry.clients)
     }
 
     /// The model that is handed out.

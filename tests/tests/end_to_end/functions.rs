@@ -16,7 +16,9 @@ on_both_sidecars![
     a_bad_update_among_many_costs_only_itself,
     a_round_of_nothing_but_bad_updates_fails_and_opens_again,
     a_failing_finish_fails_the_round_and_it_opens_again,
+    a_model_that_is_not_finite_is_not_published,
     a_sum_out_of_range_is_the_clients_fault,
+    no_weight_makes_a_sum_leave_its_range,
     bad_modules_are_refused_at_deploy,
     a_function_in_another_language_works,
 ];
@@ -221,22 +223,68 @@ fn a_failing_finish_fails_the_round_and_it_opens_again(sidecar: Sidecar) {
     server.finish();
 }
 
+fn a_model_that_is_not_finite_is_not_published(sidecar: Sidecar) {
+    let server = Server::start(sidecar);
+    let manifest = Manifest::fedavg("summit", "{ expected: 1 }").config("{ update: delta }");
+    let high = Model::filled(SMALL, 3e38);
+    let job = server.deploy(&manifest, &high);
+    let free = job.free_slots();
+    let feed = Feed::listen(server.client(), "/v1/events?job=summit");
+    // Model and update are finite, their sum is not.
+    let mut higher = Model::filled(SMALL, 0.0);
+    higher.tensor("dense.weight").values[3] = 3e38;
+    job.push("a", 1, 1.0, &higher);
+    let failed = feed.through(EventKind::RoundFailed.as_str()).pop().unwrap();
+    let error = failed.data["data"]["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("dense.weight[0, 3] = inf"), "{error}");
+    let _ = feed.through(EventKind::RoundOpened.as_str());
+    job.until_free(free);
+    let status = job.status();
+    assert_eq!((status.version, status.last_error), (1, Some(error)));
+
+    job.push("b", 1, 1.0, &Model::filled(SMALL, 0.0));
+    assert_eq!(job.result(1), high);
+    server.finish();
+}
+
 fn a_sum_out_of_range_is_the_clients_fault(sidecar: Sidecar) {
     let server = Server::start(sidecar);
     let manifest = Manifest::fedavg("ranged", "{ expected: 3 }").config("{ accumulate: exact }");
     let job = server.deploy(&manifest, &Model::filled(SMALL, 0.0));
     let mut huge = Model::random(SMALL, 1);
     huge.tensor("dense.weight").values[3] = 1e30;
-    let _ = job.put("huge", "?round=1", &huge.file()).expect(202);
-    let problem = refusal(&job, "huge", &huge.file());
+    let problem = job.put("huge", "?round=1", &huge.file());
+    let detail = problem.refused(422, "out-of-range").detail;
     assert!(
-        problem.detail.contains("fold returned error"),
-        "{}",
-        problem.detail
+        detail.starts_with("dense.weight[0, 3] is 1e30; with weight 1e0, exact sums of job ranged"),
+        "{detail}"
     );
-    let good = updates(SMALL, 2, 1);
+    let good = updates(SMALL, 3, 1);
     job.push_all(1, &good);
     Mean::of(weighed(&good)).assert_near(&job.result(1), 1e-8);
+    server.finish();
+}
+
+/// The heaviest updates that are let in, in a tree of leaves that each have room for them: every merge does as well.
+fn no_weight_makes_a_sum_leave_its_range(sidecar: Sidecar) {
+    let server = Server::start(sidecar);
+    let manifest = Manifest::fedavg("heavy", "{ expected: 4 }")
+        .with("accumulate: exact")
+        .with("clients: { max: 4 }")
+        .with("tree: { fanIn: 2 }");
+    let job = server.deploy(&manifest, &Model::filled(SMALL, 0.0));
+    let most = job.status().bounds.unwrap().weight_max;
+    let update = whole(0);
+    for weight in [most * 1.01, 1e300, 1e-30, 5e-324] {
+        let query = format!("?round=1&weight={weight:e}");
+        let problem = job.put("heavy", &query, &update.file());
+        let detail = problem.refused(422, "bad-weight").detail;
+        assert!(detail.contains("spec.ingest.weight"), "{detail}");
+    }
+    for client in ["a", "b", "c", "d"] {
+        job.push(client, 1, most, &update);
+    }
+    assert_eq!(job.result(1), update);
     server.finish();
 }
 

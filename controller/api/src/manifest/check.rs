@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Accumulate, Determinism, FileReference, FunctionSpec, JobSpec, Manifest, PlacementSpec,
-    RoundSpec, Staleness, StalenessWeight, TenantSpec,
+    RoundSpec, Staleness, StalenessWeight, TenantSpec, UpdateBounds, WeightSpec,
 };
 use crate::{
     problem::FieldError,
@@ -85,6 +85,7 @@ fn job(spec: &JobSpec, errors: &mut Errors) {
     errors.file("spec.model", &spec.model);
     round(&spec.round, spec.clients.max, errors);
     arithmetic(spec, errors);
+    weight(spec, errors);
     placement(&spec.placement, errors);
     if let Some(keep_alive) = spec.keep_alive {
         errors.interval("spec.keepAlive", keep_alive, Interval::from_millis(0));
@@ -116,6 +117,34 @@ fn arithmetic(spec: &JobSpec, errors: &mut Errors) {
         "spec.determinism",
         || "`exact` needs exact sums: set spec.accumulate: exact".into(),
     );
+}
+
+/// Some weight must be allowed.
+fn weight(spec: &JobSpec, errors: &mut Errors) {
+    const PATH: &str = "spec.ingest.weight";
+    let WeightSpec { min, max } = spec.ingest.weight;
+    if min > max {
+        let message = format!("min is {min:e}, which is more than max, {max:e}");
+        errors.0.push(FieldError::new(PATH, message));
+        return;
+    }
+    let clients = spec.clients.max;
+    let UpdateBounds {
+        weight_min: least,
+        weight_max: most,
+        exact,
+    } = spec.update_bounds(clients);
+    errors.refuse_if(exact.is_some() && min > most, PATH, || {
+        format!(
+            "min is {min:e}, but exact sums of {clients} clients take weights up to {most:.1e}; \
+             lower min, scaleBits or spec.clients.max"
+        )
+    });
+    errors.refuse_if(exact.is_some() && max < least, PATH, || {
+        format!(
+            "max is {max:e}, but exact sums take weights from {least:.1e}; raise max or scaleBits"
+        )
+    });
 }
 
 fn placement(spec: &PlacementSpec, errors: &mut Errors) {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Accumulate, ApiVersion, Determinism, FileReference, Metadata, RoundSpec,
+    Accumulate, ApiVersion, Determinism, FileReference, Metadata, RoundSpec, WeightSpec,
     placement::PlacementSpec, tenant::default_tenant,
 };
 use crate::{Name, quantity::Interval};
@@ -125,18 +125,21 @@ pub struct ArenaSpec {
 }
 
 /// How updates are taken in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct IngestSpec {
     /// A client that sends nothing for so long in mid-body is given up.
     pub idle_timeout: Interval,
-    /// What is done with an update that holds NaN or infinity.
+    /// What is done with NaN and infinity, in updates and in the models that are made of them.
     pub non_finite: NonFinite,
+    /// The weights that updates may have.
+    #[serde(skip_serializing_if = "WeightSpec::is_default")]
+    pub weight: WeightSpec,
     /// Whether clients on the node's own host may write updates into shared memory themselves.
     pub local: LocalPath,
 }
 
-/// What is done with an update that holds NaN or infinity.
+/// What is done with NaN and infinity, in updates and in the models that are made of them.
 #[derive(
     Debug,
     Clone,
@@ -153,10 +156,10 @@ pub struct IngestSpec {
 )]
 #[serde(rename_all = "camelCase")]
 pub enum NonFinite {
-    /// It is refused, and the error names the coordinate.
+    /// The update is refused, the attempt at the round fails, and the error names the coordinate.
     #[default]
     Reject,
-    /// It is folded like any other.
+    /// They are like any other value.
     Allow,
 }
 
@@ -227,6 +230,7 @@ impl Default for IngestSpec {
         Self {
             idle_timeout: Interval::from_secs(10),
             non_finite: NonFinite::Reject,
+            weight: WeightSpec::default(),
             local: LocalPath::Allow,
         }
     }

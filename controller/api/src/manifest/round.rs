@@ -158,16 +158,14 @@ impl RoundSpec {
         self.staleness.map_or(0, |staleness| staleness.max)
     }
 
-    /// The weight, above 0, with which an update of that weight and staleness counts; above 0 as well.
+    /// The weight with which an update of that weight and staleness counts: never below `least`, the least that the
+    /// update itself may have.
     #[must_use]
-    pub fn weigh(&self, weight: f64, staleness: u64) -> f64 {
+    pub fn weigh(&self, weight: f64, staleness: u64, least: f64) -> f64 {
         let factor = self
             .staleness
             .map_or(1.0, |allowed| allowed.factor(staleness));
-        match weight * factor {
-            0.0 => f64::MIN_POSITIVE,
-            product => product,
-        }
+        (weight * factor).max(least)
     }
 }
 

@@ -18,9 +18,17 @@ pub(super) struct Target<'a> {
     pub layout: &'a ModelLayout,
     /// Whether values must be finite.
     pub check_finite: bool,
+    /// The weight, and the greatest magnitude of a value that exact sums take with it.
+    pub exact: Option<(f64, f32)>,
 }
 
 impl Target<'_> {
+    /// The greatest magnitude of a value, if there is one.
+    fn most(&self) -> Option<f32> {
+        let finite = self.check_finite.then_some(f32::MAX);
+        self.exact.map(|(_, most)| most).or(finite)
+    }
+
     /// Reads the data into the slot, each piece to its place, hashing and checking it while it is warm.
     pub(super) async fn fill<S: Source>(
         &self,
@@ -32,7 +40,7 @@ impl Target<'_> {
         let gap = plan.slot.gap();
         vector[gap.start as usize..gap.end as usize].fill(0);
         for segment in &plan.segments {
-            let mut pieces = Pieces::new(segment.part, plan.slot.encoding, self.check_finite);
+            let mut pieces = Pieces::new(segment.part, plan.slot.encoding, self.most());
             let mut begin = segment.slot_offset as usize;
             let end = begin + segment.bytes as usize;
             while begin < end {
@@ -59,7 +67,7 @@ impl Target<'_> {
         digest: &mut XxHash3_128,
     ) -> Result<(), Refusal> {
         let part = Part::Elements { first: 0 };
-        let mut pieces = Pieces::new(part, Encoding::F32, self.check_finite);
+        let mut pieces = Pieces::new(part, Encoding::F32, self.most());
         let mut scratch = vec![0; PIECE_BYTES];
         let (mut begin, end) = (0, self.layout.data_bytes());
         while begin < end {
@@ -78,30 +86,47 @@ impl Target<'_> {
 
     fn refusal(&self, part: Part, fault: Fault) -> Refusal {
         let place = |at| self.layout.place_in(part, at);
-        match fault {
-            Fault::NonFinite { at, value } => Refusal::NonFinite {
+        match (fault, self.exact) {
+            (Fault::Value { at, value }, Some((weight, most)))
+                if value.is_finite() || !self.check_finite =>
+            {
+                Refusal::OutOfRange {
+                    job: self.job.clone(),
+                    coordinate: place(at),
+                    value,
+                    weight,
+                    most,
+                }
+            }
+            (Fault::Value { at, value }, _) => Refusal::NonFinite {
                 job: self.job.clone(),
                 coordinate: place(at),
                 value,
             },
-            Fault::Scale { at, value } => Refusal::BadScale {
+            (Fault::Scale { at, value }, _) => Refusal::BadScale {
                 place: place(at),
                 value,
             },
-            Fault::Beyond {
-                at,
-                index,
-                elements,
-            } => Refusal::BadIndex {
+            (
+                Fault::Beyond {
+                    at,
+                    index,
+                    elements,
+                },
+                _,
+            ) => Refusal::BadIndex {
                 place: place(at),
                 index,
                 rule: format!("the tensor has {elements} elements, and indices count from 0"),
             },
-            Fault::Order {
-                at,
-                index,
-                previous,
-            } => Refusal::BadIndex {
+            (
+                Fault::Order {
+                    at,
+                    index,
+                    previous,
+                },
+                _,
+            ) => Refusal::BadIndex {
                 place: place(at),
                 index,
                 rule: format!(

@@ -94,6 +94,7 @@ async fn put_into<S: Source>(
             "a slot is committed without a body, over HTTP/1.1, on the connection that asked for it",
         ));
     }
+    told.check_weight(job)?;
     let wait_for_header = told.round.is_none() && job.home_needs_round();
     if !wait_for_header {
         check_home(gateway, job, address, &client, told.round).await?;
@@ -109,7 +110,7 @@ async fn put_into<S: Source>(
 
     let mut reader = Reader::new(body, idle);
     let (header_bytes, header) = read_header(job, &mut reader).await?;
-    let (round, weight) = told.or_header(&header)?.settled()?;
+    let (round, weight) = told.or_header(&header)?.settled(job)?;
     if wait_for_header {
         check_home(gateway, job, address, &client, Some(round)).await?;
     }
@@ -137,7 +138,7 @@ async fn put_into<S: Source>(
     let mut filling = claim(job).await?;
     // The round may have ended while it waited.
     check_round(job, round)?;
-    target(job)
+    target(job, weight)
         .fill(filling.vector_mut(), &plan, &mut reader, &mut digest)
         .await?;
     reader.expect_end().await?;
@@ -163,12 +164,14 @@ async fn check_home(
     Ok(())
 }
 
-/// What is checked in updates of a job.
-pub(super) fn target(job: &Job) -> Target<'_> {
+/// What is checked in an update of that weight.
+pub(super) fn target(job: &Job, weight: f64) -> Target<'_> {
+    let most = job.update_bounds().value_max(weight);
     Target {
         job: &job.name,
         layout: &job.layout,
         check_finite: job.ingest().non_finite == NonFinite::Reject,
+        exact: most.map(|most| (weight, most)),
     }
 }
 

@@ -110,7 +110,7 @@ impl Leases {
             let why = "a request for a slot names none; `slot` belongs to the PUT that commits it";
             return Err(Refusal::Malformed(why.into()));
         }
-        let (round, weight) = told.settled()?;
+        let (round, weight) = told.settled(job)?;
         ingest::check_sender(job, &client, round)?;
         self.keep_socket(stream)?;
         let turn = job.lease_turn(TURN_PATIENCE).await;
@@ -200,7 +200,7 @@ impl Leases {
     ) -> Result<Taken, Refusal> {
         let client = address.client()?;
         let told = Told::from_query(&address.query)?;
-        let (round, weight) = told.settled()?;
+        let (round, weight) = told.settled(job)?;
         let sender = Sender {
             job,
             client,
@@ -214,7 +214,9 @@ impl Leases {
             .ok_or(Refusal::UnknownSlot(held.ticket))?;
         ingest::check_sender(job, &sender.client, round)?;
         let mut digest = sender.digest(gateway);
-        ingest::target(job).check(&filling, &mut digest).await?;
+        ingest::target(job, weight)
+            .check(&filling, &mut digest)
+            .await?;
         let bytes = job.layout.data_bytes();
         let layout = SlotLayout::new(Encoding::F32, job.layout.elements(), 0);
         let layout = layout.ok_or_else(|| Refusal::TooLarge(format!("{bytes} bytes")))?;

@@ -4,20 +4,23 @@
 //! searched for only when something is wrong.
 
 use std::ops::Range;
-use tributary_api::model::{Encoding, Part, SlotLayout};
+use tributary_api::model::{Encoding, Part, SlotLayout, first_beyond};
+
+/// The greatest byte, in magnitude.
+const BYTE_MAX: f32 = 128.0;
 
 /// The greatest scale: 128 times it is still finite.
-pub(super) const SCALE_MAX: f32 = f32::MAX / 128.0;
+pub(super) const SCALE_MAX: f32 = f32::MAX / BYTE_MAX;
 
-const F32_EXPONENT: u32 = 0x7f80_0000;
-const F16_EXPONENT: u16 = 0x7c00;
-const BF16_EXPONENT: u16 = 0x7f80;
+/// The bits of the first 16-bit number that is not finite.
+const F16_INFINITY: u16 = 0x7c00;
+const BF16_INFINITY: u16 = 0x7f80;
 
 /// What is wrong with an element; `at` counts from the beginning of its segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
-    /// NaN or infinity.
-    NonFinite { at: u64, value: f32 },
+    /// A value beyond the greatest magnitude, perhaps NaN or infinity.
+    Value { at: u64, value: f32 },
     /// A scale that is not above 0, not finite, or too large.
     Scale { at: u64, value: f32 },
     /// An index that its tensor does not have.
@@ -30,7 +33,8 @@ pub(super) enum Fault {
 pub(super) struct Pieces {
     part: Part,
     encoding: Encoding,
-    check_finite: bool,
+    /// The greatest magnitude of a value; `None` if any will do, NaN and infinity included.
+    most: Option<f32>,
     /// Elements that have come before.
     done: u64,
     /// The newest index, counted in its tensor.
@@ -38,11 +42,11 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    pub(super) fn new(part: Part, encoding: Encoding, check_finite: bool) -> Self {
+    pub(super) fn new(part: Part, encoding: Encoding, most: Option<f32>) -> Self {
         Self {
             part,
             encoding,
-            check_finite,
+            most,
             done: 0,
             previous: None,
         }
@@ -52,7 +56,7 @@ impl Pieces {
     pub(super) fn settle(&mut self, vector: &mut [u8], piece: Range<usize>) -> Result<(), Fault> {
         let bytes = piece.len() as u64;
         match self.part {
-            Part::Elements { .. } | Part::Values { .. } => self.finite(&vector[piece])?,
+            Part::Elements { .. } | Part::Values { .. } => self.values(&vector[piece])?,
             Part::Scales {
                 runs, start, block, ..
             } => {
@@ -84,13 +88,11 @@ impl Pieces {
         }
     }
 
-    fn finite(&self, bytes: &[u8]) -> Result<(), Fault> {
-        if !self.check_finite {
-            return Ok(());
-        }
-        match first_non_finite(self.encoding, bytes) {
+    fn values(&self, bytes: &[u8]) -> Result<(), Fault> {
+        let Some(most) = self.most else { return Ok(()) };
+        match first_value_beyond(self.encoding, bytes, most) {
             None => Ok(()),
-            Some((at, value)) => Err(Fault::NonFinite {
+            Some((at, value)) => Err(Fault::Value {
                 at: self.done + at as u64,
                 value,
             }),
@@ -99,14 +101,20 @@ impl Pieces {
 
     fn scales(&self, bytes: &[u8]) -> Result<(), Fault> {
         let mut scales = words(bytes).iter().map(|word| f32::from_le_bytes(*word));
+        let most = self.most.map_or(SCALE_MAX, |most| most / BYTE_MAX);
         // A NaN is not in the range either.
-        match scales.position(|scale| !(scale > 0.0 && scale <= SCALE_MAX)) {
-            None => Ok(()),
-            Some(at) => Err(Fault::Scale {
-                at: self.done + at as u64,
-                value: f32::from_le_bytes(words(bytes)[at]),
-            }),
-        }
+        let Some(at) = scales.position(|scale| !(scale > 0.0 && scale <= most)) else {
+            return Ok(());
+        };
+        let (value, at) = (f32::from_le_bytes(words(bytes)[at]), self.done + at as u64);
+        Err(if value > most && value <= SCALE_MAX {
+            Fault::Value {
+                at,
+                value: value * BYTE_MAX,
+            }
+        } else {
+            Fault::Scale { at, value }
+        })
     }
 
     /// Every index must be greater than the one before and below `elements`.
@@ -201,51 +209,58 @@ fn write_runs(vector: &mut [u8], piece: Range<usize>, first: usize, start: u64, 
     }
 }
 
-/// The first NaN or infinity among values of an encoding, little-endian.
-fn first_non_finite(encoding: Encoding, bytes: &[u8]) -> Option<(usize, f32)> {
+/// The first value of an encoding, little-endian, whose magnitude is not at most `most`.
+fn first_value_beyond(encoding: Encoding, bytes: &[u8], most: f32) -> Option<(usize, f32)> {
     match encoding {
-        Encoding::F32 | Encoding::Sparse => first_in_words(bytes),
-        Encoding::F16 => first_in_halves(bytes, F16_EXPONENT),
-        Encoding::Bf16 => first_in_halves(bytes, BF16_EXPONENT),
+        Encoding::F32 | Encoding::Sparse => first_beyond(bytes, most),
+        Encoding::F16 => first_half_beyond(bytes, most, F16_INFINITY, half),
+        Encoding::Bf16 => first_half_beyond(bytes, most, BF16_INFINITY, brain),
+        // Their scales are bounded.
         Encoding::I8 => None,
     }
 }
 
-fn first_in_words(bytes: &[u8]) -> Option<(usize, f32)> {
-    let words = words(bytes);
-    let any = words.iter().fold(false, |any, word| {
-        any | (u32::from_le_bytes(*word) & F32_EXPONENT == F32_EXPONENT)
-    });
-    if !any {
-        return None;
-    }
-    let values = words.iter().map(|word| f32::from_le_bytes(*word));
-    values.enumerate().find(|(_, value)| !value.is_finite())
-}
-
-/// Among numbers of 16 bits whose exponent has the bits `exponent`: all of them are set in what is not finite.
-fn first_in_halves(bytes: &[u8], exponent: u16) -> Option<(usize, f32)> {
+/// As [`first_beyond`] among numbers of 16 bits: without the sign, their bits have the order of their magnitudes.
+fn first_half_beyond(
+    bytes: &[u8],
+    most: f32,
+    infinity: u16,
+    widen: fn(u16) -> f32,
+) -> Option<(usize, f32)> {
     let (halves, _) = bytes.as_chunks::<2>();
-    let any = halves.iter().fold(false, |any, half| {
-        any | (u16::from_le_bytes(*half) & exponent == exponent)
-    });
-    if !any {
+    // The first magnitude that is too large.
+    let (mut within, mut beyond) = (0, infinity);
+    while within < beyond {
+        let middle = within.midpoint(beyond);
+        if widen(middle) <= most {
+            within = middle + 1;
+        } else {
+            beyond = middle;
+        }
+    }
+    let is_beyond = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7fff >= beyond;
+    if !halves.iter().fold(false, |any, half| any | is_beyond(half)) {
         return None;
     }
-    let mut bits = halves.iter().map(|half| u16::from_le_bytes(*half));
-    let at = bits.position(|bits| bits & exponent == exponent)?;
-    let bits = u16::from_le_bytes(halves[at]);
-    Some((at, not_finite(bits, exponent)))
+    let at = halves.iter().position(is_beyond)?;
+    Some((at, widen(u16::from_le_bytes(halves[at]))))
 }
 
-/// The F32 that a NaN or infinity of 16 bits stands for.
-fn not_finite(bits: u16, exponent: u16) -> f32 {
-    let (negative, magnitude) = (bits & 0x8000 != 0, bits & 0x7fff);
-    match (magnitude == exponent, negative) {
-        (true, false) => f32::INFINITY,
-        (true, true) => f32::NEG_INFINITY,
-        (false, _) => f32::NAN,
+/// The value of a number in half precision.
+fn half(bits: u16) -> f32 {
+    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 0x3ff));
+    match exponent {
+        0 => sign * fraction * 2f32.powi(-24),
+        31 if fraction == 0.0 => sign * f32::INFINITY,
+        31 => f32::NAN,
+        _ => sign * (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15),
     }
+}
+
+/// The value of the upper half of an F32.
+fn brain(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 #[cfg(test)]

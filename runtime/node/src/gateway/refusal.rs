@@ -8,7 +8,7 @@ use tributary_api::problem::Problem;
 use tributary_api::{Digest, Name};
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 32] = [
+pub(crate) const OUTCOMES: [&str; 33] = [
     "accepted",
     "repeated",
     "malformed-update",
@@ -24,6 +24,7 @@ pub(crate) const OUTCOMES: [&str; 32] = [
     "update-too-large",
     "layout-mismatch",
     "non-finite",
+    "out-of-range",
     "bad-weight",
     "unsupported-encoding",
     "bad-scale",
@@ -92,6 +93,17 @@ pub(crate) enum Refusal {
         value: f32,
     },
     #[error(
+        "{coordinate} is {value:e}; with weight {weight:e}, exact sums of job {job} take values up to {most:e}: send a \
+         smaller weight, or lower scaleBits of the function's configuration or spec.clients.max"
+    )]
+    OutOfRange {
+        job: Name,
+        coordinate: String,
+        value: f32,
+        weight: f64,
+        most: f32,
+    },
+    #[error(
         "function {function} of job {job} takes updates in {taken}; this one is in {encoding}: \
          send it in F32, or use a function or a configuration that takes {encoding}"
     )]
@@ -114,6 +126,17 @@ pub(crate) enum Refusal {
     },
     #[error("weight is {0}; it must be a finite number greater than 0")]
     BadWeight(String),
+    #[error(
+        "weight is {weight:e}; job {job} takes weights from {least:e} to {most:e} (spec.ingest.weight{})",
+        if *.exact { ", and what its exact sums can hold" } else { "" }
+    )]
+    WeightBeyond {
+        job: Name,
+        weight: f64,
+        least: f64,
+        most: f64,
+        exact: bool,
+    },
     #[error("all {slots} slots of job {job} are in use; send the update again in a second")]
     NoSlot { job: Name, slots: u32 },
     #[error(
@@ -267,7 +290,10 @@ impl Refusal {
                 "The update does not match the model",
             ),
             Self::NonFinite { .. } => (422, "non-finite", "The update is not finite"),
-            Self::BadWeight(_) | Self::OtherWeight { .. } => (422, "bad-weight", "Bad weight"),
+            Self::OutOfRange { .. } => (422, "out-of-range", "The update is out of range"),
+            Self::BadWeight(_) | Self::WeightBeyond { .. } | Self::OtherWeight { .. } => {
+                (422, "bad-weight", "Bad weight")
+            }
             Self::Encoding { .. } => (415, "unsupported-encoding", "Unsupported encoding"),
             Self::BadScale { .. } => (422, "bad-scale", "Bad scale"),
             Self::BadIndex { .. } => (422, "bad-index", "Bad index"),

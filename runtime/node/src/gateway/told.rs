@@ -1,6 +1,7 @@
 //! What a request says of an update: its round, its weight, the slot in which it lies.
 
 use super::refusal::Refusal;
+use crate::job::Job;
 use tributary_api::model::{Header, HeaderError};
 
 /// As far as it has been told.
@@ -60,15 +61,37 @@ impl Told {
         })
     }
 
-    /// Round and weight, once nothing more will be told.
-    pub(super) fn settled(&self) -> Result<(u64, f64), Refusal> {
+    /// Round and weight, once nothing more will be told, if the job takes such a weight.
+    pub(super) fn settled(&self, job: &Job) -> Result<(u64, f64), Refusal> {
         let round = self.round.ok_or_else(|| {
             Refusal::Malformed(
                 "the update names no round: add ?round=R to the URL, or \"round\" to the file's __metadata__".into(),
             )
         })?;
-        Ok((round, self.weight.unwrap_or(1.0)))
+        let weight = self.weight.unwrap_or(1.0);
+        check_weight(job, weight)?;
+        Ok((round, weight))
     }
+
+    /// What can be said before the file comes.
+    pub(super) fn check_weight(&self, job: &Job) -> Result<(), Refusal> {
+        self.weight
+            .map_or(Ok(()), |weight| check_weight(job, weight))
+    }
+}
+
+fn check_weight(job: &Job, weight: f64) -> Result<(), Refusal> {
+    let bounds = job.update_bounds();
+    if bounds.allow(weight) {
+        return Ok(());
+    }
+    Err(Refusal::WeightBeyond {
+        job: job.name.clone(),
+        weight,
+        least: bounds.weight_min,
+        most: bounds.weight_max,
+        exact: bounds.exact.is_some(),
+    })
 }
 
 /// A weight is refused alike, wherever it stands.

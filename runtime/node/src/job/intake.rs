@@ -216,7 +216,8 @@ impl Job {
                 Refusal::Closing { round }.into()
             });
         };
-        let weight = state.spec.round.weigh(update.weight, staleness);
+        let least = self.bounds(&state).weight_min;
+        let weight = state.spec.round.weigh(update.weight, staleness, least);
         let leaf = Destination::new(self.number, Level::Leaf, placement.leaf);
         let descriptor = descriptor(
             leaf,

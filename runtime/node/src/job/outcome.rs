@@ -210,6 +210,15 @@ impl Job {
         })
     }
 
+    /// The open round's result is not published: as a `finish` that fails.
+    pub(crate) fn fail_finished(&self, model: ModelSlot, error: &str) {
+        let mut state = self.lock();
+        let open = u64::from(state.round.epoch.round()) + 1 == model.version;
+        if !state.stopped && state.finished && open && self.has_model(&model) {
+            self.fail(&mut state, error);
+        }
+    }
+
     /// Tells that the round is completed, and who is in it.
     fn tell_completed(&self, state: &Inner, status: &RoundStatus) {
         self.tell_round(state, EventKind::RoundCompleted, || {

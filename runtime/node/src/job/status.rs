@@ -87,6 +87,7 @@ impl Job {
             times: state.times(),
             awaited: state.awaited(),
             sharing,
+            bounds: Some(self.bounds(&state)),
         }
     }
 

@@ -114,6 +114,7 @@ fn fill(
         job: &name,
         layout: model,
         check_finite: true,
+        exact: None,
     };
     let mut vector = vec![0xa5; plan.slot.bytes as usize];
     let mut digest = XxHash3_128::new();
@@ -256,6 +257,7 @@ fn check(model: &ModelLayout, values: &[f32]) -> Result<u128, String> {
         job: &name,
         layout: model,
         check_finite: true,
+        exact: None,
     };
     let mut digest = XxHash3_128::new();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,22 +1,6 @@
 use super::*;
 use proptest::prelude::*;
 
-/// What the bits of a half-precision number stand for, by the definition.
-fn half(bits: u16) -> f32 {
-    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 0x3ff));
-    match exponent {
-        0 => sign * fraction * 2f32.powi(-24),
-        31 if fraction == 0.0 => sign * f32::INFINITY,
-        31 => f32::NAN,
-        _ => sign * (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15),
-    }
-}
-
-fn brain(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
 /// The same number, or both are none.
 fn same(a: Option<(usize, f32)>, b: Option<(usize, f32)>) -> bool {
     let bits = |found: Option<(usize, f32)>| {
@@ -46,7 +30,7 @@ fn settle_indices(part: Part, pieces: &[&[u32]]) -> Result<Vec<u32>, Fault> {
         .iter()
         .flat_map(|piece| piece.iter().flat_map(|index| index.to_le_bytes()))
         .collect();
-    let (mut settled, mut begin) = (Pieces::new(part, Encoding::Sparse, true), 0);
+    let (mut settled, mut begin) = (Pieces::new(part, Encoding::Sparse, Some(f32::MAX)), 0);
     for piece in pieces {
         let end = begin + piece.len() * 4;
         settled.settle(&mut vector, begin..end)?;
@@ -58,19 +42,24 @@ fn settle_indices(part: Part, pieces: &[&[u32]]) -> Result<Vec<u32>, Fault> {
 
 proptest! {
     #[test]
-    fn finds_the_first_non_finite(values in proptest::collection::vec(any::<f32>(), 0..300)) {
+    fn finds_the_first_that_is_too_large(
+        values in proptest::collection::vec(any::<f32>(), 0..300), most in prop_oneof![Just(f32::MAX), 0f32..f32::MAX],
+    ) {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let expected = values.iter().position(|v| !v.is_finite());
-        prop_assert_eq!(first_non_finite(Encoding::F32, &bytes).map(|(at, _)| at), expected);
+        let expected = values.iter().position(|v| v.is_nan() || v.abs() > most);
+        prop_assert_eq!(first_value_beyond(Encoding::F32, &bytes, most).map(|(at, _)| at), expected);
     }
 
     #[test]
-    fn finds_the_first_non_finite_of_16_bits(values in proptest::collection::vec(any::<u16>(), 0..100)) {
+    fn finds_the_first_that_is_too_large_of_16_bits(
+        values in proptest::collection::vec(any::<u16>(), 0..100),
+        most in prop_oneof![Just(f32::MAX), 0f32..70_000.0, Just(65504.0), Just(1.0), Just(0.0)],
+    ) {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         for (encoding, decode) in [(Encoding::F16, half as fn(u16) -> f32), (Encoding::Bf16, brain)] {
             let decoded = values.iter().map(|bits| decode(*bits));
-            let expected = decoded.enumerate().find(|(_, value)| !value.is_finite());
-            let found = first_non_finite(encoding, &bytes);
+            let expected = decoded.enumerate().find(|(_, value)| value.is_nan() || value.abs() > most);
+            let found = first_value_beyond(encoding, &bytes, most);
             prop_assert!(same(found, expected), "{encoding}: {found:?}, not {expected:?}");
         }
     }
@@ -107,7 +96,7 @@ proptest! {
 fn every_number_of_16_bits_is_judged_rightly() {
     for bits in 0..=u16::MAX {
         for (encoding, value) in [(Encoding::F16, half(bits)), (Encoding::Bf16, brain(bits))] {
-            let found = first_non_finite(encoding, &bits.to_le_bytes());
+            let found = first_value_beyond(encoding, &bits.to_le_bytes(), f32::MAX);
             let expected = (!value.is_finite()).then_some((0, value));
             assert!(
                 same(found, expected),
@@ -139,13 +128,13 @@ fn scales_that_make_no_finite_number_are_found() {
         block: 1,
     };
     for good in [f32::MIN_POSITIVE, f32::from_bits(1), 1.0, SCALE_MAX] {
-        let pieces = Pieces::new(part, Encoding::I8, true);
+        let pieces = Pieces::new(part, Encoding::I8, Some(f32::MAX));
         assert_eq!(pieces.scales(&good.to_le_bytes()), Ok(()), "{good:e}");
         assert!((good * -128.0).is_finite());
     }
     let above = f32::from_bits(SCALE_MAX.to_bits() + 1);
     for bad in [0.0, -0.0, -1.0, above, f32::INFINITY, f32::NAN] {
-        let pieces = Pieces::new(part, Encoding::I8, false);
+        let pieces = Pieces::new(part, Encoding::I8, None);
         let found = pieces.scales(&[1f32.to_le_bytes(), bad.to_le_bytes()].concat());
         assert!(
             matches!(found, Err(Fault::Scale { at: 1, .. })),
