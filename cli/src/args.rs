@@ -202,14 +202,6 @@ pub(crate) struct NodeOptions {
     /// A label that jobs can ask for; may be given several times.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, env = "TRIBUTARY_LABELS", value_delimiter = ',')]
     pub(crate) labels: Vec<(String, String)>,
-    /// The time between two beats, by which controllers see that the node lives.
-    #[arg(
-        long,
-        default_value = "1s",
-        value_name = "TIME",
-        env = "TRIBUTARY_BEAT"
-    )]
-    pub(crate) beat: Interval,
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
     /// A bucket of NATS' object store from which updates may be fetched; may be given several times.

@@ -1,10 +1,10 @@
 //! `tributary controller`: a controller of many nodes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::watch;
-use tributary_controller::{Beat, Controller, Options, State, controller_routes};
+use tributary_controller::{Controller, Options, State, controller_routes};
 
 use crate::{
     args::ControllerOptions,
@@ -24,9 +24,9 @@ async fn control(options: ControllerOptions) -> anyhow::Result<()> {
         Some(name) => name.to_string(),
         None => url.trim_start_matches("http://").to_owned(),
     };
-    let controller = tokio::select! {
+    let (controller, lease) = tokio::select! {
         () = ending.come() => return Ok(()),
-        controller = join(&options, &name) => controller?,
+        joined = join(&options, &name) => joined?,
     };
     let (stop, mut stopped) = watch::channel(false);
     let routes = controller_routes(Arc::clone(&controller));
@@ -39,7 +39,6 @@ async fn control(options: ControllerOptions) -> anyhow::Result<()> {
             .with_graceful_shutdown(stopped)
             .await
     });
-    let lease = options.served.lease.duration();
     controller
         .run_among(&Options { url, lease }, ending.come())
         .await?;
@@ -49,15 +48,16 @@ async fn control(options: ControllerOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn join(options: &ControllerOptions, name: &str) -> anyhow::Result<Arc<Controller>> {
-    let backend = options.nats.connect(name).await?;
-    let beat = Beat {
-        believed: options.served.beat_believed.duration(),
-        ..Beat::default()
-    };
+async fn join(
+    options: &ControllerOptions,
+    name: &str,
+) -> anyhow::Result<(Arc<Controller>, Duration)> {
+    let nats = options.nats.connect(name).await?;
+    let agreement = options.nats.agreed(&nats, &options.served).await?;
     let started = || async {
-        let state = State::on(Arc::clone(&backend)).await?;
-        Controller::join(state, name, beat).await
+        let state = State::on(nats.clone()).await?;
+        Controller::join(state, name, agreement.beat()).await
     };
-    options.nats.waited(started).await
+    let controller = options.nats.waited(started).await?;
+    Ok((controller, agreement.lease()))
 }

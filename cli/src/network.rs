@@ -14,14 +14,18 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
-use tributary_api::{Name, quantity::Interval};
-use tributary_store::{
-    Backend,
-    nats::{self, Credentials, Identity, Options},
+use tributary_api::{
+    Name,
+    quantity::{ByteSize, Interval},
 };
+use tributary_controller::{Agreement, Told};
+use tributary_store::nats::{self, Credentials, Identity, Nats, Options};
 
 /// The time after which a server that cannot be reached is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// The time after which a node looks again whether a controller has come.
+const RETRY_FOUND: Duration = Duration::from_millis(200);
 
 /// How NATS is reached.
 #[derive(Debug, ClapArgs)]
@@ -44,14 +48,20 @@ pub(crate) struct NatsOptions {
         env = "TRIBUTARY_NATS_PREFIX"
     )]
     pub(crate) nats_prefix: String,
-    /// Copies of everything that is stored: 3 in a cluster of NATS servers.
+    /// Copies of everything that is stored, where the first controller makes it: 1 to 5; auto is 3 in a cluster of NATS
+    /// servers, and 1 on a server of its own.
     #[arg(
         long,
-        default_value_t = 1,
+        default_value = "auto",
         value_name = "N",
+        value_parser = parse_replicas,
         env = "TRIBUTARY_NATS_REPLICAS"
     )]
-    pub(crate) nats_replicas: usize,
+    pub(crate) nats_replicas: Replicas,
+    /// The room that NATS' servers have for this cluster, of which every stream gets its part where the first controller makes
+    /// it: 50GiB, for instance [default: what they have].
+    #[arg(long, value_name = "SIZE", env = "TRIBUTARY_NATS_ROOM")]
+    pub(crate) nats_room: Option<ByteSize>,
     /// A file with the certificates of authorities, in PEM.
     #[arg(long, value_name = "FILE", env = "TRIBUTARY_NATS_TLS_CA")]
     pub(crate) nats_tls_ca: Option<PathBuf>,
@@ -93,22 +103,30 @@ pub(crate) struct ServedOptions {
     /// The name of this process among the others [default: made once, and kept].
     #[arg(long, value_name = "NAME", value_parser = parse_name, env = "TRIBUTARY_NAME")]
     pub(crate) name: Option<Name>,
-    /// The time after a node's last beat after which it counts as lost; the same for all controllers and nodes.
-    #[arg(
-        long,
-        default_value = "3s",
-        value_name = "TIME",
-        env = "TRIBUTARY_BEAT_BELIEVED"
-    )]
-    pub(crate) beat_believed: Interval,
-    /// The time after which a leader that is not heard is succeeded; the same for all controllers and nodes.
-    #[arg(
-        long,
-        default_value = "3s",
-        value_name = "TIME",
-        env = "TRIBUTARY_LEASE"
-    )]
-    pub(crate) lease: Interval,
+    /// The time between two beats, by which controllers see that a node lives [default: what the first controller was
+    /// told, else 1s].
+    #[arg(long, value_name = "TIME", env = "TRIBUTARY_BEAT")]
+    pub(crate) beat: Option<Interval>,
+    /// The time after a node's last beat after which it counts as lost [default: what the first controller was told, else
+    /// 3s].
+    #[arg(long, value_name = "TIME", env = "TRIBUTARY_BEAT_BELIEVED")]
+    pub(crate) beat_believed: Option<Interval>,
+    /// The time after which a leader that is not heard is succeeded [default: what the first controller was told, else 3s].
+    #[arg(long, value_name = "TIME", env = "TRIBUTARY_LEASE")]
+    pub(crate) lease: Option<Interval>,
+}
+
+/// Copies of what is stored; none is as many as there can usefully be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replicas(Option<usize>);
+
+fn parse_replicas(text: &str) -> Result<Replicas, String> {
+    if text == "auto" {
+        return Ok(Replicas(None));
+    }
+    let number = text.parse().ok().filter(|number| (1..=5).contains(number));
+    let number = number.ok_or("write auto, or a number from 1 to 5; 3 is usual in a cluster")?;
+    Ok(Replicas(Some(number)))
 }
 
 impl NatsOptions {
@@ -119,7 +137,8 @@ impl NatsOptions {
             servers: self.nats.clone(),
             name: format!("tributary {name}"),
             prefix: self.nats_prefix.clone(),
-            replicas: self.nats_replicas,
+            replicas: self.nats_replicas.0,
+            room: self.nats_room.map(|room| room.bytes()),
             root_certificates: self.nats_tls_ca.clone(),
             identity: identity.map(|(certificate, key)| Identity { certificate, key }),
             credentials: match (&self.nats_creds, &self.nats_nkey) {
@@ -132,7 +151,7 @@ impl NatsOptions {
     }
 
     /// Connects, however long it takes a server to be there. What is wrong with the options is an error.
-    pub(crate) async fn connect(&self, name: &str) -> anyhow::Result<Arc<dyn Backend>> {
+    pub(crate) async fn connect(&self, name: &str) -> anyhow::Result<Arc<Nats>> {
         let mut told = false;
         loop {
             match nats::connect(self.options(name)).await {
@@ -145,6 +164,50 @@ impl NatsOptions {
                 Err(error) => return Err(error).context(self.who()),
             }
             sleep(RETRY).await;
+        }
+    }
+
+    /// What the cluster has agreed on, for a controller.
+    pub(crate) async fn agreed(
+        &self,
+        nats: &Nats,
+        served: &ServedOptions,
+    ) -> anyhow::Result<Agreement> {
+        let told = self.told(served);
+        let reached = || Agreement::reached(nats, told);
+        let agreement = self.waited(reached).await?;
+        say_where_it_differs(&agreement, told);
+        Ok(agreement)
+    }
+
+    /// The same for a node, however long it takes the first controller to come.
+    pub(crate) async fn found(
+        &self,
+        nats: &Nats,
+        served: &ServedOptions,
+    ) -> anyhow::Result<Agreement> {
+        let mut waits = false;
+        loop {
+            if let Some(agreement) = self.waited(|| Agreement::found(nats)).await? {
+                say_where_it_differs(&agreement, self.told(served));
+                return Ok(agreement);
+            }
+            if !std::mem::replace(&mut waits, true) {
+                tracing::warn!(
+                    "no controller has set this cluster up yet: start `tributary controller`; this process waits for it"
+                );
+            }
+            sleep(RETRY_FOUND).await;
+        }
+    }
+
+    fn told(&self, served: &ServedOptions) -> Told {
+        let time = |time: Option<Interval>| time.map(|time| time.duration());
+        Told {
+            replicas: self.nats_replicas.0,
+            lease: time(served.lease),
+            beat: time(served.beat),
+            believed: time(served.beat_believed),
         }
     }
 
@@ -179,6 +242,12 @@ impl NatsOptions {
             }
             sleep(RETRY).await;
         }
+    }
+}
+
+fn say_where_it_differs(agreement: &Agreement, told: Told) {
+    if let Some(line) = agreement.contradicts(told) {
+        tracing::warn!("{line}");
     }
 }
 

@@ -9,7 +9,9 @@ use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::watch,
 };
-use tributary_controller::{Beat, Publisher, State, Station, node_routes, serve_node, submissions};
+use tributary_controller::{
+    Agreement, Publisher, State, Station, node_routes, serve_node, submissions,
+};
 use tributary_node::{events::Events, identity::Identity};
 use tributary_store::{Backend, Leadership};
 
@@ -49,7 +51,7 @@ async fn serve(
     };
     let name = identity.name().to_owned();
     let mut ending = Ending::new()?;
-    let (backend, state) = tokio::select! {
+    let (backend, state, agreement) = tokio::select! {
         () = ending.come() => return Ok(()),
         joined = join(&options, &name) => joined?,
     };
@@ -67,12 +69,8 @@ async fn serve(
         let _on_data = data.enter();
         machine::start(identity, &options.machine, setting)?
     };
-    let beat = Beat {
-        every: options.beat.duration(),
-        believed: options.served.beat_believed.duration(),
-    };
-    let lease = options.served.lease.duration();
-    let office = || Leadership::open(&*backend, "leader", lease);
+    let beat = agreement.beat();
+    let office = || Leadership::open(&*backend, "leader", agreement.lease());
     let office = options.nats.waited(office).await?;
     let (stop, stopped) = watch::channel(false);
     let server = node.serve(listener, node_routes(office), stopped);
@@ -109,9 +107,14 @@ async fn serve(
     Ok(())
 }
 
-async fn join(options: &NodeOptions, name: &str) -> anyhow::Result<(Arc<dyn Backend>, State)> {
-    let backend = options.nats.connect(name).await?;
-    let opened = || State::on(Arc::clone(&backend));
+async fn join(
+    options: &NodeOptions,
+    name: &str,
+) -> anyhow::Result<(Arc<dyn Backend>, State, Agreement)> {
+    let nats = options.nats.connect(name).await?;
+    let agreement = options.nats.found(&nats, &options.served).await?;
+    let opened = || State::on(nats.clone());
     let state = options.nats.waited(opened).await?;
-    Ok((backend, state))
+    let backend: Arc<dyn Backend> = nats;
+    Ok((backend, state, agreement))
 }

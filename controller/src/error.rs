@@ -89,7 +89,7 @@ pub enum Error {
         placements: usize,
     },
     /// A stored record cannot be read.
-    #[error("the store holds a damaged record: {0}")]
+    #[error("the store holds a damaged record: {0}; restore the bucket `desired` from a back-up")]
     Record(#[from] serde_json::Error),
     /// What an earlier version of the program kept could not be taken over.
     #[error("the state of an earlier version in {path} cannot be taken over: {reason}")]
@@ -113,6 +113,9 @@ pub enum Error {
         /// The URL of the one that does.
         leader: Option<String>,
     },
+    /// This controller has the lease, and something is in the way.
+    #[error("no controller leads at the moment, and this one, whose turn it is, cannot yet: {0}")]
+    CannotLead(String),
     /// There is no node that could check what is applied.
     #[error("no node can check this now: {0}")]
     NoNode(String),
@@ -139,11 +142,12 @@ impl Error {
             } => (404, "unknown-tenant", "Unknown tenant"),
             Self::Unknown { .. } => (404, "unknown-function", "Unknown function"),
             Self::UnknownNode(_) => (404, "unknown-node", "Unknown node"),
-            Self::NotLeading { .. } => (503, "not-leading", "Not leading"),
+            Self::NotLeading { .. } | Self::CannotLead(_) => (503, "not-leading", "Not leading"),
             Self::NoNode(_) => (503, "no-node", "No node"),
             Self::Store(error) if error.is_unavailable() => {
                 (503, "store-unavailable", "Store unavailable")
             }
+            Self::Store(tributary_store::Error::Full { .. }) => (507, "store-full", "Store full"),
             Self::UnknownBlob(_) => (404, "unknown-blob", "Unknown blob"),
             Self::InUse { .. } | Self::DefaultTenant(_) => (409, "in-use", "In use"),
             Self::DigestMismatch { .. } => (422, "digest-mismatch", "Digest mismatch"),

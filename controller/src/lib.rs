@@ -14,6 +14,7 @@
 //! functions, and so is the verdict on slow nodes, for which `stragglers` keeps the rounds; everything that can fail or wait is in `controller`.
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod controller;
 mod diff;
 mod error;
@@ -34,6 +35,7 @@ pub mod submissions;
 mod testing;
 mod voice;
 
+pub use agreement::{Agreement, Told};
 pub use controller::{Controller, Options, Unused};
 pub use error::{Error, problem_response};
 pub use files::{models::Models, spool::Spool};

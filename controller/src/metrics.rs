@@ -1,7 +1,8 @@
-//! The controller's metrics, one family a line. Labels are bounded: jobs and fixed words.
+//! The controller's metrics, one family a line. Labels are bounded: jobs, streams and fixed words.
 
 use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tributary_api::{Name, fleet::NodeState};
+use tributary_store::Room;
 
 use crate::placing::Cause;
 
@@ -23,6 +24,8 @@ pub(crate) struct Metrics {
     placements: IntCounterVec,
     jobs_nowhere: IntGauge,
     stragglers: IntGaugeVec,
+    stored: IntGaugeVec,
+    stored_max: IntGaugeVec,
 }
 
 /// Registers a family; names and labels here are constants, so a clash is a programming error that the first start
@@ -52,6 +55,14 @@ impl Metrics {
             "tributary_straggler_nodes",
             "Nodes that are slow beside the others of a job.",
         );
+        let stored = Opts::new(
+            "tributary_store_bytes",
+            "What lies in each stream of NATS, in one copy.",
+        );
+        let stored_max = Opts::new(
+            "tributary_store_limit_bytes",
+            "The most that fits into each stream of NATS that refuses what does not fit.",
+        );
         let leader = "Whether this controller leads.";
         let connected = "Whether the store can be reached.";
         let nowhere = "Jobs for which no node will do.";
@@ -61,6 +72,8 @@ impl Metrics {
             connected: family!(r, IntGauge::new("tributary_nats_connected", connected)),
             placements: family!(r, IntCounterVec::new(placements, &["reason"])),
             stragglers: family!(r, IntGaugeVec::new(stragglers, &["fl_job"])),
+            stored: family!(r, IntGaugeVec::new(stored, &["stream"])),
+            stored_max: family!(r, IntGaugeVec::new(stored_max, &["stream"])),
             jobs_nowhere: family!(r, IntGauge::new("tributary_jobs_without_node", nowhere)),
             registry,
         };
@@ -98,6 +111,20 @@ impl Metrics {
         for (job, count) in counts {
             let gauge = self.stragglers.with_label_values(&[job.as_str()]);
             gauge.set(count as i64);
+        }
+    }
+
+    /// Brings up to date how full the store is.
+    pub(crate) fn rooms(&self, rooms: &[Room]) {
+        self.stored.reset();
+        self.stored_max.reset();
+        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        for room in rooms {
+            let labels = &[room.name.as_str()];
+            self.stored.with_label_values(labels).set(gauge(room.bytes));
+            if let Some(most) = room.bytes_max {
+                self.stored_max.with_label_values(labels).set(gauge(most));
+            }
         }
     }
 

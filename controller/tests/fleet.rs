@@ -30,12 +30,16 @@ macro_rules! on_both {
     };
 }
 
+#[path = "fleet/agreement.rs"]
+mod agreement;
 #[path = "fleet/changes.rs"]
 mod changes;
 #[path = "fleet/cluster.rs"]
 mod cluster;
 #[path = "controller/fake_node.rs"]
 mod fake_node;
+#[path = "fleet/flat.rs"]
+mod flat;
 #[path = "fleet/leaders.rs"]
 mod leaders;
 #[path = "fleet/lossy.rs"]

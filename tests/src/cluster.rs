@@ -119,7 +119,6 @@ impl Cluster {
                 "--advertise",
                 &format!("http://{address}"),
             ])
-            .args(["--nats-replicas", &urls.len().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Below the ports that the system gives to outgoing connections, so that a server finds its port free again.
 const PORTS: Range<u16> = 20_000..32_000;
 
+/// What a server stores at most, if nothing else is said.
+const DISK: &str = "4GB";
+
 /// Attempts to find free ports: tests of other processes look for theirs at the same time.
 const ATTEMPTS: usize = 20;
 
@@ -99,8 +102,21 @@ impl NatsServer {
     /// As [`NatsServer::start`].
     #[must_use]
     pub fn with(more: &str) -> Self {
+        Self::on_disk(DISK, more)
+    }
+
+    /// Starts one that stores so much, as `32MB`.
+    ///
+    /// # Panics
+    /// As [`NatsServer::start`].
+    #[must_use]
+    pub fn storing(disk: &str) -> Self {
+        Self::on_disk(disk, "")
+    }
+
+    fn on_disk(disk: &str, more: &str) -> Self {
         for _ in 0..ATTEMPTS {
-            if let Some(server) = Self::launch("alone", more) {
+            if let Some(server) = Self::launch("alone", disk, more) {
                 return server;
             }
         }
@@ -158,14 +174,14 @@ impl NatsServer {
     }
 
     /// A server in a new folder, or `None` if its port was taken.
-    fn launch(name: &str, more: &str) -> Option<Self> {
+    fn launch(name: &str, disk: &str, more: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = folder.path().join("store");
         let port = free_port();
         let number = port.number;
         let text = format!(
             "server_name: {name}\nlisten: \"0.0.0.0:{number}\"\n\
-             jetstream {{ store_dir: {store:?}, max_mem: 256MB, max_file: 4GB }}\n{more}\n"
+             jetstream {{ store_dir: {store:?}, max_mem: 256MB, max_file: {disk} }}\n{more}\n"
         );
         fs::write(folder.path().join("nats.conf"), text).expect("a file in a temporary folder");
         let child = None;
@@ -265,7 +281,7 @@ impl NatsCluster {
             let servers: Vec<NatsServer> = (0..size)
                 .map_while(|index| {
                     let name = format!("server-{index}");
-                    NatsServer::launch(&name, &cluster(&routes, index))
+                    NatsServer::launch(&name, DISK, &cluster(&routes, index))
                 })
                 .collect();
             if servers.len() == size {

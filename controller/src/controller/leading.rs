@@ -48,8 +48,8 @@ pub struct Options {
 pub(crate) enum Lead {
     /// This controller.
     Leading { term: u64 },
-    /// This controller is about to: it has the lease, and does not have the state yet.
-    TakingOver,
+    /// This controller is about to: it has the lease, and does not have the state yet; why not, if it has failed.
+    TakingOver { why: Option<String> },
     /// Another one, or none.
     Following { leader: Option<String> },
 }
@@ -59,7 +59,7 @@ impl Controller {
     pub(super) fn term(&self) -> Option<u64> {
         match *self.lead.borrow() {
             Lead::Leading { term } => Some(term),
-            Lead::TakingOver | Lead::Following { .. } => None,
+            Lead::TakingOver { .. } | Lead::Following { .. } => None,
         }
     }
 
@@ -67,7 +67,8 @@ impl Controller {
     pub(crate) fn leading(&self) -> Result<u64, Error> {
         let leader = match &*self.lead.borrow() {
             Lead::Leading { term } => return Ok(*term),
-            Lead::TakingOver => None,
+            Lead::TakingOver { why: Some(why) } => return Err(Error::CannotLead(why.clone())),
+            Lead::TakingOver { why: None } => None,
             Lead::Following { leader } => leader.clone(),
         };
         Err(Error::NotLeading { leader })
@@ -93,6 +94,7 @@ impl Controller {
             () = self.fleet.run(&*backend, |passage| self.tell(&passage)) => Ok(()),
             () = self.run() => Ok(()),
             () = self.sweep() => Ok(()),
+            () = self.weigh() => Ok(()),
         };
         self.cease(None);
         campaign.resign().await;
@@ -133,22 +135,23 @@ impl Controller {
     /// Takes over, and leads until dropped; takes over again if its term is not the highest any more although it has the
     /// lease: a store that was lost or restored knows less than its nodes do. Ends if it must not lead.
     async fn lead_on(self: &Arc<Self>, lease: u64, campaign: &Campaign) -> Error {
-        let (mut pause, mut told) = (PAUSE, String::new());
+        let (mut pause, mut told) = (PAUSE, None);
         loop {
-            self.lead.send_replace(Lead::TakingOver);
+            let why = told.clone();
+            self.lead.send_replace(Lead::TakingOver { why });
             match self.take_over(lease, || campaign.holds()).await {
                 Ok(term) => {
                     tracing::info!(term, "this controller leads");
                     self.lead_while_highest(term).await;
-                    (pause, told) = (PAUSE, String::new());
+                    (pause, told) = (PAUSE, None);
                 }
                 Err(error @ Error::Format { .. }) => return error,
                 Err(error) => {
-                    let error = error.to_string();
-                    if told != error {
-                        tracing::warn!(lease, error, "this controller cannot lead yet");
+                    let why = Some(error.to_string());
+                    if told != why {
+                        tracing::warn!(lease, %error, "this controller cannot lead yet");
                     }
-                    told = error;
+                    told = why;
                 }
             }
             sleep(pause).await;
@@ -272,7 +275,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Keeps what is known near to what the store holds while another controller leads.
+    /// Keeps what is known near to what the store holds, whoever leads.
     async fn follow_store(&self) {
         tokio::join!(self.follow_desired(), self.follow_placements());
     }
@@ -285,9 +288,11 @@ impl Controller {
             |_| {},
             || async {
                 let loaded = self.state.store.load(&self.known().desired).await?;
-                if self.term().is_none() {
-                    self.change_known(|known| known.desired.renew(loaded));
+                // Another leader's; or this one leads, and the store was restored.
+                if self.term().is_some_and(|term| term != loaded.term()) {
+                    return self.look_up().await;
                 }
+                self.change_known(|known| known.desired.renew(loaded));
                 Ok(())
             },
         )

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tributary_store::Orphans;
 
 use super::{Controller, Known, Lead, lock};
@@ -13,6 +13,9 @@ use crate::Error;
 
 /// The time between two looks.
 const SWEEP: Duration = Duration::from_secs(3600);
+
+/// How often it is looked how full the store is.
+const WEIGH: Duration = Duration::from_secs(30);
 
 /// What one look has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +47,17 @@ impl Controller {
                 let over = lead.wait_for(|lead| now.as_ref().is_ok_and(|now| lead != now));
                 let _ = timeout(SWEEP, over).await;
             }
+        }
+    }
+
+    /// Keeps the metrics of how full the store is up to date, for ever.
+    pub(super) async fn weigh(&self) {
+        loop {
+            match self.state.backend.rooms().await {
+                Ok(rooms) => self.metrics.rooms(&rooms),
+                Err(error) => tracing::debug!(%error, "it is not known how full the store is"),
+            }
+            sleep(WEIGH).await;
         }
     }
 

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tributary_api::reference::{ObjectError, ObjectName, OpenObject, Pieces, UpdateObjects};
 use tributary_store::{Backend, Error, Objects, Stream};
+
+/// What a publisher has not deleted by then goes by itself, as the event that refers to it does.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// The buckets from which updates may be fetched.
 #[derive(Debug)]
@@ -18,7 +22,7 @@ impl UpdateBuckets {
     pub(crate) async fn open(backend: &dyn Backend, names: &[String]) -> Result<Self, Error> {
         let mut buckets = BTreeMap::new();
         for name in names.iter().filter(|name| !name.is_empty()) {
-            buckets.insert(name.clone(), backend.objects(name).await?);
+            buckets.insert(name.clone(), backend.inbox(name, KEPT).await?);
         }
         Ok(Self(buckets))
     }

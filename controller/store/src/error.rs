@@ -58,6 +58,14 @@ pub enum Error {
         /// The largest size that fits.
         max: usize,
     },
+    /// There is no room left.
+    #[error(
+        "{what}: its stream in NATS is full; delete what is not needed, or give it more room: `nats stream edit --max-bytes`"
+    )]
+    Full {
+        /// What was to be stored.
+        what: String,
+    },
     /// A name, a filter or a setting is not what it should be; or what is stored cannot be read.
     #[error("{what}: {why}")]
     Malformed {

@@ -39,7 +39,7 @@ pub mod nats;
 mod objects;
 mod resume;
 
-pub use backend::Backend;
+pub use backend::{Backend, Room};
 pub use bus::{Acknowledge, Bus, Delivery, IN_HAND_MAX, Message, Request, Respond, Retention};
 pub use error::Error;
 pub use keys::{Change, Entry, Keys};

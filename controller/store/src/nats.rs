@@ -31,18 +31,17 @@ mod keys;
 mod objects;
 mod options;
 mod read;
+mod streams;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::{self, kv, stream::StorageType};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::{Backend, Bus, Error, Keys, Objects, names};
+use crate::{Backend, Bus, Error, Keys, Objects, Room, names};
 use bus::NatsBus;
 use connection::Connection;
-use failure::Failure;
 use keys::NatsKeys;
 use objects::NatsObjects;
 pub use options::{Credentials, Identity, Options};
@@ -66,29 +65,82 @@ pub async fn connect(options: Options) -> Result<Nats, Error> {
     Ok(Nats { connection })
 }
 
+/// How a bucket of keys was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// The copies of what it holds.
+    pub replicas: usize,
+    /// How long its entries live; `None` if for ever.
+    pub ttl: Option<Duration>,
+}
+
+impl Nats {
+    /// How a bucket of keys was made, if it was.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn made(&self, name: &str) -> Result<Option<Made>, Error> {
+        let stream = format!("KV_{}_{name}", self.connection.options.prefix);
+        let find = || self.connection.find(&stream);
+        let found = self.connection.call(&stream, find).await?;
+        Ok(found.map(|stream| {
+            let config = &stream.cached_info().config;
+            Made {
+                replicas: config.num_replicas,
+                ttl: Some(config.max_age).filter(|age| !age.is_zero()),
+            }
+        }))
+    }
+
+    /// The room that the servers have for everything, in bytes, as it was found when something was made; 0 before.
+    #[must_use]
+    pub fn room(&self) -> i64 {
+        self.connection.room.load(Ordering::Relaxed)
+    }
+
+    /// From here on, what is not there is made with so many copies, and parts of so much room; 0 lets the servers say.
+    pub fn agree(&self, replicas: usize, room: i64) {
+        self.connection.replicas.store(replicas, Ordering::Relaxed);
+        self.connection.room.store(room, Ordering::Relaxed);
+    }
+
+    async fn open_objects(
+        &self,
+        name: &str,
+        age: Option<Duration>,
+    ) -> Result<Arc<dyn Objects>, Error> {
+        names::word("bucket", name)?;
+        let connection = &self.connection;
+        let plan = streams::objects(&connection.options.prefix, name, age);
+        let stream = connection.shared(&plan).await?;
+        let bucket = format!("{}_{name}", connection.options.prefix);
+        Ok(Arc::new(NatsObjects::new(
+            connection.clone(),
+            bucket,
+            stream,
+        )))
+    }
+}
+
 #[async_trait]
 impl Backend for Nats {
     async fn keys(&self, name: &str, ttl: Option<Duration>) -> Result<Arc<dyn Keys>, Error> {
         names::word("bucket", name)?;
         let connection = &self.connection;
+        let plan = streams::bucket(&connection.options.prefix, name, ttl);
+        let (stream, config) = (connection.shared(&plan).await?, &plan.config);
+        let lives = stream.cached_info().config.max_age;
+        if lives != config.max_age {
+            let why = format!(
+                "its entries live for {lives:?}, and this process was told {:?}; tell all the same, or delete the stream {}",
+                config.max_age, config.name
+            );
+            return Err(Error::malformed(format!("bucket {name}"), why));
+        }
         let bucket = format!("{}_{name}", connection.options.prefix);
-        let config = kv::Config {
-            bucket: bucket.clone(),
-            max_age: ttl.unwrap_or_default(),
-            storage: StorageType::File,
-            num_replicas: connection.options.replicas,
-            limit_markers: Some(MARKERS),
-            ..kv::Config::default()
-        };
-        let what = format!("bucket {bucket}");
-        let open = || async {
-            let opened = connection
-                .context
-                .create_or_update_key_value(config.clone());
-            opened.await.map_err(|error| Failure::of(&what, &error))
-        };
-        let store = connection.call(&what, open).await?;
-        let keys = NatsKeys::new(connection.clone(), &bucket, store.stream);
+        // What vanishes by itself in a moment may be made anew: nobody keeps anything there.
+        let anew = ttl.map(|_| plan);
+        let keys = NatsKeys::new(connection.clone(), &bucket, stream, anew);
         Ok(Arc::new(keys))
     }
 
@@ -98,31 +150,15 @@ impl Backend for Nats {
     }
 
     async fn objects(&self, name: &str) -> Result<Arc<dyn Objects>, Error> {
-        names::word("bucket", name)?;
-        let connection = &self.connection;
-        let bucket = format!("{}_{name}", connection.options.prefix);
-        let config = jetstream::object_store::Config {
-            bucket: bucket.clone(),
-            storage: StorageType::File,
-            num_replicas: connection.options.replicas,
-            ..jetstream::object_store::Config::default()
-        };
-        let what = format!("object store {bucket}");
-        let open = || async {
-            // Somebody else may have made it, with limits of their own.
-            if connection.context.get_object_store(&bucket).await.is_ok() {
-                return Ok(());
-            }
-            let made = connection.context.create_object_store(config.clone()).await;
-            made.map(drop).map_err(|error| Failure::of(&what, &error))
-        };
-        connection.call(&what, open).await?;
-        let stream = connection.stream(&format!("OBJ_{bucket}")).await?;
-        Ok(Arc::new(NatsObjects::new(
-            connection.clone(),
-            bucket,
-            stream,
-        )))
+        self.open_objects(name, None).await
+    }
+
+    async fn inbox(&self, name: &str, age: Duration) -> Result<Arc<dyn Objects>, Error> {
+        self.open_objects(name, Some(age)).await
+    }
+
+    async fn rooms(&self) -> Result<Vec<Room>, Error> {
+        self.connection.rooms().await
     }
 
     fn connection(&self) -> watch::Receiver<bool> {

@@ -27,3 +27,5 @@ mod outage;
 mod partition;
 #[path = "nats/proxy.rs"]
 mod proxy;
+#[path = "nats/shared.rs"]
+mod shared;

@@ -27,7 +27,7 @@ use tributary_controller::{
 use tributary_store::{
     Backend,
     embedded::{self, Embedded},
-    nats,
+    nats::{self, Nats},
 };
 use tributary_tests::nats::NatsServer;
 
@@ -66,14 +66,19 @@ impl Store {
     pub(crate) async fn connect(&self) -> Arc<dyn Backend> {
         match self {
             Self::Embedded(memory) => Arc::clone(memory) as Arc<dyn Backend>,
-            Self::Nats(server) => {
-                let options = nats::Options {
-                    servers: vec![server.url()],
-                    ..nats::Options::default()
-                };
-                Arc::new(nats::connect(options).await.unwrap())
-            }
+            Self::Nats(_) => self.nats_connection().await.unwrap(),
         }
+    }
+
+    pub(crate) async fn nats_connection(&self) -> Option<Arc<Nats>> {
+        let Self::Nats(server) = self else {
+            return None;
+        };
+        let options = nats::Options {
+            servers: vec![server.url()],
+            ..nats::Options::default()
+        };
+        Some(Arc::new(nats::connect(options).await.unwrap()))
     }
 }
 

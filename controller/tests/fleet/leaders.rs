@@ -16,6 +16,8 @@ on_both!(
     a_deposed_leader_changes_nothing,
     followers_answer_reads_and_send_writes_on,
     a_restart_of_everything_loses_nothing,
+    desired_state_of_an_older_back_up_is_led,
+    who_finds_jobs_placed_and_none_desired_does_not_begin_anew,
 );
 
 async fn cluster(store: Store) -> Cluster {
@@ -173,5 +175,59 @@ async fn a_restart_of_everything_loses_nothing(store: Store) {
     assert_eq!(
         lines(&results),
         ["unchanged Function f@1", "configured Job j@2"]
+    );
+}
+
+async fn desired_state_of_an_older_back_up_is_led(store: Store) {
+    let cluster = cluster(store).await;
+    let desired = cluster.store.connect().await.keys("desired", None).await;
+    let desired = desired.unwrap();
+    let first = cluster.leader("c1", 2).await;
+    let [f, j] = first.example().await;
+    first.apply(&[f.clone(), j.clone()]).await;
+    let older = desired.get("heads").await.unwrap().unwrap();
+    first.kill();
+    let second = cluster.controller("c2").await;
+    leads(&second).await;
+    let changed = with(j.clone(), "/spec/rounds", 9);
+    second.apply(&[f.clone(), changed.clone()]).await;
+    second.members("j", &["n1", "n2"]).await;
+    // Of an earlier term than nodes and the leader know.
+    desired.put("heads", older.value).await.unwrap();
+    until("a leader of what was restored", || async {
+        let manifests = [f.clone(), changed.clone()];
+        let applied = second.controller.apply(&manifests, false).await;
+        let lines = lines(&applied.ok()?);
+        (lines == ["unchanged Function f@1", "configured Job j@2"]).then_some(())
+    })
+    .await;
+    second.members("j", &["n1", "n2"]).await;
+}
+
+async fn who_finds_jobs_placed_and_none_desired_does_not_begin_anew(store: Store) {
+    let cluster = cluster(store).await;
+    let desired = cluster.store.connect().await.keys("desired", None).await;
+    let desired = desired.unwrap();
+    let first = cluster.leader("c1", 2).await;
+    first.apply(&first.example().await).await;
+    first.members("j", &["n1", "n2"]).await;
+    let heads = desired.get("heads").await.unwrap().unwrap();
+    first.kill();
+    desired.delete("heads").await.unwrap();
+    cluster.take_logs();
+    let second = cluster.controller("c2").await;
+    until("a controller that says what is missing", || async {
+        let refused = second.is_refused().await?.to_string();
+        refused.contains("from a back-up").then_some(())
+    })
+    .await;
+    // Restored, it is led, and nobody has stopped anything.
+    desired.put("heads", heads.value).await.unwrap();
+    leads(&second).await;
+    second.members("j", &["n1", "n2"]).await;
+    let told = cluster.take_logs();
+    assert!(
+        told.iter().all(|line| line.contains(": place ")),
+        "{told:?}"
     );
 }

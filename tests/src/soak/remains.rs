@@ -16,8 +16,9 @@ const NODE_BYTES_MAX: u64 = 512 << 20;
 /// The memory of nodes, with their workers.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// The first time that each agent was looked at, by its process.
-    first: BTreeMap<u32, u64>,
+    /// The first two looks at each agent, by its process. It grows from the second: at the first it may not have compiled a
+    /// function and taken part in a round yet.
+    looks: BTreeMap<u32, Vec<u64>>,
     /// The most that a node had.
     pub most: u64,
     /// What nodes had in the end.
@@ -36,8 +37,11 @@ impl Memory {
                 continue;
             };
             let own = process::resident_bytes(*agent);
-            let first = *self.first.entry(*agent).or_insert(own);
-            self.grown = self.grown.max(own.saturating_sub(first));
+            let looks = self.looks.entry(*agent).or_default();
+            match looks[..] {
+                [_, begun] => self.grown = self.grown.max(own.saturating_sub(begun)),
+                _ => looks.push(own),
+            }
             let all = processes
                 .iter()
                 .map(|id| process::resident_bytes(*id))

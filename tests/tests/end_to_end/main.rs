@@ -14,6 +14,7 @@ mod bodies;
 mod chaos;
 mod closing;
 mod encodings;
+mod flat;
 mod functions;
 mod headers;
 mod idle;

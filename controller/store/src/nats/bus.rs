@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::client;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::stream::Stream;
 use async_nats::{RequestErrorKind, Subject, header};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::consume::Consumer;
 use super::failure::{Failure, told};
 use super::follow::Follower;
-use super::read;
+use super::{read, streams};
 use crate::bus::Respond;
 use crate::names::{self, Family};
 use crate::{Bus, Delivery, Error, Message, Request, Stream as Boxed};
@@ -32,10 +32,10 @@ pub(super) struct NatsBus {
 }
 
 impl NatsBus {
-    /// Makes the streams, or brings them to what the options say.
+    /// Makes the streams, if they are not there.
     pub(super) async fn open(connection: Arc<Connection>) -> Result<Self, Error> {
-        let events = open(&connection, Family::Events).await?;
-        let updates = open(&connection, Family::Updates).await?;
+        let events = shared(&connection, Family::Events).await?;
+        let updates = shared(&connection, Family::Updates).await?;
         Ok(Self {
             connection,
             events,
@@ -55,30 +55,11 @@ impl NatsBus {
     }
 }
 
-async fn open(connection: &Connection, family: Family) -> Result<Stream, Error> {
-    let (options, family_name) = (&connection.options, family.as_str());
-    let name = format!("{}_{family_name}", options.prefix).to_uppercase();
-    let config = Config {
-        name: name.clone(),
-        subjects: vec![format!("{}.{family_name}.>", options.prefix)],
-        retention: match family {
-            Family::Events => RetentionPolicy::Limits,
-            Family::Updates => RetentionPolicy::WorkQueue,
-        },
-        max_age: options.retention.age,
-        duplicate_window: options.retention.duplicates,
-        storage: StorageType::File,
-        discard: DiscardPolicy::Old,
-        num_replicas: options.replicas,
-        ..Config::default()
-    };
-    let what = format!("stream {name}");
-    let make = || async {
-        let made = connection.context.create_or_update_stream(config.clone());
-        made.await.map_err(|error| Failure::of(&what, &error))
-    };
-    connection.call(&what, make).await?;
-    connection.stream(&name).await
+/// The stream of a family, made if it is not there.
+async fn shared(connection: &Connection, family: Family) -> Result<Stream, Error> {
+    let (prefix, retention) = (&connection.options.prefix, connection.options.retention);
+    let plan = streams::messages(prefix, family, retention);
+    connection.shared(&plan).await
 }
 
 #[async_trait]
@@ -86,12 +67,19 @@ impl Bus for NatsBus {
     async fn publish(&self, subject: &str, id: &str, payload: Bytes) -> Result<(), Error> {
         names::subject(subject)?;
         names::id(id)?;
-        Family::of(subject)?;
+        let family = Family::of(subject)?;
         self.connection.fits(subject, payload.len())?;
         let full = self.full(subject);
         let message = PublishMessage::build().message_id(id).payload(payload);
-        self.connection.publish(&full, &message).await?;
-        Ok(())
+        let stored = self.connection.publish(&full, &message).await;
+        let lost = matches!(stored, Err(Error::Unavailable { .. }));
+        if lost && self.connection.state().borrow().up {
+            // Perhaps the stream is gone: made anew, it takes the message when it is offered again.
+            if let Err(error) = shared(&self.connection, family).await {
+                tracing::debug!(%error, "a stream of messages is not made anew yet");
+            }
+        }
+        stored.map(drop)
     }
 
     async fn subscribe(&self, filter: &str) -> Result<Boxed<Result<Message, Error>>, Error> {

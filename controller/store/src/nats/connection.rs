@@ -1,10 +1,11 @@
 //! The connection: whether it is up, and calls that are tried again until their time is over.
 
+use std::sync::atomic::{AtomicI64, AtomicUsize};
 use std::time::Duration;
 
+use async_nats::jetstream;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, stream::Stream};
 use async_nats::{Client, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -35,6 +36,10 @@ pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) context: jetstream::Context,
     pub(super) options: Options,
+    /// The copies that what is missing is made with; 0 until that is known.
+    pub(super) replicas: AtomicUsize,
+    /// The room that servers have for all of it, in bytes; 0 until that is known.
+    pub(super) room: AtomicI64,
     state: watch::Receiver<State>,
     connected: watch::Receiver<bool>,
 }
@@ -97,9 +102,13 @@ impl Connection {
             .timeout(attempt)
             .ack_timeout(attempt)
             .build(client.clone());
+        let room = options.room.unwrap_or(0);
+        let room = i64::try_from(room).unwrap_or(i64::MAX);
         let connection = Self {
             client,
             context,
+            replicas: AtomicUsize::new(options.replicas.unwrap_or(0)),
+            room: AtomicI64::new(room),
             options,
             state: receiver,
             connected,
@@ -199,16 +208,6 @@ impl Connection {
             Err(error) if expects_another(&error) => Ok(None),
             Err(error) => Err(Failure::of(subject, &error)),
         }
-    }
-
-    /// A handle to a stream that is there.
-    pub(super) async fn stream(&self, name: &str) -> Result<Stream, Error> {
-        let what = format!("stream {name}");
-        let get = || async {
-            let stream = self.context.get_stream(name).await;
-            stream.map_err(|error| Failure::of(&what, &error))
-        };
-        self.call(&what, get).await
     }
 
     /// A payload that fits.

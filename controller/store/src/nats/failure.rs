@@ -33,6 +33,18 @@ impl Failure {
 
     /// Reads a refusal of the server.
     pub(super) fn refused(what: &str, refusal: &jetstream::Error) -> Self {
+        match refusal.error_code() {
+            ErrorCode::STREAM_NOT_FOUND => {
+                let what = format!("the stream of {what}");
+                return Self::Final(Error::NotFound { what });
+            }
+            // The server's storage, or a limit of the stream's.
+            ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::STREAM_STORE_FAILED => {
+                let what = what.to_owned();
+                return Self::Final(Error::Full { what });
+            }
+            _ => {}
+        }
         let passing = refusal.code() == 503
             || matches!(
                 refusal.error_code(),

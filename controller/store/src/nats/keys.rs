@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
@@ -16,8 +17,12 @@ use super::MARKERS;
 use super::connection::{Connection, Stored};
 use super::follow::Follower;
 use super::read::{self, Snapshot};
+use super::streams::Plan;
 use crate::resume::Known;
 use crate::{Change, Entry, Error, Keys, names};
+
+/// Revisions that are left out where a bucket is made anew.
+const SKIPPED: u64 = 1 << 20;
 
 /// The header that says what a message does to its key; absent for a value.
 const OPERATION: &str = "KV-Operation";
@@ -33,6 +38,10 @@ pub(super) struct NatsKeys {
     connection: Arc<Connection>,
     stream: Stream,
     subjects: Arc<str>,
+    /// How the bucket is made anew, if it may be.
+    anew: Option<Arc<Plan>>,
+    /// The highest revision that was seen here.
+    seen: Arc<AtomicU64>,
 }
 
 /// What a write puts on the key's subject.
@@ -42,12 +51,51 @@ enum Write {
 }
 
 impl NatsKeys {
-    pub(super) fn new(connection: Arc<Connection>, bucket: &str, stream: Stream) -> Self {
+    /// With `anew`, a bucket that is gone is made anew.
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        bucket: &str,
+        stream: Stream,
+        anew: Option<Plan>,
+    ) -> Self {
         Self {
             connection,
             stream,
             subjects: format!("$KV.{bucket}.").into(),
+            anew: anew.map(Arc::new),
+            seen: Arc::default(),
         }
+    }
+
+    /// Makes the bucket anew if that is why a call has failed; who has called calls again.
+    async fn mend<T>(&self, called: Result<T, Error>) -> Result<T, Error> {
+        let lost = matches!(
+            called,
+            Err(Error::NotFound { .. } | Error::Unavailable { .. })
+        );
+        let Some(anew) = self.anew.as_ref().filter(|_| lost) else {
+            return called;
+        };
+        if self.connection.state().borrow().up {
+            let mut plan = Plan::clone(anew);
+            // Revisions only grow, also for who has seen more of them than this process.
+            let seen = self.seen.load(Ordering::Relaxed);
+            plan.config.first_sequence = (seen > 0).then_some(seen + SKIPPED);
+            if let Err(error) = self.connection.shared(&plan).await {
+                tracing::debug!(%error, "a bucket is not made anew yet");
+            }
+        }
+        called
+    }
+
+    /// The newest message of a subject.
+    async fn newest(&self, subject: &str) -> Result<Option<StreamMessage>, Error> {
+        let read = read::last(&self.connection, &self.stream, subject).await;
+        let newest = self.mend(read).await?;
+        if let Some(newest) = &newest {
+            self.seen.fetch_max(newest.sequence, Ordering::Relaxed);
+        }
+        Ok(newest)
     }
 
     fn subject(&self, key: &str) -> Result<String, Error> {
@@ -84,13 +132,17 @@ impl NatsKeys {
                 .header(header::NATS_MESSAGE_TTL, format!("{}s", MARKERS.as_secs())),
         };
         for _ in 0..CHANGES_MAX {
-            match self.connection.publish(subject, &message).await? {
-                Stored::At(revision) => return Ok(Some(revision)),
+            let stored = self.connection.publish(subject, &message).await;
+            match self.mend(stored).await? {
+                Stored::At(revision) => {
+                    self.seen.fetch_max(revision, Ordering::Relaxed);
+                    return Ok(Some(revision));
+                }
                 Stored::Refused { repeated: false } => return Ok(None),
                 Stored::Refused { repeated: true } => {}
             }
             // The server compares revisions before ids, so a repetition is refused because of itself.
-            let newest = read::last(&self.connection, &self.stream, subject).await?;
+            let newest = self.newest(subject).await?;
             let number = newest.as_ref().map_or(0, |newest| newest.sequence);
             if newest.is_some_and(|newest| has_id(&newest.headers, id.as_str())) {
                 return Ok(Some(number));
@@ -119,8 +171,9 @@ impl NatsKeys {
     async fn snapshot(&self, prefix: &str) -> Result<(u64, Vec<(String, Entry)>), Error> {
         let filter = self.filter(prefix);
         let wanted = |subject: &str| self.key(subject).is_some_and(|key| key.starts_with(prefix));
-        let Snapshot { last, messages } =
-            read::snapshot(&self.connection, &self.stream, &filter, wanted).await?;
+        let read = read::snapshot(&self.connection, &self.stream, &filter, wanted).await;
+        let Snapshot { last, messages } = self.mend(read).await?;
+        self.seen.fetch_max(last, Ordering::Relaxed);
         let mut list: Vec<(String, Entry)> = messages
             .into_iter()
             .filter_map(|message| Some((self.key(&message.subject)?, entry(message)?)))
@@ -134,7 +187,7 @@ impl NatsKeys {
 impl Keys for NatsKeys {
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         let subject = self.subject(key)?;
-        let message = read::last(&self.connection, &self.stream, &subject).await?;
+        let message = self.newest(&subject).await?;
         Ok(message.and_then(entry))
     }
 
@@ -152,7 +205,7 @@ impl Keys for NatsKeys {
                 return Ok(revision);
             }
             let subject = self.subject(key)?;
-            let found = read::last(&self.connection, &self.stream, &subject).await?;
+            let found = self.newest(&subject).await?;
             if found.as_ref().is_some_and(|found| !deletes(&found.headers)) {
                 let key = key.to_owned();
                 return Err(Error::Exists { key });

@@ -20,8 +20,11 @@ pub struct Options {
     pub name: String,
     /// The beginning of all names, so that several clusters can share a server: `a-z`, `0-9` and `-`.
     pub prefix: String,
-    /// Copies of everything that is stored: 1, or 3 with three servers or more.
-    pub replicas: usize,
+    /// Copies of what is stored, where it is made; without it 3 in a cluster of servers, and 1 on a server of its own.
+    pub replicas: Option<usize>,
+    /// The room for all that is stored on each server, in bytes; found out from the servers if not said. Limits are parts
+    /// of it.
+    pub room: Option<u64>,
     /// Certificates of the authorities that servers' certificates come from, in PEM; the system's if not said.
     pub root_certificates: Option<PathBuf>,
     /// The certificate to show to servers that ask for one.
@@ -63,7 +66,8 @@ impl Default for Options {
             servers: vec!["nats://127.0.0.1:4222".to_owned()],
             name: "tributary".to_owned(),
             prefix: "tributary".to_owned(),
-            replicas: 1,
+            replicas: None,
+            room: None,
             root_certificates: None,
             identity: None,
             require_tls: false,
@@ -86,8 +90,10 @@ impl Options {
                 "1 to 32 of a-z, 0-9 and '-' are allowed",
             ));
         }
-        if !(1..=5).contains(&self.replicas) {
-            let what = format!("replicas {}", self.replicas);
+        if let Some(replicas) = self.replicas
+            && !(1..=5).contains(&replicas)
+        {
+            let what = format!("replicas {replicas}");
             return Err(Error::malformed(
                 what,
                 "1 to 5 are allowed; 3 is usual in a cluster",

@@ -17,7 +17,7 @@ const ROUNDS: u64 = 400;
 /// A client that is connected to this server, and has heard of the others from it.
 async fn connect(cluster: &NatsCluster, server: usize) -> Nats {
     let options = Options {
-        replicas: 3,
+        replicas: Some(3),
         ..options(vec![cluster.servers[server].url()])
     };
     let store = persist(|| tributary_store::nats::connect(options.clone()))

@@ -122,7 +122,7 @@ async fn bad_values_are_refused() {
         (
             "replicas",
             Options {
-                replicas: 0,
+                replicas: Some(0),
                 ..Options::default()
             },
         ),
