@@ -35,6 +35,12 @@ impl Encoding {
         Self::ALL.into_iter().find(|known| known.code() == code)
     }
 
+    /// Whether a table belongs to the values: of scales, or of coordinates. Not folded by windows.
+    #[must_use]
+    pub fn has_table(self) -> bool {
+        matches!(self, Self::I8 | Self::Sparse)
+    }
+
     /// Bytes of one element in the vector; none if the vector does not hold every element.
     #[must_use]
     pub fn element_bytes(self) -> Option<u64> {

@@ -73,12 +73,14 @@ pub enum CallError {
         /// How the code failed then.
         message: String,
     },
-    /// The code wrote to a page of the window that is not its output. Nothing was written. The
-    /// instance is unusable.
-    #[error("{export} wrote outside its output: to address {address:#x}, {place}")]
+    /// The code wrote to a page of the window that is not its output, or reached for one that no call has named.
+    /// Nothing was written. The instance is unusable.
+    #[error("{export} {}: to address {address:#x}, {place}", outside(*.readable))]
     WroteOutside {
         /// Where.
         export: Export,
+        /// The page may be read.
+        readable: bool,
         /// The address in its linear memory.
         address: u64,
         /// What lies there, as the call sees it: `byte 0 of the vector of input 2`.
@@ -372,4 +374,12 @@ pub enum Error {
     /// wasmtime refused for a reason of its own.
     #[error("the WASM engine failed: {0}")]
     Engine(String),
+}
+
+fn outside(readable: bool) -> &'static str {
+    if readable {
+        "wrote outside its output"
+    } else {
+        "reached outside its operands"
+    }
 }

@@ -221,6 +221,7 @@ impl Instance {
         match error.fault_address {
             Some(address) if window.contains(&address) => CallError::WroteOutside {
                 export: error.export,
+                readable: self.mapping.is_readable(address),
                 address,
                 place: self.mapping.place(address, plan),
             },

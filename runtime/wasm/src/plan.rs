@@ -51,19 +51,20 @@ impl Operand {
         self.scalars.map(|start| start..start + PAGE_BYTES)
     }
 
-    fn overlaps(&self, other: &Self) -> bool {
-        let parts = |operand: &Self| {
-            // Of an update the call may read all, of others its own range.
-            let all = operand.whole.start..operand.whole.end.next_multiple_of(PAGE_BYTES);
-            let vector = match operand.role {
-                Role::Input(_) => all,
-                _ => operand.pages(),
-            };
-            [Some(vector), operand.scalars_page()]
+    /// The pages that the call may reach: of an update or a model all, of others its own range.
+    pub(crate) fn reached(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let vector = match self.role {
+            Role::Input(_) | Role::Model => {
+                self.whole.start..self.whole.end.next_multiple_of(PAGE_BYTES)
+            }
+            Role::Output | Role::Previous => self.pages(),
         };
-        let others = parts(other);
-        parts(self).into_iter().flatten().any(|mine| {
-            let mut others = others.iter().flatten();
+        std::iter::once(vector).chain(self.scalars_page())
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.reached().any(|mine| {
+            let mut others = other.reached();
             others.any(|theirs| mine.start < theirs.end && theirs.start < mine.end)
         })
     }
@@ -242,7 +243,7 @@ impl Planner<'_> {
                  description say so)"
             ));
         }
-        let has_table = matches!(encoding, Encoding::I8 | Encoding::Sparse);
+        let has_table = encoding.has_table();
         if has_table && self.reach.window_elements.is_some() {
             return Err(format!(
                 "{role} is encoded as {encoding}; the arena is mapped by windows, where only f32, f16 \

@@ -12,7 +12,8 @@
 //! wasmtime unmaps the whole memory with the instance, and the window with it. The padding gives the data
 //! addresses that large pages can be mapped at.
 //!
-//! Cost in mappings: an instance holds about ten (`vm.max_map_count` is 65530 by default), because
+//! Cost in mappings: an instance holds about ten, and two more for each stretch of slots that no call has named between
+//! those that calls have (`vm.max_map_count` is 65530 by default), because
 //! every change of protection within the memory splits one: guard, own memory, call page, arena before
 //! / in / after the output, slack, own growth, rest, guard.
 
@@ -183,13 +184,23 @@ impl Mapping {
         self.pages.addresses()
     }
 
+    /// Whether the module may read at `address`, which lies in the window.
+    pub(crate) fn is_readable(&self, address: u64) -> bool {
+        let offset = address - self.pages.addresses().start;
+        match &self.data {
+            Data::Whole(whole) => whole.is_readable(offset),
+            // What no lane shows are pages of zeros.
+            Data::Lanes(_) => true,
+        }
+    }
+
     /// Brings a call's operands into reach, its output writable, and tells the function of them.
     pub(crate) fn open(&mut self, plan: &Plan, operands: &Operands<'_>) -> io::Result<()> {
         if plan.scratch_scalars {
             self.pages.protect(&SCRATCH, Access::ReadWrite)?;
         }
         match &mut self.data {
-            Data::Whole(whole) => whole.open(&self.pages, plan)?,
+            Data::Whole(whole) => whole.open(&self.pages, plan, operands)?,
             Data::Lanes(lanes) => lanes.open(&self.pages, plan)?,
         }
         let inputs = plan.inputs.iter().zip(operands.inputs);

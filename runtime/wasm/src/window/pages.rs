@@ -27,6 +27,8 @@ unsafe impl Send for Pages {}
 /// What the module may do with pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
+    /// Every access traps.
+    Nothing,
     Read,
     ReadWrite,
 }
@@ -81,6 +83,7 @@ impl Pages {
     pub(super) fn protect(&self, range: &Range<u64>, access: Access) -> io::Result<()> {
         let (pages, len) = self.at(range);
         let flags = match access {
+            Access::Nothing => MprotectFlags::empty(),
             Access::Read => MprotectFlags::READ,
             Access::ReadWrite => MprotectFlags::READ | MprotectFlags::WRITE,
         };

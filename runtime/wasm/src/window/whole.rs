@@ -6,16 +6,22 @@ use super::{Shown, failed_as};
 use crate::abi::PAGE_BYTES;
 use crate::error::Error;
 use crate::instance::Window;
+use crate::operands::Operands;
 use crate::plan::{Operand, Plan, Reach};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-/// All data at their offset, read-only but for a call's output.
+/// All data at their offset: what calls have named is readable, a call's output is writable, and the rest is neither.
+///
+/// A slot that was never claimed has no memory. A function that reads it traps, where it would make the segment larger,
+/// or, once there is no memory left, kill the worker.
 #[derive(Debug)]
 pub(super) struct Whole {
     /// Where the data lie in the window.
     place: Range<u64>,
+    /// What calls have named. Its pages are there, and stay.
+    readable: Warm,
     /// What has been opened before: its pages are in the page tables already.
     warm: Warm,
 }
@@ -26,11 +32,19 @@ impl Whole {
         pages
             .map(&place, window.fd.as_fd(), window.offset)
             .map_err(failed_as("the window"))?;
+        pages
+            .protect(&place, Access::Nothing)
+            .map_err(failed_as("the window"))?;
         pages.prefer_large(&place);
         Ok(Self {
             place,
+            readable: Warm::default(),
             warm: Warm::default(),
         })
+    }
+
+    pub(super) fn is_readable(&self, offset: u64) -> bool {
+        !self.place.contains(&offset) || self.readable.covers(&(offset..offset + 1))
     }
 
     pub(super) fn reach(&self) -> Reach {
@@ -49,7 +63,20 @@ impl Whole {
         }
     }
 
-    pub(super) fn open(&mut self, pages: &Pages, plan: &Plan) -> io::Result<()> {
+    pub(super) fn open(
+        &mut self,
+        pages: &Pages,
+        plan: &Plan,
+        operands: &Operands<'_>,
+    ) -> io::Result<()> {
+        for range in plan.operands().flat_map(Operand::reached) {
+            self.make_readable(pages, range)?;
+        }
+        // Updates have no scalars, but slots have the page: with it, mappings of neighbours are one.
+        let scalars = operands.inputs.iter().map(|input| input.place.scalars);
+        for scalars in scalars.filter(|at| at.is_multiple_of(PAGE_BYTES)) {
+            self.make_readable(pages, scalars..scalars.saturating_add(PAGE_BYTES))?;
+        }
         for range in self.writable(&plan.output) {
             pages.protect(&range, Access::ReadWrite)?;
             if !self.warm.covers(&range) {
@@ -57,6 +84,19 @@ impl Whole {
                 self.warm.add(&range);
             }
         }
+        Ok(())
+    }
+
+    /// Makes a range of the data readable, as far as it is one.
+    fn make_readable(&mut self, pages: &Pages, range: Range<u64>) -> io::Result<()> {
+        let Range { start, end } = self.place;
+        let at = |data: u64| start.saturating_add(data).min(end);
+        let range = at(range.start)..at(range.end);
+        if range.is_empty() || self.readable.covers(&range) {
+            return Ok(());
+        }
+        pages.protect(&range, Access::Read)?;
+        self.readable.add(&range);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The window: seen whole, written only at the output, and gone with its instance.
 
 use crate::fixture::{Arena, ENGINE, LIMITS, SUM, Wat, operands};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
 use std::os::fd::AsRawFd;
 use tributary_wasm::{CallError, Error, PAGE_BYTES, Place, WINDOW_BYTES_MAX, Window};
 
@@ -172,10 +172,10 @@ fn nothing_of_a_window_survives_its_instance() {
             .unwrap();
         instances.push(instance);
     }
-    // One mapping each while no call runs: protections are merged again.
-    assert_eq!(mappings("tributary-leftovers"), 3);
+    // Of each while no call runs: what was named of two slots, and what lies behind each. Protections are merged again.
+    assert_eq!(mappings("tributary-leftovers"), 3 * 4);
     instances.pop();
-    assert_eq!(mappings("tributary-leftovers"), 2);
+    assert_eq!(mappings("tributary-leftovers"), 2 * 4);
     drop(instances);
     assert_eq!(mappings("tributary-leftovers"), 0);
 }
@@ -265,6 +265,42 @@ fn the_largest_window_is_mapped_and_used_at_its_end() {
         .fold(&operands(2, arena.place(slots - 1), &inputs))
         .unwrap();
     assert_eq!(arena.read(slots - 1, 2), [1.0, 2.0]);
+}
+
+/// A slot that was never claimed has no memory: reading it would make some, or kill the process where there is none.
+#[test]
+fn memory_that_no_call_has_named_cannot_be_read() {
+    let far = 5 * 8192;
+    let wat = Wat {
+        fold: &format!(
+            "(f32.store (i32.load offset=12 (local.get $call)) \
+             (f32.load offset={far} (i32.load offset=64 (local.get $call)))) (i32.const 0)"
+        ),
+        ..SUM
+    };
+    let arena = Arena::new(8, 4096);
+    let mut instance = arena.instance(&wat.function(), LIMITS, "");
+    let near = [arena.update(0, 1.0)];
+    let error = instance
+        .fold(&operands(3, arena.place(1), &near))
+        .expect_err("slot 5 is nobody's");
+    assert!(
+        error.to_string().contains("reached outside its operands"),
+        "{error}"
+    );
+    let data = rustix::fs::seek(&arena.file, SeekFrom::Data(far));
+    assert_eq!(
+        data,
+        Err(rustix::io::Errno::NXIO),
+        "its pages are still to be made"
+    );
+    // Once a call has named it, it is there.
+    let mut instance = arena.instance(&wat.function(), LIMITS, "");
+    arena.write(5, &[7.0]);
+    let both = [near[0], arena.update(5, 1.0)];
+    let call = operands(3, arena.place(1), &both);
+    instance.fold(&call).unwrap();
+    assert_eq!(arena.read(1, 1), [7.0]);
 }
 
 #[test]
