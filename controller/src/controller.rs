@@ -169,8 +169,8 @@ impl Controller {
         placed && idle
     }
 
-    /// Waits until the nodes have followed, or will not for now.
-    async fn settle(self: &Arc<Self>) {
+    /// Waits until the nodes have followed, or will not for now. False if they take longer than is waited.
+    async fn settle(self: &Arc<Self>) -> bool {
         let mut changes = self.fleet.changes();
         let settled = async {
             loop {
@@ -181,9 +181,11 @@ impl Controller {
                 let _ = timeout(TICK, changes.changed()).await;
             }
         };
-        if timeout(SETTLE, settled).await.is_err() {
+        let settled = timeout(SETTLE, settled).await.is_ok();
+        if !settled {
             tracing::info!("nodes take their time; what is left is done as they get to it");
         }
+        settled
     }
 
     /// Deletes a job, its models and its revisions.

@@ -112,6 +112,11 @@ pub trait NodeControl: Send + Sync {
     /// Nothing is kept. Every function a job names was deployed before.
     async fn check_job(&self, job: &JobDesired) -> Result<(), NodeError>;
 
+    /// Says that a job is being started, and is not unknown, until what this gives is dropped.
+    fn starting(&self, _name: &Name) -> Box<dyn Send> {
+        Box::new(())
+    }
+
     /// Starts a job at `job.version` with `model`, a safetensors file. The job does not run yet.
     async fn start_job(&self, job: JobDesired, model: Bytes) -> Result<(), NodeError>;
 

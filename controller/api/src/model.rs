@@ -23,6 +23,9 @@ pub use update::{Part, Segment, UpdatePlan};
 /// The greatest header that is read.
 pub const HEADER_BYTES_MAX: u64 = 16 << 20;
 
+/// The most bytes of the names and values in `__metadata__`, of a model and of an update.
+pub const METADATA_BYTES_MAX: u64 = 64 << 10;
+
 /// The length of what stands before the header.
 pub const PREFIX_BYTES: usize = 8;
 

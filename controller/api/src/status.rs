@@ -14,6 +14,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobPhase {
+    /// No node runs it yet: one is about to, or is making its arena.
+    Starting,
     /// A round is open.
     Running,
     /// All rounds of the manifest are done; the last model can be fetched.
@@ -139,6 +141,9 @@ pub struct PlanStatus {
     pub threads: u32,
     /// Accumulators are changed in place, under an undo journal.
     pub in_place: bool,
+    /// The arena is larger than what a function sees at once: updates with tables (i8, sparse) are not taken.
+    #[serde(default)]
+    pub by_windows: bool,
 }
 
 /// Where a round stands.
@@ -355,6 +360,7 @@ pub struct SlotLease {
 impl std::fmt::Display for JobPhase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
+            Self::Starting => "Starting",
             Self::Running => "Running",
             Self::Completed => "Completed",
             Self::Failed => "Failed",

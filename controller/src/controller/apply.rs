@@ -13,7 +13,7 @@ use tributary_api::{
     problem::FieldError,
 };
 
-use super::{Controller, lock};
+use super::{Controller, lock, looking::running};
 use crate::{
     Error,
     fleet::Seen,
@@ -42,8 +42,8 @@ impl Controller {
         if !commit.is_empty() && !dry_run {
             self.commit(commit).await?;
             self.announce(&plan);
-            self.settle().await;
-            self.note(&plan, &mut results);
+            let settled = self.settle().await;
+            self.note(&plan, settled, &mut results);
         }
         Ok(results)
     }
@@ -226,8 +226,8 @@ impl Controller {
     }
 
     /// Adds what became of the jobs.
-    fn note(&self, plan: &Plan, results: &mut [ApplyResult]) {
-        let (work, known) = (lock(&self.work), self.known());
+    fn note(&self, plan: &Plan, settled: bool, results: &mut [ApplyResult]) {
+        let (work, known, nodes) = (lock(&self.work), self.known(), self.fleet.seen());
         let planned: BTreeMap<&Name, &PlannedJob> =
             plan.jobs.iter().map(|job| (&job.name, job)).collect();
         for result in results.iter_mut().filter(|result| result.kind == Kind::Job) {
@@ -242,6 +242,12 @@ impl Controller {
                 result
                     .notes
                     .push(format!("the job does not run: {message}"));
+            } else if !settled && running(&known, &nodes, &job.name).is_empty() {
+                result.notes.push(
+                    "the job is still being started, which takes its time with a large model; until then its clients are \
+                     told to come again"
+                        .into(),
+                );
             } else if restarted(job) {
                 result.notes.push(
                     "the job was restarted at its newest model; its open round began anew".into(),

@@ -216,17 +216,19 @@ impl Controller {
         }
         status.workers = running.iter().map(|(_, status)| status.workers).sum();
         let failure = lock(&self.work).failure(name, leader).cloned();
-        if let Some(failure) = failure {
-            status.last_error = Some(failure.message);
-        } else if let Some(reason) = known.nowhere.get(name) {
-            status.last_error = Some(reason.clone());
+        let failure = failure.map(|failure| failure.message);
+        if let Some(why) = failure.or_else(|| known.nowhere.get(name).cloned()) {
+            status.last_error = Some(why);
+            if first.is_none() {
+                status.phase = JobPhase::Failed;
+            }
         }
         status
     }
 }
 
 /// What the nodes that are to run a job, and are there, say of it.
-fn running<'a>(
+pub(super) fn running<'a>(
     known: &Known,
     nodes: &'a BTreeMap<Name, Seen>,
     job: &Name,
@@ -245,7 +247,7 @@ fn running<'a>(
 fn absent(name: &Name, record: &JobRecord, placed: Option<&Placed>, version: u64) -> JobStatus {
     JobStatus {
         name: name.clone(),
-        phase: JobPhase::Failed,
+        phase: JobPhase::Starting,
         function: record.spec.function.name.clone(),
         function_revision: record.function_revision,
         revision: record.revision,
@@ -255,7 +257,7 @@ fn absent(name: &Name, record: &JobRecord, placed: Option<&Placed>, version: u64
         accepted: 0,
         parameters: record.elements,
         model_bytes: record.elements * 4,
-        last_error: Some("the job has not been started yet".into()),
+        last_error: None,
         node: None,
         arena: None,
         workers: 0,

@@ -156,6 +156,7 @@ impl Station {
                 None => Ok(()),
             };
         }
+        let _starting = self.node.starting(&job.name);
         self.prepare(&job.function).await?;
         let mut desired = self.desired(&job).await?;
         let kept = self.state.models.newest(&job.name, &desired.layout).await;

@@ -61,7 +61,8 @@ class JobStatus(Document):
 
     Attributes:
         name: its name.
-        phase: ``running``, ``completed`` after its last round, or ``failed``; then :attr:`last_error` says why.
+        phase: ``starting`` until a node runs it, ``running``, ``completed`` after its last round, or ``failed``; then
+            :attr:`last_error` says why.
         function: the function's name.
         function_revision: the function's revision.
         revision: the job's own revision.

@@ -16,7 +16,7 @@ mod error;
 pub use error::HeaderError;
 use error::Span;
 
-use super::{HEADER_BYTES_MAX, PREFIX_BYTES};
+use super::{HEADER_BYTES_MAX, METADATA_BYTES_MAX, PREFIX_BYTES};
 
 /// The name under which a header holds what is no tensor.
 const METADATA: &str = "__metadata__";
@@ -90,10 +90,13 @@ impl Header {
             }
             previous_end = tensor.end;
         }
-        Ok(Self {
-            tensors,
-            metadata: entries.metadata.unwrap_or_default(),
-        })
+        let metadata = entries.metadata.unwrap_or_default();
+        let texts = metadata.iter().map(|(key, value)| key.len() + value.len());
+        let bytes = texts.sum::<usize>() as u64;
+        if bytes > METADATA_BYTES_MAX {
+            return Err(HeaderError::MetadataLength { bytes });
+        }
+        Ok(Self { tensors, metadata })
     }
 
     /// Splits a whole file into its header and its data.

@@ -4,10 +4,9 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use safetensors::Dtype;
 
-use super::{ALIGNMENT, Header, HeaderError, PREFIX_BYTES, Tensor, header::shown};
-
-/// What an update's header may have beyond three times the model's own header: metadata and white space.
-const HEADER_SLACK_BYTES: u64 = 64 << 10;
+use super::{
+    ALIGNMENT, Header, HeaderError, METADATA_BYTES_MAX, PREFIX_BYTES, Tensor, header::shown,
+};
 
 /// The tensors of a job's model in canonical order. All are F32, and there is at least one element.
 #[derive(Debug, Clone)]
@@ -90,10 +89,10 @@ impl ModelLayout {
     }
 
     /// The longest header that an update of this model needs; what is longer can be refused unread. An encoded
-    /// update may have two tensors for each of the model's.
+    /// update may have two tensors for each of the model's, and metadata.
     #[must_use]
     pub fn update_header_bytes_max(&self) -> u64 {
-        (self.header_bytes(&[]).len() as u64 * 3 + HEADER_SLACK_BYTES).min(super::HEADER_BYTES_MAX)
+        (self.header_bytes(&[]).len() as u64 * 3 + METADATA_BYTES_MAX).min(super::HEADER_BYTES_MAX)
     }
 
     /// The places of tensors in canonical order, by their names.

@@ -201,6 +201,24 @@ fn files_must_be_as_long_as_they_say() {
 }
 
 #[test]
+fn metadata_has_a_limit_of_its_own() {
+    let header = |bytes: u64| {
+        let value = "x".repeat(bytes as usize - 1);
+        let text = format!(
+            r#"{{"__metadata__":{{"k":"{value}"}},{}}}"#,
+            entry("w", "F32", "[1]", 0, 4)
+        );
+        Header::parse(text.as_bytes())
+    };
+    assert!(header(METADATA_BYTES_MAX).is_ok());
+    let error = header(METADATA_BYTES_MAX + 1).unwrap_err();
+    assert!(
+        error.to_string().contains("__metadata__ has 65537 bytes"),
+        "{error}"
+    );
+}
+
+#[test]
 fn metadata_must_be_numbers() {
     let header = |key: &str, value: &str| {
         parse(&format!(r#"{{"__metadata__":{{"{key}":"{value}"}}}}"#)).unwrap()

@@ -4,11 +4,15 @@ use std::fmt;
 
 use safetensors::Dtype;
 
+use crate::model::METADATA_BYTES_MAX;
+
 /// What a header lies about.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HeaderError {
     /// The length before the header is nonsense, or of a header that nobody needs.
-    #[error("the safetensors header says it has {length} bytes; between 2 and {max} are allowed")]
+    #[error(
+        "the safetensors header says it has {length} bytes; between 2 and {max} are allowed, {METADATA_BYTES_MAX} of them for __metadata__"
+    )]
     HeaderLength {
         /// The length that was read.
         length: u64,
@@ -93,6 +97,15 @@ pub enum HeaderError {
         value: String,
         /// What it must be.
         expected: &'static str,
+    },
+    /// More metadata than anybody needs.
+    #[error(
+        "__metadata__ has {bytes} bytes of names and values; at most {METADATA_BYTES_MAX} are allowed: \
+         keep the rest in a file of its own"
+    )]
+    MetadataLength {
+        /// Bytes of all names and values.
+        bytes: u64,
     },
     /// A model with a tensor that is not F32.
     #[error("tensor {tensor:?} is {dtype}; models must be F32 in this version")]
