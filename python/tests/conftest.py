@@ -50,9 +50,11 @@ def server(process: Process) -> Iterator[Server]:
         yield operator
 
 
-def make_job(address: str, folder: Path, tensors: Tensors | None = None, **fields: Any) -> str:
+def make_job(
+    address: str, folder: Path, tensors: Tensors | None = None, *, name: str | None = None, **fields: Any
+) -> str:
     """Creates a job with that model; gives its name."""
-    name = f"job-{next(_numbers)}"
+    name = name or f"job-{next(_numbers)}"
     path = folder / f"{name}.safetensors"
     save_file(dict(SMALL if tensors is None else tensors), path)
     fields = {"expected": 1, "config": {"accumulate": "f64"}, "clients_max": 64, **fields}

@@ -179,6 +179,7 @@ def receipt(status: int = 202, round: int = 1, contributors: int = 1, **members:
 def model(version: int, **tensors: np.ndarray[Any, Any]) -> bytes:
     body = save(tensors or {"a": np.full(3, version, np.float32)}, {"version": str(version)})
     lines = ["HTTP/1.1 200 OK", f"content-length: {len(body)}", f"tributary-version: {version}"]
+    lines.append("tributary-layout: 0123456789abcdef0123456789abcdef")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 

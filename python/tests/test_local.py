@@ -243,3 +243,42 @@ def test_many_tasks(process: Process, new_job: MakeJob, server: Server) -> None:
     asyncio.run(main())
     assert any(done.local for done in ways)
     assert server.round(job, 1).contributors == 24
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"w": 3}, {"w": 4}),
+        ({"a": 2, "b": 4}, {"b": 2, "a": 4}),
+        ({"a": 2, "b": 4}, {"a": 3, "b": 3}),
+        ({"w": 4}, {"v": 4}),
+    ],
+    ids=["fewer", "swapped", "cut-elsewhere", "renamed"],
+)
+def test_a_layout_of_before_is_refused(
+    process: Process,
+    tmp_path: Path,
+    new_client: MakeClient,
+    server: Server,
+    before: dict[str, int],
+    now: dict[str, int],
+) -> None:
+    """The job is made anew with another model. Its first round has the number of the first job's."""
+
+    def model(sizes: dict[str, int], value: float) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: np.full(size, value, np.float32) for name, size in sizes.items()}
+
+    job = make_job(process.address, tmp_path, model(before, 0), expected=1)
+    client = new_client(job, local=True)
+    client.pull()
+    server.delete("job", job)
+    make_job(process.address, tmp_path, model(now, 0), name=job, expected=1)
+    free = free_slots(server, job)
+    with pytest.raises(errors.LayoutMismatch):
+        client.push(model(before, 1))
+    eventually(lambda: free_slots(server, job) == free, "no slot is out")
+    client.pull()
+    assert client.push(model(now, 1)).local
+    new = client.pull(after=1, wait=60)
+    assert new is not None
+    assert all((array == 1).all() for array in new.values())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from conftest import SMALL, MakeClient, MakeJob
+from conftest import SMALL, MakeClient, MakeJob, make_job
 from process import Process
 from tributary import Job, Model, Server, errors
 
@@ -244,3 +244,23 @@ def test_a_model_of_arrays(process: Process, server: Server, new_client: MakeCli
     unknown: Any = 7
     with pytest.raises(errors.InvalidManifest, match="named by its path or digest, and this is int"):
         server.apply(Job("number", "fedavg", unknown, expected=1))
+
+
+def test_a_job_made_anew_is_not_waited_for(
+    process: Process, new_job: MakeJob, new_client: MakeClient, server: Server, tmp_path: Path
+) -> None:
+    """Its versions begin at 1, and the client knows a greater one of the job before."""
+    job = new_job()
+    client = new_client(job)
+    for version in (1, 2, 3):
+        client.push(SMALL, round=version)
+        assert client.pull(after=version, wait=60) is not None
+    server.delete("job", job)
+    with pytest.raises(errors.UnknownJob):
+        new_client(job, patience=0).pull()
+    make_job(process.address, tmp_path, name=job)
+    anew = client.pull(after=4, wait=60)
+    assert anew is not None
+    assert (anew.version, client.version) == (1, 1)
+    assert client.push(anew).round == 1
+    assert client.pull(after=2, wait=60) is not None, "the one that follows, or the one that is there"

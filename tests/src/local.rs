@@ -34,7 +34,9 @@ impl<'a> LocalClient<'a> {
     #[must_use]
     #[track_caller]
     pub fn ask(&mut self, client: &str, query: &str) -> Answer {
-        let path = self.job.update_path(client, &format!("/slot{query}"));
+        let joint = if query.is_empty() { '?' } else { '&' };
+        let slot = format!("/slot{query}{joint}{}", credentials(self.job));
+        let path = self.job.update_path(client, &slot);
         self.connection.ask("POST", &path)
     }
 
@@ -72,6 +74,35 @@ impl<'a> LocalClient<'a> {
         write(self.job, &lease, update);
         self.commit(client, round, weight, &lease.ticket)
     }
+}
+
+/// What a request for a slot says beside the update: by which layout its client writes, and that it can open the segment.
+/// Of a job that is not there, nothing.
+///
+/// # Panics
+/// If the segment cannot be read.
+#[must_use]
+pub fn credentials(job: &Job) -> String {
+    let model = job.client().get(&format!("/v1/jobs/{}/model", job.name()));
+    let Some(layout) = model.header("tributary-layout") else {
+        return String::new();
+    };
+    let path = job.update_path("prover", &format!("/slot?round=1&layout={layout}"));
+    let unproven = Connection::open(job.client().address())
+        .ask("POST", &path)
+        .problem();
+    let Some(segment) = unproven.extensions.get("segment") else {
+        return format!("layout={layout}");
+    };
+    let segment = File::open(PathBuf::from("/dev/shm").join(segment.as_str().expect("a name")));
+    let number = |member: &str| unproven.extensions[member].as_u64().expect("a number");
+    let mut proof = vec![0; number("proof_bytes") as usize];
+    let read = segment
+        .expect("the segment")
+        .read_exact_at(&mut proof, number("proof_offset"));
+    read.expect("its beginning");
+    let proof: String = proof.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("layout={layout}&proof={proof}")
 }
 
 /// The segment's file.

@@ -288,7 +288,12 @@ fn folded(plan: &PlanStatus) -> String {
     } else {
         "into a second accumulator"
     };
-    format!("by {lanes} leaves side by side, each with {threads} threads; {how}")
+    let seen = if plan.by_windows {
+        "; the arena is seen by windows, so updates in i8 or sparse are not taken"
+    } else {
+        ""
+    };
+    format!("by {lanes} leaves side by side, each with {threads} threads; {how}{seen}")
 }
 
 fn closes(closing: Closing) -> String {

@@ -387,6 +387,12 @@ class UnknownJob(Problem, LookupError):
     slug = "unknown-job"
 
 
+class JobStarting(Problem):
+    """The job is being started there, also when the client's patience was over."""
+
+    slug = "job-starting"
+
+
 class UnknownFunction(Problem, LookupError):
     """There is no function of that name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,13 +36,14 @@ class Model(Mapping[str, Array]):
         self._arrays = layout.views(buffer)
 
     @classmethod
-    def parse(cls, job: str, version: int, buffer: npt.NDArray[np.uint8]) -> Model:
+    def parse(cls, job: str, version: int, buffer: npt.NDArray[np.uint8], fingerprint: str | None = None) -> Model:
         """Reads a safetensors file of bytes without copying its data.
 
         Raises:
             ProtocolError: it is no such file, or has elements of a type that numpy does not have.
         """
-        return cls(job, version, Layout.parse(buffer.data), buffer)
+        layout = dataclasses.replace(Layout.parse(buffer.data), fingerprint=fingerprint)
+        return cls(job, version, layout, buffer)
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,7 @@ use crate::contributors::Contributors;
 use crate::geometry::{Geometry, Room, SCALARS_BYTES};
 use crate::journal::{Journal, JournalHeader, SlotRef, Step};
 use crate::ring::{Entry, Ring, RingHeader};
-use crate::segment::{Error, Segment};
+use crate::segment::{Error, Proof, Segment};
 use crate::slot::{AtomicState, Generation, Kind, Owner, SlotIndex, State, StateWord};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::ops::Range;
@@ -105,7 +105,8 @@ impl std::fmt::Debug for Arena {
 }
 
 impl Arena {
-    /// Creates the segment `/dev/shm/{name}`, mode 0600; it is unlinked when the value is dropped.
+    /// Creates the segment `/dev/shm/{name}`, mode 0600. When the value is dropped it is unlinked, and its data go, whoever
+    /// has it mapped.
     ///
     /// # Errors
     /// A geometry that cannot be laid out, a name in use, no room in /dev/shm.
@@ -129,6 +130,17 @@ impl Arena {
     #[must_use]
     pub fn name(&self) -> &str {
         self.segment.name()
+    }
+
+    /// What only those know who can open the segment.
+    #[must_use]
+    pub fn proof(&self) -> Proof {
+        self.segment.proof()
+    }
+
+    /// Takes the segment's name away: nobody attaches it any more. The memory goes when the last who has it lets go.
+    pub fn unlink(&self) {
+        self.segment.unlink();
     }
 
     /// The sizes it was created with.

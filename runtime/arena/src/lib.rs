@@ -45,5 +45,5 @@ pub use geometry::{Geometry, GeometryError, JournalSize, Room, SCALARS_BYTES, Sl
 pub use journal::{Journal, Phase, Progress, SlotRef, Step};
 pub use large_pages::{LARGE_PAGE_BYTES, take_large_pages};
 #[cfg(not(loom))]
-pub use segment::{Error, memory_bytes_available, remove_stale, shared_memory_bytes_free};
+pub use segment::{Error, Proof, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 pub use slot::{Generation, Kind, OWNER_AGENT, Owner, SlotIndex, State, StateWord};

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TRIBARNA");
-const ABI: u32 = 2;
+const ABI: u32 = 3;
 
 /// What can go wrong with a segment.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,18 @@ struct Header {
     update_bytes: AtomicU64,
     partial_bytes: AtomicU64,
     image_bytes: AtomicU64,
+    proof: [AtomicU64; PROOF_WORDS],
+}
+
+const PROOF_WORDS: usize = 2;
+
+/// What only those know who can open a segment: some of its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Where they lie in it.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: [u8; PROOF_WORDS * 8],
 }
 
 impl Header {
@@ -212,6 +224,9 @@ impl Segment {
             .store(layout_hash(&geometry), Ordering::Relaxed);
         header.abi.store(ABI, Ordering::Relaxed);
         header.write(&geometry);
+        for word in &header.proof {
+            word.store(unguessable(), Ordering::Relaxed);
+        }
         // SYNC POINT: who sees the magic sees the whole header.
         header.magic.store(MAGIC, Ordering::Release);
         Ok(segment)
@@ -266,6 +281,17 @@ impl Segment {
         &self.name
     }
 
+    pub(crate) fn proof(&self) -> Proof {
+        let mut bytes = [0; PROOF_WORDS * 8];
+        for (place, word) in bytes.as_chunks_mut().0.iter_mut().zip(&self.header().proof) {
+            *place = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        Proof {
+            offset: std::mem::offset_of!(Header, proof) as u64,
+            bytes,
+        }
+    }
+
     fn header(&self) -> &Header {
         // SAFETY: offset 0 is page aligned and every segment is at least HEADER_BYTES long.
         unsafe { self.at(0) }
@@ -312,6 +338,11 @@ impl Segment {
         }
     }
 
+    pub(crate) fn unlink(&self) {
+        // It may be gone already; and whoever removes it for us does what is wanted.
+        let _ = rustix::shm::unlink(format!("/{}", self.name));
+    }
+
     /// A descriptor of the segment, for mapping it elsewhere.
     pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
         self.file
@@ -329,6 +360,20 @@ impl Segment {
     }
 }
 
+impl Drop for Segment {
+    /// The creator takes the data along: a local client that still maps the segment keeps no memory, and reads zeros.
+    fn drop(&mut self) {
+        use rustix::fs::{FallocateFlags, fallocate};
+        if self.memory.is_owner() {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let data = self.geometry.data_offset();
+            let bytes = self.geometry.segment_bytes() - data;
+            // Where that is not to be had, the memory goes with the last mapping.
+            let _ = fallocate(&self.file, flags, data, bytes);
+        }
+    }
+}
+
 fn open_file(name: &str) -> Result<File, Error> {
     use rustix::shm::{Mode, OFlags};
     rustix::shm::open(format!("/{name}"), OFlags::RDWR, Mode::empty())
@@ -338,6 +383,12 @@ fn open_file(name: &str) -> Result<File, Error> {
             name: name.to_owned(),
             source: errno.into(),
         })
+}
+
+/// A number that nobody outside of the process can guess.
+fn unguessable() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
 }
 
 /// Removes every segment whose name starts with `prefix`; gives their names.

@@ -12,6 +12,7 @@
 //! arena, and [`Job::send_again`] sends all that is there once a worker hosts the job. That makes
 //! activation, a lost worker and scale to zero one mechanism.
 
+mod backoff;
 mod checkpoint;
 mod hosting;
 mod scaling;
@@ -50,7 +51,7 @@ const FOREVER: Duration = Duration::from_secs(3600);
 pub(crate) enum Command {
     /// Host a job that is already registered.
     Started(u32),
-    /// Forget a job that is no longer registered.
+    /// Forget a job that is no longer registered; tell when no worker has to do with it any more.
     Stopped(u32, oneshot::Sender<()>),
     /// End all workers.
     Shutdown(oneshot::Sender<()>),
@@ -82,6 +83,8 @@ pub(crate) struct Agent {
     router: Arc<dyn Router>,
     workers: Workers,
     hosting: BTreeMap<u32, Hosting>,
+    /// Jobs that are stopped: the workers that still have to let go, and who waits for that.
+    ending: BTreeMap<u32, (Hosting, oneshot::Sender<()>)>,
     scaling: Scaling,
     /// What came for jobs that no worker hosts yet.
     missed: BTreeMap<u32, Vec<Descriptor>>,
@@ -110,6 +113,7 @@ pub(crate) async fn run(
         jobs: parts.jobs,
         router: parts.router,
         hosting: BTreeMap::new(),
+        ending: BTreeMap::new(),
         scaling: Scaling::new(parts.scaling),
         missed: BTreeMap::new(),
         checkpoints: parts.checkpoints,
@@ -139,7 +143,7 @@ pub(crate) async fn run(
             Some(model) = models.recv() => agent.publish(model),
             Some(command) = commands.recv() => match command {
                 Command::Started(job) => { agent.hosting.insert(job, Hosting::default()); }
-                Command::Stopped(job, done) => { agent.forget(job); let _ = done.send(()); }
+                Command::Stopped(job, done) => agent.forget(job, done),
                 Command::Shutdown(done) => {
                     agent.workers.shutdown(&mut workers).await;
                     agent.scaling.end().await;
@@ -230,7 +234,9 @@ impl Agent {
         }
         let mut finished = false;
         while let Some(record) = job.arena.ring(ring).pop() {
-            self.workers.progressed();
+            if let Some(hosting) = self.hosting.get_mut(&job.number) {
+                hosting.losses.succeed();
+            }
             match Completion::from_record(record) {
                 Some(completion) => finished |= job.completed_step(&completion),
                 None => warn!(job = %job.name, ?record, "unknown completion record"),
@@ -303,7 +309,9 @@ impl Agent {
             let idle_for = job.idle_for(now)?;
             Some(now + keep_alive.saturating_sub(idle_for))
         });
-        let retry = self.workers.retry_at();
+        let pauses = self.hosting.values();
+        let pauses = pauses.filter_map(|hosting| hosting.losses.until());
+        let retry = pauses.chain(self.workers.retry_at());
         deadlines
             .chain(idle)
             .chain(retry)
@@ -314,7 +322,10 @@ impl Agent {
 
     fn moment(&mut self) {
         let now = Instant::now();
-        self.workers.retried(now);
+        self.workers.look(now);
+        for hosting in self.hosting.values_mut() {
+            hosting.losses.look(now);
+        }
         for job in self.jobs.all() {
             job.close_if_due(now);
             let hosted = self

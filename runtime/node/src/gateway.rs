@@ -69,7 +69,11 @@ impl Gateway {
             self.peers.at(&url, &job.name, &job.node, &placement.secret),
         );
         tokio::spawn(async move {
-            if let Err(error) = peers::fetch(&job, &peer).await {
+            let fetched = tokio::select! {
+                fetched = peers::fetch(&job, &peer) => fetched,
+                () = job.ended() => return,
+            };
+            if let Err(error) = fetched {
                 // Its next report brings us here again.
                 debug!(job = %job.name, %error, "a member's newer model was not fetched");
             }

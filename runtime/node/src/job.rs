@@ -54,6 +54,7 @@ use tributary_api::placement::Placement;
 use tributary_api::status::{AutoscalerStatus, RoundStatus};
 use tributary_arena::{Arena, SlotInfo, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind};
+use twox_hash::XxHash3_128;
 
 /// A published model: its version and where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,8 @@ pub(crate) struct Job {
     /// The encodings of updates that the function folds.
     pub encodings: Encodings,
     pub layout: Arc<ModelLayout>,
+    /// Tells the layout from others.
+    pub fingerprint: String,
     pub plan: Plan,
     pub arena: Arc<Arena>,
     outbox: Outbox,
@@ -119,6 +122,8 @@ pub(crate) struct Job {
     /// Counts what other nodes may want to hear of.
     changes: watch::Sender<u64>,
     state: Mutex<Inner>,
+    /// Whether the job has been stopped. The last field: when its receivers hear that it is gone, so is the arena.
+    ended: watch::Sender<bool>,
 }
 
 struct Inner {
@@ -229,6 +234,7 @@ impl Job {
             number: parts.number,
             function: parts.function,
             encodings: parts.encodings,
+            fingerprint: fingerprint(&parts.layout),
             layout: parts.layout,
             plan: parts.plan,
             arena: parts.arena,
@@ -243,6 +249,7 @@ impl Job {
             opened: Notify::new(),
             version: watch::Sender::new(version),
             changes: watch::Sender::new(0),
+            ended: watch::Sender::new(false),
         };
         job.metrics
             .model_version
@@ -326,7 +333,7 @@ impl Job {
         self.wake.notify_one();
     }
 
-    /// No update is accepted any more; who waits is told.
+    /// No update is accepted any more; who waits is told, and lets go of the job.
     pub(crate) fn stop(&self) {
         {
             // Under the lock, as is every count: what is forgotten here does not come back.
@@ -339,6 +346,18 @@ impl Job {
         // A receiver that waits for a version sees the sender's change and looks again.
         self.version.send_modify(|_| {});
         self.changed();
+        self.ended.send_replace(true);
+    }
+
+    /// Hears of the job's end, and is closed when its memory has gone.
+    pub(crate) fn end(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
+    }
+
+    /// Waits for the job's end. Who waits for a peer with the job in hand waits for this as well.
+    pub(crate) async fn ended(&self) {
+        // It fails only when the job is gone, and here is one who has it.
+        let _ = self.end().wait_for(|ended| *ended).await;
     }
 
     /// True once [`Self::stop`] was called.
@@ -363,6 +382,11 @@ impl Job {
         let open = state.failed.is_none() && !state.stopped;
         open && (state.round.is_closed() || self.arena.in_use().any(waits))
     }
+}
+
+/// The same for the same names, types, shapes and places, on every node.
+fn fingerprint(layout: &ModelLayout) -> String {
+    format!("{:032x}", XxHash3_128::oneshot(&layout.header_bytes(&[])))
 }
 
 fn descriptor(to: Destination, slot: u32, generation: u32, epoch: Epoch, kind: Kind) -> Descriptor {

@@ -2,7 +2,7 @@
 
 use crate::job::Job;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
 use tributary_api::Name;
 
@@ -13,6 +13,24 @@ pub(crate) struct Jobs {
     names: watch::Sender<BTreeSet<Name>>,
     /// Gateways where jobs are that do not run here.
     elsewhere: RwLock<BTreeMap<Name, String>>,
+    /// Jobs that are being started, by how many at a time: one may be asked for anew before the last start is over.
+    starting: Mutex<BTreeMap<Name, u32>>,
+}
+
+/// A job is being started as long as this lives.
+pub(crate) struct Starting {
+    jobs: Arc<Jobs>,
+    name: Name,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let mut starting = self.jobs.lock_starting();
+        if let Some(starts) = starting.get_mut(&self.name) {
+            *starts -= 1;
+        }
+        starting.retain(|_, starts| *starts > 0);
+    }
 }
 
 impl Jobs {
@@ -23,6 +41,24 @@ impl Jobs {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         elsewhere.get(name).cloned()
+    }
+
+    /// Says that a job is being started here, until that is dropped.
+    pub(crate) fn starting(self: &Arc<Self>, name: &Name) -> Starting {
+        *self.lock_starting().entry(name.clone()).or_default() += 1;
+        Starting {
+            jobs: self.clone(),
+            name: name.clone(),
+        }
+    }
+
+    /// Whether a job is not here yet.
+    pub(crate) fn is_starting(&self, name: &str) -> bool {
+        self.lock_starting().contains_key(name)
+    }
+
+    fn lock_starting(&self) -> MutexGuard<'_, BTreeMap<Name, u32>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says where jobs are that do not run here.

@@ -19,10 +19,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::warn;
 use tributary_api::Name;
 use tributary_api::control::{
     Checkpoints, FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError,
@@ -34,7 +37,10 @@ use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
 use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 use tributary_planning::autoscale;
 use tributary_router::{Choice, Router, RouterKind};
-use tributary_wasm::{Description, Engine, Limits, ModuleCache};
+use tributary_wasm::{Description, Engine, Limits, ModuleCache, window_bytes_max};
+
+/// How long it is waited for a stopped job's memory.
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// How a node is set up.
 #[derive(Clone, Debug)]
@@ -187,7 +193,8 @@ impl Node {
     /// Ends workers, lets all shared memory go. Rounds in progress are lost; models are kept.
     pub async fn shutdown(&self) {
         for job in self.jobs.all() {
-            self.remove(&job.name).await;
+            // Who still holds memory ends with the process.
+            drop(self.stop(&job.name));
         }
         let (done, ended) = oneshot::channel();
         if self.commands.send(Command::Shutdown(done)).is_ok() {
@@ -195,18 +202,28 @@ impl Node {
         }
     }
 
+    /// Stops a job; gives what to wait for: that its workers and all who hold it have let its memory go.
+    fn stop(&self, name: &Name) -> Option<(oneshot::Receiver<()>, watch::Receiver<bool>)> {
+        let job = self.jobs.remove(name)?;
+        job.stop();
+        job.arena.unlink();
+        let (done, detached) = oneshot::channel();
+        // The agent ends only with the node.
+        let _ = self.commands.send(Command::Stopped(job.number, done));
+        Some((detached, job.end()))
+    }
+
+    /// Stops a job, and waits until its memory is there for others.
     async fn remove(&self, name: &Name) {
-        let Some(job) = self.jobs.remove(name) else {
+        let Some((detached, mut end)) = self.stop(name) else {
             return;
         };
-        job.stop();
-        let (done, stopped) = oneshot::channel();
-        if self
-            .commands
-            .send(Command::Stopped(job.number, done))
-            .is_ok()
-        {
-            let _ = stopped.await;
+        let let_go = async {
+            let _ = detached.await;
+            while end.changed().await.is_ok() {}
+        };
+        if timeout(LET_GO, let_go).await.is_err() {
+            warn!(job = %name, "the job is stopped, and its memory is still held: by a worker within a call, or a model that is being written");
         }
     }
 
@@ -219,7 +236,7 @@ impl Node {
                 &Value::Object(job.spec.function.config.clone()),
             )
             .await?;
-        let machine = self.machine()?;
+        let machine = self.machine(&job.function)?;
         let nodes = job
             .placement
             .as_ref()
@@ -232,11 +249,11 @@ impl Node {
             nodes,
         )
         .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
-        Ok((plan, encodings(&description)))
+        Ok((plan, encodings(&description, plan.by_windows)))
     }
 
     /// What there is to plan with now.
-    fn machine(&self) -> Result<Machine, NodeError> {
+    fn machine(&self, function: &FunctionRevision) -> Result<Machine, NodeError> {
         let shm = shared_memory_bytes_free()
             .map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
         // Shared memory is memory: a tmpfs may promise more than the machine has.
@@ -251,6 +268,7 @@ impl Node {
             cores: cores(),
             bytes_free,
             bytes_of,
+            window_bytes: window_bytes_max(function.spec.limits.memory.bytes()),
         })
     }
 
@@ -296,9 +314,11 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
-/// The encodings of updates that a function folds.
-fn encodings(description: &Description) -> Encodings {
-    Encodings::from_codes(description.encodings.iter().map(|encoding| encoding.code()))
+/// The encodings of updates that a function folds, by windows or at once.
+fn encodings(description: &Description, by_windows: bool) -> Encodings {
+    let folded = description.encodings.iter();
+    let folded = folded.filter(|encoding| !(by_windows && encoding.has_table()));
+    Encodings::from_codes(folded.map(|encoding| encoding.code()))
 }
 
 /// A number that clients cannot guess.
@@ -339,6 +359,10 @@ impl NodeControl for Node {
 
     async fn check_job(&self, job: &JobDesired) -> Result<(), NodeError> {
         self.planned(job).await.map(drop)
+    }
+
+    fn starting(&self, name: &Name) -> Box<dyn Send> {
+        Box::new(self.jobs.starting(name))
     }
 
     async fn start_job(&self, desired: JobDesired, model: Bytes) -> Result<(), NodeError> {
@@ -455,6 +479,35 @@ impl NodeControl for Node {
             cores: cores(),
             shm_free_bytes: shared_memory_bytes_free().unwrap_or(0),
             load: self.metrics.load(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tributary_api::model::Encoding;
+    use tributary_wasm::Algebra;
+
+    #[test]
+    fn by_windows_nothing_with_a_table_is_taken() {
+        let description = Description {
+            partial_bytes_per_element: 4,
+            scalar_bytes: 0,
+            max_inputs: 8,
+            algebra: Algebra::Monoid,
+            encodings: tributary_wasm::Encodings::of(&tributary_wasm::Encoding::ALL),
+        };
+        for encoding in [
+            Encoding::F32,
+            Encoding::F16,
+            Encoding::Bf16,
+            Encoding::I8,
+            Encoding::Sparse,
+        ] {
+            assert!(encodings(&description, false).contains(encoding));
+            let dense = !matches!(encoding, Encoding::I8 | Encoding::Sparse);
+            assert_eq!(encodings(&description, true).contains(encoding), dense);
         }
     }
 }

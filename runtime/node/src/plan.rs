@@ -62,6 +62,8 @@ pub(crate) struct Plan {
     /// Free slots that partials of other nodes leave to the workers here.
     pub partial_reserve: u32,
     pub partial_bytes: u64,
+    /// The arena is larger than what a function sees at once.
+    pub by_windows: bool,
 }
 
 /// What there is to plan with.
@@ -75,6 +77,8 @@ pub(crate) struct Machine {
     pub bytes_free: u64,
     /// What has no more than that, for errors.
     pub bytes_of: &'static str,
+    /// Bytes of an arena that the function can see at once.
+    pub window_bytes: u64,
 }
 
 /// Whether other nodes have a part in the job.
@@ -237,17 +241,19 @@ fn fit(
     let each = geometry(1).segment_bytes() - geometry(0).segment_bytes() + 4096;
     let inputs = u64::from(wanted).min(spare / each) as u32;
     let given_all = spec.arena.slots.is_none() || inputs == wanted;
+    let geometry = geometry(inputs);
     (inputs >= layout.inputs_least && given_all).then(|| Plan {
         tree,
         threads,
         commit: layout.commit,
         batch: (inputs / 2 / tree.lanes).clamp(1, function.max_inputs),
         part_elements: PART_ELEMENTS,
-        geometry: geometry(inputs),
+        geometry,
         models_kept: layout.models_kept,
         reserve: layout.reserve,
         partial_reserve: tree.lanes + 1,
         partial_bytes: vectors.partial_bytes,
+        by_windows: geometry.data_bytes() > machine.window_bytes,
     })
 }
 
@@ -376,6 +382,7 @@ impl Plan {
             lanes: self.tree.lanes,
             threads: self.threads,
             in_place: self.commit == Commit::InPlace,
+            by_windows: self.by_windows,
         }
     }
 }

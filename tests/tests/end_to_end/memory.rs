@@ -1,13 +1,19 @@
 //! How much memory a job takes: what was planned, and no more.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use tributary_tests::connection::Connection;
 use tributary_tests::job::updates;
+use tributary_tests::local::{self, LocalClient};
 use tributary_tests::tensors::Shapes;
+use tributary_tests::wait::until;
 use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars, process};
 
 on_both_sidecars![
     arrivals_in_sequence_take_few_slots,
     an_accumulator_changed_in_place_has_the_same_bits,
-    order_of_arrival_decides_every_bit
+    order_of_arrival_decides_every_bit,
+    nobody_keeps_the_memory_of_a_job_that_has_ended
 ];
 
 /// 2,000,003 elements, 8 MB: several threads have several parts each.
@@ -42,6 +48,53 @@ fn arrivals_in_sequence_take_few_slots(sidecar: Sidecar) {
     let described = server.cli(&["describe", "job", "f64"]).expect(0).stdout;
     assert!(described.contains("At most"), "{described}");
     assert!(described.contains("second accumulator"), "{described}");
+    server.finish();
+}
+
+/// Not one that fetches its model and does not read, not one whose update trickles in, and not one that maps a slot: neither
+/// when the job is deleted nor when it is started anew.
+fn nobody_keeps_the_memory_of_a_job_that_has_ended(sidecar: Sidecar) {
+    /// 6,000,000 elements, 24 MB: more than sockets hold.
+    const HUGE: Shapes = &[("w", &[6000, 1000])];
+    let server = Server::start(sidecar);
+    let manifest = Manifest::fedavg("held", "{ expected: 3 }").with("ingest: { idleTimeout: 10m }");
+    let initial = Model::filled(HUGE, 1.0);
+    let file = initial.file();
+    for end in ["restart", "delete"] {
+        let job = server.deploy(&manifest, &initial);
+        let segment = File::open(format!("/dev/shm/{}", server.segments()[0])).unwrap();
+        let blocks = || segment.metadata().unwrap().blocks() * 512;
+
+        let mut reader = Connection::open(server.address());
+        reader.send(b"GET /v1/jobs/held/model HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut writer = Connection::open(server.address());
+        let length = format!("Content-Length: {}", file.len());
+        writer.send_head(&job.update_path("slow", "?round=1"), &[&length]);
+        writer.send(&file[..1 << 20]);
+        let mut local = LocalClient::open(&job);
+        let lease = local.lease("near", 1, 1.0);
+        local::write(&job, &lease, &initial);
+        until("a model and two updates have memory", || {
+            blocks() > 3 * file.len() as u64
+        });
+
+        if end == "restart" {
+            let anew = Manifest::fedavg("held", "{ expected: 3 }")
+                .with("ingest: { idleTimeout: 10m }")
+                .config("{ accumulate: exact }");
+            let _ = server.try_deploy(&anew, &initial).expect(0);
+            assert_eq!(server.segments().len(), 1);
+        } else {
+            let deleted = server.client().send("DELETE", "/v1/jobs/held", &[], &[]);
+            assert_eq!(deleted.status, 204);
+            assert!(server.segments().is_empty());
+        }
+        // At once, and not when somebody's patience is over.
+        assert!(blocks() < 1 << 20, "{} bytes are held", blocks());
+        // Who sends an update is told.
+        let answer = writer.answer();
+        assert!([404, 503].contains(&answer.status), "{answer:?}");
+    }
     server.finish();
 }
 

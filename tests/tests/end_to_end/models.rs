@@ -10,6 +10,7 @@ use tributary_tests::{Manifest, Model, Server, Sidecar, on_both_sidecars};
 on_both_sidecars![
     a_model_is_handed_out_unless_it_is_known,
     a_long_poll_waits_for_a_newer_model,
+    a_version_of_another_life_is_not_waited_for,
     many_wait_and_all_are_served,
     every_event_of_a_round_is_heard,
 ];
@@ -73,6 +74,7 @@ fn a_long_poll_waits_for_a_newer_model(sidecar: Sidecar) {
         .get("/v1/jobs/polled/model?after=1&wait=100ms")
         .expect(204);
     assert!(nothing.body.is_empty());
+    assert_eq!(nothing.header("tributary-version"), Some("1"));
     let _ = server
         .client()
         .get("/v1/jobs/polled/model?after=1")
@@ -89,6 +91,29 @@ fn a_long_poll_waits_for_a_newer_model(sidecar: Sidecar) {
         1
     );
 
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| job.result(1));
+        let update = Model::random(SMALL, 1);
+        job.push("only", 1, 1.0, &update);
+        assert_eq!(waiting.join().unwrap(), update);
+    });
+    server.finish();
+}
+
+/// The job was made anew, or its models went back: no newer version than the client's may ever come.
+fn a_version_of_another_life_is_not_waited_for(sidecar: Sidecar) {
+    let server = Server::start(sidecar);
+    let initial = Model::filled(SMALL, 0.0);
+    let job = server.deploy(&Manifest::fedavg("anew", "{ expected: 1 }"), &initial);
+    for (query, version) in [
+        ("after=2&wait=60s", 1),
+        ("after=7", 1),
+        ("after=7&wait=60s", 1),
+    ] {
+        let answer = server.client().get(&format!("/v1/jobs/anew/model?{query}"));
+        assert_eq!(read(&answer.expect(200)), (version, initial.clone()));
+    }
+    // Who has what is there still waits for what comes next.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| job.result(1));
         let update = Model::random(SMALL, 1);

@@ -69,6 +69,8 @@ class Layout(Mapping[str, Tensor]):
     tensors: dict[str, Tensor]
     data_start: int
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    fingerprint: str | None = None
+    """What the server calls it, if it did."""
 
     @property
     def nbytes(self) -> int:

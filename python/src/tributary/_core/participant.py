@@ -110,6 +110,9 @@ class Participant:
             some = max(0.0, min(until - time.monotonic(), keeping.ASK_SECONDS if kept else WAIT_MAX))
             target = f"/v1/jobs/{self.job}/model?after={after}"
             model = await self._fetch(f"{target}&wait={int(some * 1000)}ms" if some else target, some, kept)
+            if model is not None and model.version < after:
+                # The job was made anew, and knows nothing of what it had before.
+                self._kept = None
             if model is not None or time.monotonic() >= until:
                 return model
 
@@ -152,7 +155,7 @@ class Participant:
         buffer = np.empty(head.length, np.uint8)
         with self._progress.bar(f"pull {self.job}", head.length) as moved:
             await connection.read_into(buffer.data, moved)
-        return Model.parse(self.job, int(version), buffer)
+        return Model.parse(self.job, int(version), buffer, head.headers.get("tributary-layout"))
 
     # === the update that is kept ===
 
@@ -280,7 +283,7 @@ class Participant:
 
     async def _by_slot(self, connection: Connection, sending: Sending, values: slot.Values) -> Accepted:
         try:
-            lease = await self._slots.lease(connection, sending.target, sending.query)
+            lease = await self._slots.lease(connection, sending.target, sending.query, values)
         except slot.Busy as why:
             if sending.answers_lost and isinstance(why.__cause__, errors.NoSlot):
                 # The server tells repeated updates only if they come by the same way.

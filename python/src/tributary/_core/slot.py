@@ -52,6 +52,8 @@ class Values:
 
     tensors: list[tuple[Source, int]]
     nbytes: int
+    fingerprint: str
+    """Of the layout that says where they begin."""
 
 
 @dataclasses.dataclass
@@ -83,6 +85,7 @@ class Slots:
         self._job = job
         self._wanted = wanted
         self._refused: set[Address] = set()
+        self._proofs: dict[Address, str] = {}
 
     def values(self, content: Body, layout: Layout | None) -> Values | None:
         """The update as it lies in a slot; ``None`` if it goes by the socket.
@@ -94,10 +97,10 @@ class Slots:
             return None
         if not isinstance(content, Tensors) or not content.dense:
             why = "only arrays in f32 go through shared memory, not files and not other encodings"
-        elif layout is None:
+        elif layout is None or layout.fingerprint is None:
             why = "the order of the model's tensors is not known yet: call pull() first"
         else:
-            return _values(content, layout)
+            return _values(content, layout, layout.fingerprint)
         if self._wanted is True:
             raise errors.LocalPathUnavailable(f"local=True: {why}; or use local='auto'")
         return None
@@ -117,24 +120,17 @@ class Slots:
         log.debug("updates of job %s to %s go by the socket: %s", self._job, place, why)
         self._refused.add(place)
 
-    async def lease(self, connection: Connection, target: str, query: str) -> Lease:
-        """Asks for a slot on that connection and maps it.
+    async def lease(self, connection: Connection, target: str, query: str, values: Values) -> Lease:
+        """Asks for a slot for those values on that connection, and maps it.
 
         Raises:
+            LayoutMismatch: the values lie as in another model than the job's.
             Unavailable: this server or this client cannot do it. The connection can go on; after any other
                 failure it must be closed, which is what gives the slot back.
             Problem: the server refused, as it would have refused the update.
         """
         _check_loopback(connection)
-        try:
-            _, document = await self._session.answer(connection, Request("POST", f"{target}/slot?{query}"))
-        except (errors.NotLocal, errors.UnknownPath, errors.WrongMethod) as error:
-            raise Unavailable(error.detail) from error
-        except errors.NoSlot as error:
-            if self._wanted is True:
-                raise
-            # Fewer slots are lent than there are; bodies get the others.
-            raise Busy(error.detail) from error
+        document = await self._ask(connection, f"{target}/slot?{query}&layout={values.fingerprint}")
         granted = http.parse_json(document)
         try:
             segment, offset, nbytes = str(granted["segment"]), int(granted["offset"]), int(granted["bytes"])
@@ -142,15 +138,49 @@ class Slots:
         except (KeyError, TypeError, ValueError) as error:
             raise errors.ProtocolError(f"not the lease of a slot ({error}): {document[:200]!r}") from error
         try:
+            if nbytes != values.nbytes:
+                raise errors.LayoutMismatch.found(
+                    None, expected=f"{nbytes} bytes", got=f"{values.nbytes}", fix="call pull() again"
+                )
             mapping = _map(connection, segment, offset + nbytes)
-        except Unavailable:
+        except (Unavailable, errors.LayoutMismatch):
             await self._session.answer(connection, Request("DELETE", f"{target}/slot?ticket={ticket}"))
             raise
         return Lease(ticket, mapping, offset, self._session.reactor)
 
+    async def _ask(self, connection: Connection, target: str) -> bytes:
+        """Asks for a slot; once more, if the server wants another proof that this program can open the segment."""
+        for again in (True, False):
+            proof = self._proofs.get(connection.address)
+            request = Request("POST", target if proof is None else f"{target}&proof={proof}")
+            try:
+                _, document = await self._session.answer(connection, request)
+                return document
+            except (errors.NotLocal, errors.UnknownPath, errors.WrongMethod) as error:
+                if not again or "segment" not in error.members:
+                    raise Unavailable(error.detail) from error
+                self._proofs[connection.address] = _proof(connection, error)
+            except errors.NoSlot as error:
+                if self._wanted is True:
+                    raise
+                # Fewer slots are lent than there are; bodies get the others.
+                raise Busy(error.detail) from error
+        raise AssertionError("the second answer is the last")
 
-def _values(content: Tensors, layout: Layout) -> Values:
-    return Values([(source, layout[source.name].begin) for source in content.sources()], layout.nbytes)
+
+def _values(content: Tensors, layout: Layout, fingerprint: str) -> Values:
+    tensors = [(source, layout[source.name].begin) for source in content.sources()]
+    return Values(tensors, layout.nbytes, fingerprint)
+
+
+def _proof(connection: Connection, error: errors.Problem) -> str:
+    """The bytes of the segment that the server asks for."""
+    try:
+        segment, begin = str(error.members["segment"]), int(error.members["proof_offset"])
+        end = begin + int(error.members["proof_bytes"])
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise errors.ProtocolError(f"not a question for a proof ({wrong}): {error.members}") from wrong
+    return _map(connection, segment, end)[begin:end].hex()
 
 
 def _check_loopback(connection: Connection) -> None:

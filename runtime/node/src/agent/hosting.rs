@@ -8,6 +8,7 @@
 //! **An aggregator is at one worker at a time.** One that was told to leave may be in the middle of a step; so its
 //! aggregators have no other place before it says that it is done, or its process has ended.
 
+use super::backoff::Backoff;
 use crate::job::Job;
 use crate::plan::Commit;
 use crate::protocol::Attach;
@@ -32,6 +33,9 @@ pub(super) struct Hosting {
     changed: bool,
     /// More workers were needed than were to be had.
     pub(super) starved: bool,
+    /// After losses of workers that had something of the job in hand: perhaps its function is to blame. Other jobs do not
+    /// wait with it.
+    pub(super) losses: Backoff,
     /// How many there should be, if that has been decided.
     pub(super) wanted: Option<u32>,
     /// Seconds from the request until a worker hosts the job, on average.
@@ -71,6 +75,11 @@ impl Hosting {
     /// True if a worker has to do with the job, be it that it leaves.
     pub(super) fn knows(&self, owner: u32) -> bool {
         self.hosts(owner) || self.leaving.contains(&owner)
+    }
+
+    /// No worker has to do with the job.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.attaching.is_empty() && self.attached.is_empty() && self.leaving.is_empty()
     }
 
     pub(super) fn attaching(&mut self, owner: u32, since: Instant) {

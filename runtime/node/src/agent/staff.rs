@@ -8,6 +8,7 @@ use crate::protocol::{FromWorker, ToWorker};
 use crate::round::Epoch;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 use tributary_sidecar_layout::Destination;
 
@@ -28,7 +29,8 @@ impl Agent {
             let since = Instant::now();
             let jobs_of = |owner| all.values().filter(|hosting| hosting.hosts(owner)).count();
             let may = |owner| !hosting.knows(owner);
-            let found = (!enough).then(|| self.workers.find(may, jobs_of)).flatten();
+            let may_start = !enough && hosting.losses.until().is_none();
+            let found = may_start.then(|| self.workers.find(may, jobs_of)).flatten();
             let Some(hosting) = self.hosting.get_mut(&job.number) else {
                 return;
             };
@@ -129,6 +131,7 @@ impl Agent {
 
     /// A worker hosts a job no more: nothing of it is written any more, and all it has done can be read.
     fn detached(&mut self, owner: u32, number: u32) {
+        self.worker_left(owner, Some(number));
         let ring = self.workers.ring(owner);
         if let Some(job) = self.jobs.by_number(number) {
             if let Some(ring) = ring {
@@ -161,11 +164,15 @@ impl Agent {
         let Some(ring) = self.workers.remove(owner, how) else {
             return;
         };
+        self.worker_left(owner, None);
         for job in self.jobs.all() {
             let Some(hosting) = self.hosting.get_mut(&job.number) else {
                 continue;
             };
             let hosted = hosting.gone(owner);
+            if hosted && job.is_under_way() {
+                hosting.losses.fail(Instant::now());
+            }
             let slots = job.arena.recover(owner);
             self.read_ring(&job, ring);
             if hosted {
@@ -203,11 +210,33 @@ impl Agent {
         }
     }
 
-    pub(super) fn forget(&mut self, number: u32) {
+    pub(super) fn forget(&mut self, number: u32, done: oneshot::Sender<()>) {
         self.release(number);
-        self.hosting.remove(&number);
         self.missed.remove(&number);
+        if let Some(hosting) = self.hosting.remove(&number) {
+            self.ending.insert(number, (hosting, done));
+            self.end();
+        }
         self.stop_idle();
+    }
+
+    /// A worker has to do with a stopped job no more, or with none.
+    fn worker_left(&mut self, owner: u32, number: Option<u32>) {
+        for (ending, (hosting, _)) in &mut self.ending {
+            if number.is_none_or(|number| number == *ending) {
+                hosting.gone(owner);
+            }
+        }
+        self.end();
+    }
+
+    /// Tells who waits for the end of jobs that no worker has to do with.
+    fn end(&mut self) {
+        let free = |_: &u32, (hosting, _): &mut (Hosting, _)| hosting.is_deserted();
+        for (_, (_, done)) in self.ending.extract_if(.., free) {
+            // Who is not there any more has waited long enough.
+            let _ = done.send(());
+        }
     }
 
     /// Ends workers that no job has to do with.
@@ -216,6 +245,7 @@ impl Agent {
         let knows = |owner| {
             hosting
                 .values()
+                .chain(self.ending.values().map(|(hosting, _)| hosting))
                 .any(|hosting| Hosting::knows(hosting, owner))
         };
         self.workers.stop_unless(knows);

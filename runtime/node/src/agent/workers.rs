@@ -1,5 +1,6 @@
 //! Worker processes: started when needed, watched by pidfd, started again with back-off.
 
+use super::backoff::Backoff;
 use super::tell_worker;
 use crate::clock::monotonic_ns;
 use crate::events::Events;
@@ -21,10 +22,6 @@ use tributary_api::event::EventKind;
 use tributary_arena::OWNER_AGENT;
 use tributary_router::{PortId, Router};
 
-/// The first pause after a worker was lost; doubles with each further loss until work is done.
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-/// The longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long workers have to end by themselves at shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
@@ -64,8 +61,8 @@ pub(super) struct Workers {
     metrics: Arc<Metrics>,
     workers: BTreeMap<u32, Worker>,
     next_owner: u32,
-    losses: u32,
-    not_before: Option<Instant>,
+    /// After starts that failed. What a lost worker costs is its jobs' to bear.
+    backoff: Backoff,
 }
 
 impl Workers {
@@ -84,13 +81,12 @@ impl Workers {
             metrics,
             workers: BTreeMap::new(),
             next_owner: OWNER_AGENT + 1,
-            losses: 0,
-            not_before: None,
+            backoff: Backoff::default(),
         }
     }
 
     /// A worker that `may` be taken: one that no job uses if there is, else a new one, else the one of the fewest
-    /// `jobs`. `None` if all are taken, or if workers have just died and the pause is not over.
+    /// `jobs`. `None` if all are taken, or if none could be started and the pause is not over.
     pub(super) fn find(
         &mut self,
         may: impl Fn(u32) -> bool,
@@ -102,15 +98,18 @@ impl Workers {
         if idlest.is_some_and(|owner| jobs(owner) == 0) {
             return idlest;
         }
-        let paused = self.not_before.is_some_and(|at| Instant::now() < at);
-        if paused || self.workers.len() >= self.options.max as usize {
+        self.backoff.look(Instant::now());
+        if self.backoff.until().is_some() || self.workers.len() >= self.options.max as usize {
             return idlest;
         }
         match self.start() {
-            Ok(owner) => Some(owner),
+            Ok(owner) => {
+                self.backoff.succeed();
+                Some(owner)
+            }
             Err(error) => {
                 error!(%error, program = %self.options.program.display(), "no worker could be started");
-                self.pause();
+                self.backoff.fail(Instant::now());
                 idlest
             }
         }
@@ -189,11 +188,6 @@ impl Workers {
         }
     }
 
-    /// Work is being done: earlier losses were no sign that none can be.
-    pub(super) fn progressed(&mut self) {
-        self.losses = 0;
-    }
-
     /// Strikes a worker that has ended; gives its ring. Its routes go with its port.
     pub(super) fn remove(&mut self, owner: u32, how: &str) -> Option<u32> {
         let worker = self.workers.remove(&owner)?;
@@ -209,27 +203,18 @@ impl Workers {
                 worker.pid,
                 Some(how),
             );
-            self.pause();
         }
         Some(worker.ring)
     }
 
-    fn pause(&mut self) {
-        let factor = 1u32 << self.losses.min(16);
-        self.not_before = Some(Instant::now() + (BACKOFF_MIN * factor).min(BACKOFF_MAX));
-        self.losses += 1;
-    }
-
     /// When a worker may be started again, if a pause is on.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.not_before
+        self.backoff.until()
     }
 
-    /// The pause is over.
-    pub(super) fn retried(&mut self, now: Instant) {
-        if self.not_before.is_some_and(|at| now >= at) {
-            self.not_before = None;
-        }
+    /// Ends a pause that is over.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.backoff.look(now);
     }
 
     /// Ends every worker that is not `busy`: its control socket closes, and it goes.

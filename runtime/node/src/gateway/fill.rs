@@ -56,7 +56,7 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Checks and hashes what a local client has written: f32 values in canonical order.
+    /// Checks and hashes what a local client has written over `mark`: f32 values in canonical order.
     ///
     /// Each piece is copied out before it is looked at: should the client still write, the digest is of what was
     /// checked, and no reference is ever held to memory that another process changes. Other connections get their
@@ -64,6 +64,7 @@ impl Target<'_> {
     pub(super) async fn check(
         &self,
         filling: &Filling,
+        mark: Mark,
         digest: &mut XxHash3_128,
     ) -> Result<(), Refusal> {
         let part = Part::Elements { first: 0 };
@@ -74,6 +75,12 @@ impl Target<'_> {
             let bytes = (PIECE_BYTES as u64).min(end - begin) as usize;
             let piece = &mut scratch[..bytes];
             filling.read(begin, piece);
+            if let Some(at) = mark.first_in(piece) {
+                return Err(Refusal::Unwritten {
+                    coordinate: self.layout.place_in(part, begin / 4 + at as u64),
+                    bytes: end,
+                });
+            }
             digest.write(piece);
             pieces
                 .settle(piece, 0..bytes)
@@ -134,6 +141,41 @@ impl Target<'_> {
                 ),
             },
         }
+    }
+}
+
+/// What a slot is filled with before it is lent: one value for each lease, which no update has. So the slot shows its
+/// client nothing of what lay there, and what the client leaves unwritten is found.
+///
+/// It is a NaN, so no finite number equals it; of a kind that no processor makes and no client writes by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark([u8; 4]);
+
+impl Mark {
+    /// One of two million; `random` chooses.
+    pub(super) fn new(random: u64) -> Self {
+        const SIGNALLING: u32 = 0x7f80_0000;
+        // The lowest bit is set: without any, it would be infinity.
+        Self((SIGNALLING | (random as u32 & 0x003f_ffff) | 1).to_le_bytes())
+    }
+
+    /// Fills all of a slot; other connections get their turn after each piece.
+    pub(super) async fn fill(self, filling: &mut Filling) {
+        for piece in filling.content_mut().chunks_mut(PIECE_BYTES) {
+            piece.as_chunks_mut().0.fill(self.0);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The first element of a piece that still is it.
+    fn first_in(self, piece: &[u8]) -> Option<usize> {
+        let (elements, _) = piece.as_chunks::<4>();
+        // Without a branch for each element; who is to blame is searched for only when something is wrong.
+        let any = elements
+            .iter()
+            .fold(false, |any, element| any | (*element == self.0));
+        let mut elements = elements.iter();
+        any.then(|| elements.position(|element| *element == self.0))?
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::ClientName;
 use tributary_api::manifest::NonFinite;
-use tributary_api::model::{Header, PREFIX_BYTES, SlotLayout, header_length};
+use tributary_api::model::{Header, METADATA_BYTES_MAX, PREFIX_BYTES, SlotLayout, header_length};
 use tributary_api::status::UpdateReceipt;
 use tributary_arena::Filling;
 use twox_hash::XxHash3_128;
@@ -41,8 +41,15 @@ impl Address {
                 job: self.job.clone(),
             }
             .with_query(&self.query),
+            None if gateway.jobs.is_starting(&self.job) => Refusal::Starting(self.job.clone()),
             None => Refusal::UnknownJob(self.job.clone()),
         })
+    }
+
+    /// Where the job is that has just ended here.
+    fn gone(&self, gateway: &Gateway) -> Refusal {
+        let now = self.job(gateway).err();
+        now.unwrap_or_else(|| Refusal::Starting(self.job.clone()))
     }
 
     pub(super) fn client(&self) -> Result<ClientName, Refusal> {
@@ -61,7 +68,12 @@ pub(crate) async fn put<S: Source>(
     body: &mut S,
 ) -> Result<Taken, Refusal> {
     let job = address.job(gateway)?;
-    let outcome = put_into(gateway, &job, address, body).await;
+    let outcome = tokio::select! {
+        biased;
+        outcome = put_into(gateway, &job, address, body) => outcome,
+        // However slowly the body comes: the slot goes with the job.
+        () = job.ended() => Err(address.gone(gateway)),
+    };
     let outcome = outcome.map_err(|refusal| body.blame(refusal));
     count(&job, &outcome);
     outcome
@@ -89,7 +101,7 @@ async fn put_into<S: Source>(
 ) -> Result<Taken, Refusal> {
     let client = address.client()?;
     let told = Told::from_query(&address.query)?;
-    if told.ticket.is_some() {
+    if told.is_of_local_path() {
         return Err(Refusal::not_local(
             "a slot is committed without a body, over HTTP/1.1, on the connection that asked for it",
         ));
@@ -281,10 +293,12 @@ fn refused(job: &Job, given: u64, refusal: crate::job::Refusal) -> Refusal {
 /// A body that is longer than any update of the job can be is refused unread.
 fn check_length(job: &Job, length: Option<u64>) -> Result<(), Refusal> {
     let header = PREFIX_BYTES as u64 + job.layout.update_header_bytes_max();
-    let most = header + SlotLayout::room(job.layout.elements());
+    let data = SlotLayout::room(job.layout.elements());
+    let most = header + data;
     match length {
         Some(length) if length > most => Err(Refusal::TooLarge(format!(
-            "the body has {length} bytes; an update of job {} has at most {most}",
+            "the body has {length} bytes; an update of job {} has at most {most}: {header} of header, of which \
+             {METADATA_BYTES_MAX} are for __metadata__, and {data} of data",
             job.name
         ))),
         _ => Ok(()),
@@ -302,6 +316,7 @@ fn check_encoding(job: &Job, header: &Header) -> Result<(), Refusal> {
         function: job.function.name.clone(),
         taken: job.encodings,
         encoding,
+        by_windows: job.plan.by_windows,
     })
 }
 

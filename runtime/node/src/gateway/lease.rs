@@ -8,10 +8,12 @@
 //! has had enough of is watched until the client's side ends as well ([`Leases::end`]).
 
 use super::Gateway;
+use super::fill::Mark;
 use super::ingest::{self, Address, Bytes, Sender, Taken};
 use super::refusal::Refusal;
 use super::told::Told;
 use crate::job::Job;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -49,6 +51,8 @@ struct Held {
     client: ClientName,
     round: u64,
     weight: f64,
+    /// What the slot was filled with.
+    mark: Mark,
     /// When its age is worth a word in the log; `None` once that has been said.
     overdue: Option<Instant>,
 }
@@ -62,6 +66,39 @@ async fn at_home(gateway: &Gateway, job: &Job, address: &Address) -> Result<(), 
         )),
         other => other,
     }
+}
+
+/// A client writes by the layout that it has seen: it must be the job's.
+fn check_layout(job: &Job, told: Option<&str>) -> Result<(), Refusal> {
+    match told {
+        Some(told) if told == job.fingerprint => Ok(()),
+        Some(_) => Err(Refusal::OtherLayout {
+            job: job.name.clone(),
+        }),
+        None => Err(Refusal::Malformed(
+            "a request for a slot names the layout by which the client writes: add &layout= with the Tributary-Layout of \
+             the model that it has pulled"
+                .into(),
+        )),
+    }
+}
+
+/// Whoever reaches a loopback address may ask, also through a proxy on this host: only who can open the segment gets a slot.
+fn check_proof(job: &Job, told: Option<&str>) -> Result<(), Refusal> {
+    let proof = job.arena.proof();
+    let hex: String = proof
+        .bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    // A comparison that stops early tells nothing of use: there are as many guesses as connections can be made.
+    if told == Some(&hex) {
+        return Ok(());
+    }
+    Err(Refusal::Unproven {
+        segment: job.arena.name().to_owned(),
+        proof,
+    })
 }
 
 impl Leases {
@@ -111,6 +148,8 @@ impl Leases {
             return Err(Refusal::Malformed(why.into()));
         }
         let (round, weight) = told.settled(job)?;
+        check_layout(job, told.layout.as_deref())?;
+        check_proof(job, told.proof.as_deref())?;
         ingest::check_sender(job, &client, round)?;
         self.keep_socket(stream)?;
         let turn = job.lease_turn(TURN_PATIENCE).await;
@@ -118,7 +157,9 @@ impl Leases {
             job: job.name.clone(),
             most: job.plan.leases(),
         })?;
-        let filling = ingest::claim(job).await?;
+        let mut filling = ingest::claim(job).await?;
+        let mark = Mark::new(RandomState::new().build_hasher().finish());
+        mark.fill(&mut filling).await;
         let (slot, offset) = (filling.slot(), filling.offset());
         let ticket = format!("{}-{slot}-{}", job.number, filling.generation());
         job.lend(filling, turn).map_err(|refusal| Refusal::Job {
@@ -135,6 +176,7 @@ impl Leases {
             client,
             round,
             weight,
+            mark,
             overdue: Some(Instant::now() + job.ingest().idle_timeout.duration()),
         });
         Ok(SlotLease {
@@ -211,11 +253,11 @@ impl Leases {
         // From here on the slot is the gateway's alone: it is published or freed.
         let filling = job
             .end_lease(held.slot)
-            .ok_or(Refusal::UnknownSlot(held.ticket))?;
+            .ok_or_else(|| Refusal::UnknownSlot(held.ticket.clone()))?;
         ingest::check_sender(job, &sender.client, round)?;
         let mut digest = sender.digest(gateway);
         ingest::target(job, weight)
-            .check(&filling, &mut digest)
+            .check(&filling, held.mark, &mut digest)
             .await?;
         let bytes = job.layout.data_bytes();
         let layout = SlotLayout::new(Encoding::F32, job.layout.elements(), 0);

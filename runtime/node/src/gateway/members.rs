@@ -269,6 +269,19 @@ pub(super) async fn take<S: Source>(
     body: &mut S,
 ) -> Result<Directive, Refused> {
     let job = job(gateway, &handing.job, handing.authorization.as_deref())?;
+    tokio::select! {
+        biased;
+        taken = take_into(&job, handing, body) => taken,
+        // However slowly the body comes: the slot goes with the job.
+        () = job.ended() => Err(MemberRefusal::Stopped.into()),
+    }
+}
+
+async fn take_into<S: Source>(
+    job: &Job,
+    handing: &Handing,
+    body: &mut S,
+) -> Result<Directive, Refused> {
     let node: Name = handing
         .node
         .parse()

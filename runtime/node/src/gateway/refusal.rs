@@ -8,12 +8,13 @@ use tributary_api::problem::Problem;
 use tributary_api::{Digest, Name};
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 33] = [
+pub(crate) const OUTCOMES: [&str; 35] = [
     "accepted",
     "repeated",
     "malformed-update",
     "truncated-update",
     "unknown-job",
+    "job-starting",
     "stalled-update",
     "wrong-round",
     "stale-update",
@@ -34,6 +35,7 @@ pub(crate) const OUTCOMES: [&str; 33] = [
     "shared-memory-full",
     "not-local",
     "unknown-slot",
+    "unwritten-slot",
     "elsewhere",
     "home-unknown",
     "malformed-reference",
@@ -76,6 +78,8 @@ pub(crate) enum Refusal {
     Truncated { received: u64, expected: u64 },
     #[error("no job {0} runs on this node; `tributary get jobs` lists them")]
     UnknownJob(String),
+    #[error("job {0} is being started on this node; try again in a second")]
+    Starting(String),
     #[error(
         "no byte of the body came for {seconds} s, after {received} bytes; the update was dropped"
     )]
@@ -105,13 +109,16 @@ pub(crate) enum Refusal {
     },
     #[error(
         "function {function} of job {job} takes updates in {taken}; this one is in {encoding}: \
-         send it in F32, or use a function or a configuration that takes {encoding}"
+         send it in F32, or {}",
+        other_way(*by_windows, *encoding)
     )]
     Encoding {
         job: Name,
         function: Name,
         taken: Encodings,
         encoding: Encoding,
+        /// The job's arena is larger than what the function sees at once.
+        by_windows: bool,
     },
     #[error(
         "{place} is {value}; a scale must be a finite number above 0 and at most {SCALE_MAX:e}, \
@@ -146,6 +153,24 @@ pub(crate) enum Refusal {
     NoLease { job: Name, most: u32 },
     #[error("{0}; send the update by PUT with a body")]
     NotLocal(String),
+    #[error(
+        "a slot is lent to who can open the segment: add &proof= with the {} bytes at byte {} of /dev/shm/{segment}, in \
+         hexadecimal; or send the update by PUT with a body",
+        .proof.bytes.len(), .proof.offset
+    )]
+    Unproven {
+        segment: String,
+        proof: tributary_arena::Proof,
+    },
+    #[error(
+        "the slot was asked for by the layout of another model; names, shapes or places of job {job}'s tensors differ: \
+         pull its model again, and write by that (GET /v1/jobs/{job}/model)"
+    )]
+    OtherLayout { job: Name },
+    #[error(
+        "{coordinate} has not been written since the slot was lent: write all {bytes} bytes from its offset on, then commit"
+    )]
+    Unwritten { coordinate: String, bytes: u64 },
     #[error("this connection holds no slot {0:?}: ask for one by POST, and write the update there")]
     UnknownSlot(String),
     #[error("weight is {given}; the slot was asked for with weight {asked}")]
@@ -181,6 +206,15 @@ pub(crate) enum Refusal {
         given: u64,
         refusal: job::Refusal,
     },
+}
+
+fn other_way(by_windows: bool, encoding: Encoding) -> String {
+    if by_windows && matches!(encoding, Encoding::I8 | Encoding::Sparse) {
+        return "give the job fewer slots (spec.arena.slots): its arena is larger than what a function sees at once, \
+                where nothing with a table is folded"
+            .into();
+    }
+    format!("use a function or a configuration that takes {encoding}")
 }
 
 fn told(refusal: &job::Refusal, given: u64) -> String {
@@ -241,6 +275,7 @@ impl Refusal {
                 | Self::SharedMemory(_)
                 | Self::TooManyFetches
                 | Self::ReferenceUnreachable(_)
+                | Self::Starting(_)
         );
         let moving = matches!(
             self,
@@ -278,13 +313,14 @@ impl Refusal {
             Self::Malformed(_) | Self::Header(_) => (400, "malformed-update", "Malformed update"),
             Self::Truncated { .. } => (400, "truncated-update", "Truncated update"),
             Self::UnknownJob(_) => (404, "unknown-job", "Unknown job"),
+            Self::Starting(_) => (503, "job-starting", "The job is being started"),
             Self::Stalled { .. } => (408, "stalled-update", "Stalled update"),
             Self::TooLarge(_) => (413, "update-too-large", "Update too large"),
             Self::Layout {
                 mismatch: LayoutMismatch::DoesNotFit { .. },
                 ..
             } => (413, "update-too-large", "Update too large"),
-            Self::Layout { .. } => (
+            Self::Layout { .. } | Self::OtherLayout { .. } => (
                 422,
                 "layout-mismatch",
                 "The update does not match the model",
@@ -297,7 +333,10 @@ impl Refusal {
             Self::Encoding { .. } => (415, "unsupported-encoding", "Unsupported encoding"),
             Self::BadScale { .. } => (422, "bad-scale", "Bad scale"),
             Self::BadIndex { .. } => (422, "bad-index", "Bad index"),
-            Self::NotLocal(_) => (403, "not-local", "Not on the local path"),
+            Self::Unwritten { .. } => (422, "unwritten-slot", "The slot was not written"),
+            Self::NotLocal(_) | Self::Unproven { .. } => {
+                (403, "not-local", "Not on the local path")
+            }
             Self::UnknownSlot(_) => (404, "unknown-slot", "Unknown slot"),
             Self::NoSlot { .. } | Self::NoLease { .. } => (429, "no-slot", "No free slot"),
             Self::SharedMemory(_) => (507, "shared-memory-full", "Shared memory is full"),
@@ -317,7 +356,14 @@ impl Refusal {
             Self::TooManyFetches => (429, "too-many-fetches", "Too many fetches"),
             Self::Job { refusal, .. } => return self.job_problem(refusal),
         };
-        Problem::new(status, slug, title, self.to_string())
+        let problem = Problem::new(status, slug, title, self.to_string());
+        match self {
+            Self::Unproven { segment, proof } => problem
+                .with("segment", segment.as_str())
+                .with("proof_offset", proof.offset)
+                .with("proof_bytes", proof.bytes.len()),
+            _ => problem,
+        }
     }
 
     fn job_problem(&self, refusal: &job::Refusal) -> Problem {

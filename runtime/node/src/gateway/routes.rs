@@ -196,6 +196,7 @@ async fn rounds(State(gateway): State<Gateway>, Path(name): Path<String>, uri: U
 pub(super) fn not_here(gateway: &Gateway, name: &str, uri: &Uri) -> Response {
     match gateway.jobs.elsewhere(name) {
         Some(url) => elsewhere(name, &url, uri),
+        None if gateway.jobs.is_starting(name) => refused(&Refusal::Starting(name.to_owned())),
         None => problem(&unknown_job(name)),
     }
 }

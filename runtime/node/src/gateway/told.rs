@@ -10,6 +10,10 @@ pub(super) struct Told {
     pub weight: Option<f64>,
     /// The slot that a local client has written.
     pub ticket: Option<String>,
+    /// The layout of the model by which a local client writes.
+    pub layout: Option<String>,
+    /// What shows that it can open the segment.
+    pub proof: Option<String>,
 }
 
 impl Told {
@@ -18,6 +22,8 @@ impl Told {
             round: None,
             weight: None,
             ticket: None,
+            layout: None,
+            proof: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -30,6 +36,8 @@ impl Told {
                 }
                 "weight" => told.weight = Some(weight(value.parse().ok(), value)?),
                 "slot" => told.ticket = Some(value.to_owned()),
+                "layout" => told.layout = Some(value.to_owned()),
+                "proof" => told.proof = Some(value.to_owned()),
                 other => {
                     return Err(Refusal::Malformed(format!(
                         "unknown query parameter {other:?}; updates take round and weight"
@@ -38,6 +46,11 @@ impl Told {
             }
         }
         Ok(told)
+    }
+
+    /// Whether it says what only who writes into a slot has to say.
+    pub(super) fn is_of_local_path(&self) -> bool {
+        self.ticket.is_some() || self.layout.is_some() || self.proof.is_some()
     }
 
     /// The URL counts before the file.

@@ -33,6 +33,16 @@ impl Job {
         let _ = tokio::time::timeout(CATCH_UP, open).await;
     }
 
+    /// How long this node may be without a version that its client has from a faster one.
+    pub(crate) fn lag_max(&self, version: u64) -> Duration {
+        let may_be_behind = self.leader_url().is_some() && version == self.model().version + 1;
+        if may_be_behind {
+            CATCH_UP
+        } else {
+            Duration::ZERO
+        }
+    }
+
     /// What this node tells its leader; `None` if it leads.
     pub(crate) fn report(&self) -> Option<Report> {
         let state = self.lock();

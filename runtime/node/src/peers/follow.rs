@@ -151,7 +151,7 @@ async fn partials(job: &Arc<Job>, leader: &Peer, told: &Told) {
             continue;
         };
         let bytes = job.partial_content_bytes();
-        let content = pieces::content(job.clone(), partial, bytes);
+        let content = pieces::content(Arc::downgrade(job), partial, bytes);
         match leader.hand_over(&partial, bytes, content).await {
             Ok(directive) => {
                 trouble.over();

@@ -10,7 +10,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// How often a byte is copied on its way from the slot to the kernel's buffer, the kernel's own copy included.
 pub(super) const COPIES: u64 = 2;
@@ -54,13 +54,14 @@ fn lock(spare: &Spare) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The whole of it. It ends early if the slot is given up: then nobody wants it.
-pub(super) fn content(job: Arc<Job>, partial: WholePartial, bytes: u64) -> Body {
+/// The whole of it. It ends early if the slot is given up, or the job: then nobody wants it.
+pub(super) fn content(job: Weak<Job>, partial: WholePartial, bytes: u64) -> Body {
     let spare = Spare::default();
     Body::from_stream(stream::try_unfold(0, move |offset| {
         let next = PIECE_BYTES.min(bytes - offset);
         let piece = (next > 0).then(|| {
             let mut piece = Piece::new(&spare, next as usize);
+            let job = job.upgrade()?;
             let whole = job.read_partial(&partial, offset, &mut piece.bytes);
             whole.then_some(piece)
         });

@@ -30,6 +30,7 @@ fn machine(bytes_free: u64) -> Machine {
         cores: 2,
         bytes_free,
         bytes_of: "/dev/shm",
+        window_bytes: tributary_wasm::WINDOW_BYTES_MAX,
     }
 }
 
@@ -171,7 +172,7 @@ proptest! {
         more.extend(fan_in.map(|fan_in| ("tree", json!({"fanIn": fan_in}))));
         more.extend(slots.map(|slots| ("arena", json!({"slots": slots}))));
         let spec = spec(&json!({"expected": clients}), &more);
-        let machine = Machine { workers, cores, bytes_free: free, bytes_of: "/dev/shm" };
+        let machine = Machine { workers, cores, bytes_free: free, bytes_of: "/dev/shm", window_bytes: u64::MAX };
         let Ok(plan) = plan(&spec, elements, &fedavg(bytes), machine, Nodes::One) else { return Ok(()); };
         prop_assert!(plan.geometry.segment_bytes() <= free);
         prop_assert_eq!(plan.geometry.check(), Ok(()));

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command, Stdio};
 
 use tributary_api::status::SlotLease;
+use tributary_tests::connection::Connection;
 use tributary_tests::job::{updates, weighed};
 use tributary_tests::local::{self, LocalClient};
 use tributary_tests::reference::Mean;
@@ -17,6 +18,8 @@ use super::{STRICT, finish, leased, start};
 on_both_sidecars![
     a_slot_belongs_to_its_connection_and_its_sender,
     a_client_that_dies_leaves_nothing,
+    a_slot_shows_nothing_and_what_is_not_written_is_no_update,
+    a_slot_is_lent_to_who_can_open_the_segment_and_knows_the_layout,
     a_slot_stays_its_clients_until_the_clients_side_ends,
     few_slots_are_lent_at_a_time_and_no_time_takes_them_back,
     a_round_closes_while_a_slot_is_out,
@@ -92,7 +95,8 @@ struct Stranger(Child);
 
 impl Stranger {
     fn holding_a_slot(job: &Job) -> (Self, SlotLease) {
-        let path = job.update_path("stranger", "/slot?round=1");
+        let slot = format!("/slot?round=1&{}", local::credentials(job));
+        let path = job.update_path("stranger", &slot);
         let port = job.client().address().port();
         let script = format!(
             "exec 3<>/dev/tcp/127.0.0.1/{port}; \
@@ -153,11 +157,106 @@ fn a_client_that_dies_leaves_nothing(sidecar: Sidecar) {
                 let _ = client.give_back("gone", &lease.ticket).expect(204);
             }
         } else {
-            let path = job.update_path("gone", "/slot?round=1");
+            let slot = format!("/slot?round=1&{}", local::credentials(&job));
+            let path = job.update_path("gone", &slot);
             let head = format!("POST {path} HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
             client.connection.send(head.as_bytes());
         }
     }
+    finish(server, &job, 1, free);
+}
+
+fn a_slot_shows_nothing_and_what_is_not_written_is_no_update(sidecar: Sidecar) {
+    // NaN is allowed: that the slot was not written is found all the same.
+    let (server, job) = start(sidecar, LARGE, 2, "ingest: { nonFinite: allow }");
+    job.push_all(1, &updates(LARGE, 2, 1));
+    let _ = job.result(1);
+    let free = job.free_slots();
+    let mut client = LocalClient::open(&job);
+    let slot = |lease: &SlotLease| {
+        let mut bytes = vec![0; lease.bytes.next_multiple_of(4096) as usize + 4096];
+        let read = local::attach(lease).read_exact_at(&mut bytes, lease.offset - 4096);
+        read.unwrap();
+        bytes
+    };
+    let refused = |client: &mut LocalClient<'_>, lease: &SlotLease, place: &str| {
+        let problem = client
+            .commit("idle", 2, 1e30, &lease.ticket)
+            .refused(422, "unwritten-slot");
+        assert!(problem.detail.starts_with(place), "{}", problem.detail);
+        let _ = client
+            .commit("idle", 2, 1e30, &lease.ticket)
+            .refused(404, "unknown-slot");
+    };
+    let first = client.lease("idle", 2, 1e30);
+    let marked = slot(&first);
+    assert!(marked.chunks(4).all(|element| element == &marked[..4]));
+    refused(&mut client, &first, "embedding[0, 0] ");
+    let second = client.lease("idle", 2, 1e30);
+    assert_ne!(slot(&second)[..4], marked[..4], "each lease has its own");
+    // All but one element, anywhere.
+    let zero = vec![0; second.bytes as usize];
+    for (hole, place) in [
+        (0, "embedding[0, 0] "),
+        (1021 * 200 * 4, "head[0, 0] "),
+        (zero.len() - 4, "norm[5, 2, 10, 4] "),
+    ] {
+        let lease = client.lease("idle", 2, 1e30);
+        let segment = local::attach(&lease);
+        segment.write_all_at(&zero[..hole], lease.offset).unwrap();
+        let after = hole + 4;
+        segment
+            .write_all_at(&zero[after..], lease.offset + after as u64)
+            .unwrap();
+        refused(&mut client, &lease, place);
+    }
+    let _ = client.give_back("idle", &second.ticket).expect(204);
+    job.until_free(free);
+    // Zeros are an update as any other.
+    for name in ["a", "b"] {
+        let _ = client
+            .send(name, 2, 1.0, &Model::filled(LARGE, 0.0))
+            .expect(202);
+    }
+    assert_eq!(job.result(2), Model::filled(LARGE, 0.0));
+    server.finish();
+}
+
+fn a_slot_is_lent_to_who_can_open_the_segment_and_knows_the_layout(sidecar: Sidecar) {
+    let (server, job) = start(sidecar, LARGE, 2, STRICT);
+    let free = job.free_slots();
+    let credentials = local::credentials(&job);
+    let (layout, proof) = credentials.split_once('&').unwrap();
+    let mut connection = Connection::open(job.client().address());
+    let mut ask = |query: &str| {
+        let path = job.update_path("c", &format!("/slot?round=1&{query}"));
+        connection.ask("POST", &path)
+    };
+    for unproven in [
+        layout.to_owned(),
+        format!("{layout}&proof="),
+        format!("{layout}&proof={}", "0".repeat(32)),
+    ] {
+        let problem = ask(&unproven).refused(403, "not-local");
+        assert!(
+            problem.detail.contains("PUT with a body"),
+            "{}",
+            problem.detail
+        );
+        assert_eq!(problem.extensions["segment"], server.segments()[0].as_str());
+    }
+    let _ = ask(proof).refused(400, "malformed-update");
+    for other in ["layout=", "layout=0123456789abcdef0123456789abcdef"] {
+        let problem = ask(&format!("{other}&{proof}")).refused(422, "layout-mismatch");
+        assert!(
+            problem.detail.contains("pull its model again"),
+            "{}",
+            problem.detail
+        );
+    }
+    assert_eq!(job.free_slots(), free);
+    let _ = ask(&credentials).expect(201);
+    drop(connection);
     finish(server, &job, 1, free);
 }
 

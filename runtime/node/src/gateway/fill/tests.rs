@@ -263,7 +263,7 @@ fn check(model: &ModelLayout, values: &[f32]) -> Result<u128, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let checked = runtime.block_on(target.check(&filling, &mut digest));
+    let checked = runtime.block_on(target.check(&filling, Mark::new(7), &mut digest));
     checked.map_err(|refusal| refusal.to_string())?;
     Ok(digest.finish_128())
 }
