@@ -1,6 +1,6 @@
 //! `tributary node`: a node of several.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
@@ -23,6 +23,9 @@ use crate::{
     publishing::publish,
     state_dir::state_dir,
 };
+
+/// How long a process that ends waits for its newest models to be stored.
+const DELIVERY: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(options: NodeOptions) -> anyhow::Result<()> {
     logging::start();
@@ -81,6 +84,7 @@ async fn serve(
             state.clone(),
             Some(url.clone()),
             labels.clone(),
+            Some(spool.clone()),
         )
     };
     let station = options.nats.waited(started).await?;
@@ -88,7 +92,14 @@ async fn serve(
     let publisher = Publisher::new(bus.clone(), format!("/nodes/{name}"));
     tracing::info!(name, url, "this node takes part");
     let served = async {
-        let ended = ending.come().shared();
+        let ended = async {
+            ending.come().await;
+            // Who goes on with the jobs finds their newest models.
+            if !spool.flush(None, DELIVERY).await {
+                tracing::warn!("models stay on this node's disk: the store does not take them");
+            }
+        };
+        let ended = ended.shared();
         options
             .nats
             .waited(|| serve_node(&*backend, Arc::clone(&station), beat, ended.clone()))
@@ -96,7 +107,6 @@ async fn serve(
     };
     tokio::select! {
         served = served => served?,
-        () = spool.run() => {}
         () = publish(&publisher, heard) => {}
         () = submissions::take(bus, node.clone(), &publisher) => {}
     }

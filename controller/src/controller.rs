@@ -90,7 +90,14 @@ impl Controller {
     /// # Errors
     /// As the store and the file system fail.
     pub async fn start(state: State, node: Arc<dyn NodeControl>) -> Result<Arc<Self>, Error> {
-        let station = Station::new(Arc::clone(&node), state.clone(), None, BTreeMap::new()).await?;
+        let station = Station::new(
+            Arc::clone(&node),
+            state.clone(),
+            None,
+            BTreeMap::new(),
+            None,
+        )
+        .await?;
         let fleet = Fleet::local();
         fleet.add(station.report().await, station);
         let voice = Voice::Node(node);

@@ -7,12 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use tributary_api::{control::Checkpoints, reference::UpdateObjects};
+use tributary_api::reference::UpdateObjects;
 use tributary_store::{Backend, Keys, embedded};
 
 use crate::{
     Error,
-    files::{blobs::Blobs, models::Models, spool::Spool, updates::UpdateBuckets},
+    files::{
+        blobs::Blobs,
+        models::{Models, VERSIONS_KEPT},
+        spool::{OWN_KEPT, Spool},
+        updates::UpdateBuckets,
+    },
     legacy,
     store::Store,
 };
@@ -54,15 +59,15 @@ impl State {
             store: Store::new(backend.keys("desired", None).await?),
             placements: backend.keys("placements", None).await?,
             blobs: Blobs::new(backend.objects("blobs").await?),
-            models: Models::new(backend.objects("models").await?),
+            models: Models::new(backend.objects("models").await?, VERSIONS_KEPT),
             backend,
         })
     }
 
     /// Where a node of this process keeps the models that its rounds make.
     #[must_use]
-    pub fn checkpoints(&self) -> Arc<dyn Checkpoints> {
-        Arc::new(self.models.clone())
+    pub fn checkpoints(&self) -> Arc<Spool> {
+        Arc::new(Spool::new(self.models.clone(), None))
     }
 
     /// The buckets from which a node may fetch updates that clients put there.
@@ -74,17 +79,19 @@ impl State {
         Ok(Arc::new(buckets))
     }
 
-    /// Where a node that is one of several keeps the models that its rounds make: in the shared store, and while that
-    /// cannot be reached in `directory`.
+    /// Where a node that is one of several keeps the models that its rounds make: in `directory`, and behind that in the
+    /// shared store.
     ///
     /// # Errors
     /// [`Error::Locked`] if another process has the directory open; otherwise as the file system fails.
     pub async fn spool(&self, directory: PathBuf) -> Result<Arc<Spool>, Error> {
         make(&directory)?;
         let own = embedded::open(&directory, embedded::Options::default())?;
-        let own = Models::new(own.objects("models").await?);
-        let (models, backend) = (self.models.clone(), Arc::clone(&self.backend));
-        Ok(Arc::new(Spool::new(models, backend, own)))
+        let own = Models::new(own.objects("models").await?, OWN_KEPT);
+        let store = (self.models.clone(), Arc::clone(&self.backend));
+        let spool = Spool::new(own, Some(store));
+        spool.resume().await?;
+        Ok(Arc::new(spool))
     }
 }
 

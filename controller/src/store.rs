@@ -55,6 +55,9 @@ pub(crate) struct TenantRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobRecord {
     pub(crate) revision: u64,
+    /// The job's first revision; 0 of jobs that an earlier version of the program has made.
+    #[serde(default)]
+    pub(crate) life: u64,
     pub(crate) spec: JobSpec,
     pub(crate) function_revision: u64,
     /// The model's number of elements.

@@ -25,6 +25,7 @@ pub(crate) fn record(revision: u64, function_revision: u64, spec: Value) -> JobR
     whole.as_object_mut().unwrap().extend(spec);
     JobRecord {
         revision,
+        life: 0,
         spec: serde_json::from_value(whole).unwrap(),
         function_revision,
         elements: 1,

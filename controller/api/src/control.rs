@@ -1,6 +1,6 @@
 //! How the controller drives a node, and how a node keeps its models.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     Digest, Name,
     event::EventKind,
-    manifest::{FunctionSpec, JobSpec, default_tenant},
+    manifest::{Checkpoint, FunctionSpec, JobSpec, default_tenant},
     model::ModelLayout,
     placement::Placement,
     status::{JobStatus, NodeStatus, RoundStatus},
@@ -69,6 +69,8 @@ pub struct JobDesired {
     pub name: Name,
     /// The job's revision.
     pub revision: u64,
+    /// Tells it from a job of the same name that was deleted before; see [`ModelKey`].
+    pub life: u64,
     /// The manifest's spec.
     pub spec: JobSpec,
     /// The revision of its function.
@@ -131,7 +133,7 @@ pub trait NodeControl: Send + Sync {
     /// Takes the place of what was said before.
     async fn direct(&self, elsewhere: BTreeMap<Name, String>) -> Result<(), NodeError>;
 
-    /// Stops a job and frees all it holds; when it returns, no [`Checkpoints::save`] of the job is under way.
+    /// Stops a job and frees all it holds; no [`Checkpoints::save`] of it begins any more.
     /// A job that does not run is no error.
     async fn stop_job(&self, name: &Name) -> Result<(), NodeError>;
 
@@ -151,16 +153,43 @@ pub trait NodeControl: Send + Sync {
     async fn node_status(&self) -> NodeStatus;
 }
 
-/// Why a model could not be kept or found.
-#[derive(Debug, thiserror::Error)]
-#[error("model {job} version {version}: {reason}")]
-pub struct CheckpointError {
+/// Names a model that a round made: no two models have the same key. Of two of a job, the greater one is the newer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelKey {
     /// The job's name.
     pub job: Name,
-    /// The model's version.
+    /// The job's first revision: a job that is deleted and made anew has another life.
+    pub life: u64,
+    /// The generation of the placement whose leader made it; 0 on a node that has the job alone. What a leader that was
+    /// given up makes is older than what its successor makes, whatever its version.
+    pub generation: u64,
+    /// The version.
     pub version: u64,
+}
+
+impl fmt::Display for ModelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "model {} version {}", self.job, self.version)
+    }
+}
+
+/// Why a model could not be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{model} cannot be kept: {reason}")]
+pub struct CheckpointError {
+    /// The model.
+    pub model: ModelKey,
     /// What went wrong.
     pub reason: String,
+}
+
+/// Models that are kept here, and not yet where all nodes find them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Undelivered {
+    /// How many jobs have one.
+    pub jobs: usize,
+    /// How long the first has waited.
+    pub longest: Duration,
 }
 
 /// The pieces of a model's file, made as they are asked for.
@@ -172,16 +201,18 @@ pub type ModelParts<'a> = Box<dyn Iterator<Item = Result<Bytes, String>> + Send 
 /// newest whole file.
 #[async_trait]
 pub trait Checkpoints: Send + Sync {
-    /// Keeps a version, whole or not at all, and forgets the oldest beyond the number that is kept.
-    /// `parts` are the consecutive pieces of a safetensors file; they are asked for as they are written, so
-    /// that a model of any size takes little memory. An error in them (its reason) gives the file up.
+    /// Keeps a model, whole or not at all: when this returns, no crash of the process loses it, nor one of the machine if
+    /// `checkpoint` says so. `parts` are the consecutive pieces of a safetensors file; they are asked for as they are
+    /// written, so that a model of any size takes little memory. An error in them (its reason) gives the file up.
     async fn save(
         &self,
-        job: &Name,
-        version: u64,
+        model: &ModelKey,
+        checkpoint: Checkpoint,
         parts: ModelParts<'_>,
     ) -> Result<(), CheckpointError>;
 
-    /// A version that is kept, as a safetensors file.
-    async fn load(&self, job: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError>;
+    /// What waits here.
+    fn undelivered(&self) -> Undelivered {
+        Undelivered::default()
+    }
 }

@@ -26,8 +26,8 @@ use std::path::PathBuf;
 pub use arithmetic::{Accumulate, Determinism};
 pub use function::{Algebra, FunctionManifest, FunctionSpec, Limits};
 pub use job::{
-    ArenaSpec, Clients, FunctionReference, IngestSpec, JobManifest, JobSpec, LocalPath, NonFinite,
-    TreeSpec,
+    ArenaSpec, Checkpoint, Clients, FunctionReference, IngestSpec, JobManifest, JobSpec, LocalPath,
+    NonFinite, TreeSpec,
 };
 pub use round::{Closing, RoundSpec, Staleness, StalenessWeight, Timer};
 

@@ -135,9 +135,14 @@ impl Controller {
             return refused("spec.model", difference);
         }
         let elements = layout.elements();
+        let life = job
+            .previous
+            .as_ref()
+            .map_or(job.revision, |previous| previous.life);
         let order = JobOrder {
             name: job.name.clone(),
             revision: job.revision,
+            life,
             spec: JobSpec {
                 model: FileReference {
                     path: None,
@@ -153,6 +158,7 @@ impl Controller {
         match self.order(&*link, Command::Check(order)).await?.outcome {
             Ok(_) => Ok(Ok(JobRecord {
                 revision: job.revision,
+                life,
                 spec: job.spec.clone(),
                 function_revision: job.function.revision,
                 elements,

@@ -168,6 +168,7 @@ fn job_order(known: &Known, name: &Name) -> Result<JobOrder, StepError> {
     Ok(JobOrder {
         name: name.clone(),
         revision: record.revision,
+        life: record.life,
         spec: record.spec.for_node(),
         function: function.revision.clone(),
         placement: known

@@ -34,8 +34,8 @@ impl Controller {
         } else {
             BTreeMap::new()
         };
-        let status = |(name, record)| {
-            let version = versions.get(name).copied();
+        let status = |(name, record): (&Name, &JobRecord)| {
+            let version = versions.get(&(name.clone(), record.life)).copied();
             self.status(&known, &nodes, name, record, version)
         };
         Ok(jobs.iter().map(status).collect())
@@ -50,7 +50,7 @@ impl Controller {
         let found = known.desired.jobs.get_key_value(name);
         let (name, record) = found.ok_or_else(|| unknown(Kind::Job, name))?;
         let version = if running(&known, &nodes, name).is_empty() {
-            self.state.models.versions(name).await?.last().copied()
+            self.state.models.newest_version(name, record.life).await?
         } else {
             None
         };

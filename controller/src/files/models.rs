@@ -1,29 +1,33 @@
 //! The versions of models that rounds made.
 //!
-//! Objects `<job>/<version>.safetensors`, written whole or not at all. There is no record of a job's version
-//! beside them, so no crash can make a record and the objects disagree: the newest whole one is the truth.
-//! A job without objects is at version 1, the model of its manifest.
+//! Objects `<job>/<life>.<generation>.<version>.safetensors`, written whole or not at all. There is no record of a job's
+//! version beside them, so no crash can make a record and the objects disagree: the newest whole one is the truth. A job
+//! without objects is at version 1, the model of its manifest.
+//!
+//! A name has everything that tells models apart ([`ModelKey`]): one that is written late, by a leader that was given up
+//! or for a job that was deleted, takes no other's place, and is older than what came meanwhile. Names of an earlier
+//! version of the program, `<job>/<version>.safetensors`, are of life and generation 0.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tributary_api::{
     Name,
-    control::{CheckpointError, Checkpoints, ModelParts},
+    control::{ModelKey, ModelParts},
+    manifest::Checkpoint,
     model::ModelLayout,
 };
 use tributary_store::{Error as StoreError, Objects, Orphans};
 
 use crate::Error;
 
-/// The versions of a job that are kept.
-const VERSIONS_KEPT: usize = 5;
+/// The versions of a job that are kept where all find them.
+pub(crate) const VERSIONS_KEPT: usize = 5;
 
 /// Pieces that may be on their way to the store at a time.
 const PARTS_AHEAD: usize = 4;
@@ -34,58 +38,61 @@ const EXTENSION: &str = ".safetensors";
 #[derive(Debug, Clone)]
 pub struct Models {
     objects: Arc<dyn Objects>,
+    /// The versions of a job that are kept.
+    kept: usize,
     /// The kept versions of the jobs that this process saves, so that a save lists nothing.
-    saved: Arc<Mutex<BTreeMap<Name, BTreeSet<u64>>>>,
+    saved: Arc<Mutex<BTreeMap<Name, BTreeSet<ModelKey>>>>,
 }
 
+/// A model to begin with: the version under which it goes on, and its file.
+pub(crate) type Beginning = (u64, Bytes);
+
 impl Models {
-    pub(crate) fn new(objects: Arc<dyn Objects>) -> Self {
+    pub(crate) fn new(objects: Arc<dyn Objects>, kept: usize) -> Self {
         Self {
             objects,
+            kept,
             saved: Arc::default(),
         }
     }
 
-    /// The newest version that is whole and has the job's layout, and its file.
+    /// The newest model of that life that is whole and has the job's layout.
     pub(crate) async fn newest(
         &self,
         job: &Name,
+        life: u64,
         layout: &ModelLayout,
-    ) -> Result<Option<(u64, Bytes)>, Error> {
-        for version in self.versions(job).await?.into_iter().rev() {
-            // Another node may have made a newer version meanwhile, and this one is forgotten.
-            let Some(file) = super::whole(&*self.objects, &name(job, version)).await? else {
-                continue;
-            };
-            match ModelLayout::from_file(&file) {
-                Ok((found, _)) if found == *layout => return Ok(Some((version, file))),
-                Ok(_) => {
-                    tracing::warn!(%job, version, "a kept model has another layout and is passed over");
-                }
-                Err(error) => {
-                    tracing::warn!(%job, version, %error, "a kept model is damaged and is passed over");
-                }
-            }
-        }
-        Ok(None)
+    ) -> Result<Option<Beginning>, Error> {
+        newest(&[self], job, life, layout).await
     }
 
-    /// The kept versions of a job, the oldest first.
-    pub(crate) async fn versions(&self, job: &Name) -> Result<Vec<u64>, StoreError> {
+    /// The kept models of a job, the oldest first.
+    pub(crate) async fn keys(&self, job: &Name) -> Result<Vec<ModelKey>, StoreError> {
         let all = self.objects.list(&format!("{job}/")).await?;
-        let mut versions: Vec<u64> = all.iter().filter_map(|(name, _)| version(name)).collect();
-        versions.sort_unstable();
-        Ok(versions)
+        let mut keys: Vec<_> = all.iter().filter_map(|(name, _)| key(name)).collect();
+        keys.sort_unstable();
+        Ok(keys)
     }
 
-    /// The newest kept version of each job.
-    pub(crate) async fn newest_versions(&self) -> Result<BTreeMap<Name, u64>, StoreError> {
+    /// The version at which a job would begin, by its name and life.
+    pub(crate) async fn newest_versions(&self) -> Result<BTreeMap<(Name, u64), u64>, StoreError> {
         let mut newest = BTreeMap::new();
-        for (job, version) in self.all().await? {
-            let known: &mut u64 = newest.entry(job).or_default();
-            *known = version.max(*known);
+        for key in self.all().await? {
+            let known: &mut u64 = newest.entry((key.job, key.life)).or_default();
+            *known = key.version.max(*known);
         }
         Ok(newest)
+    }
+
+    /// The version at which the job would begin.
+    pub(crate) async fn newest_version(
+        &self,
+        job: &Name,
+        life: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let keys = self.keys(job).await?;
+        let versions = keys.iter().filter(|key| key.life == life);
+        Ok(versions.map(|key| key.version).max())
     }
 
     /// Removes everything of a job.
@@ -120,22 +127,21 @@ impl Models {
         Ok(self.objects.tidy(seen).await?)
     }
 
-    /// Keeps a version, and forgets the oldest beyond those that are kept.
+    /// Keeps a model, and forgets none.
     pub(crate) async fn write(
         &self,
-        job: &Name,
-        version: u64,
+        model: &ModelKey,
+        checkpoint: Checkpoint,
         parts: ModelParts<'_>,
     ) -> Result<(), StoreError> {
         let (pieces, taken) = mpsc::channel(PARTS_AHEAD);
         let content = stream::unfold(taken, |mut taken| async {
             taken.recv().await.map(|piece| (piece, taken))
         });
-        let name = name(job, version);
         let feed = async {
             for part in parts {
                 let part = part.map_err(|why| {
-                    let what = format!("model {job} version {version}");
+                    let what = model.to_string();
                     StoreError::Malformed { what, why }
                 });
                 let last = part.is_err();
@@ -146,33 +152,58 @@ impl Models {
             }
             drop(pieces);
         };
-        let (stored, ()) = tokio::join!(self.objects.put(&name, content.boxed()), feed);
-        stored?;
-        if let Err(error) = self.prune(job, version).await {
-            tracing::debug!(%job, version, %error, "old versions stay until the next one is kept");
+        let (name, content) = (name(model), content.boxed());
+        let put = match checkpoint {
+            Checkpoint::Written => self.objects.put_unsynced(&name, content),
+            Checkpoint::Synced => self.objects.put(&name, content),
+        };
+        let (stored, ()) = tokio::join!(put, feed);
+        stored.map(drop)
+    }
+
+    /// Lets a model survive a crash of the machine.
+    pub(crate) async fn sync(&self, model: &ModelKey) -> Result<(), StoreError> {
+        self.objects.sync(&name(model)).await
+    }
+
+    /// Brings a model here from where it is kept, unless it is here. It may have been forgotten there.
+    pub(crate) async fn bring(&self, from: &Self, model: &ModelKey) -> Result<(), StoreError> {
+        let name = name(model);
+        let Some(object) = from.objects.get(&name).await? else {
+            return Ok(());
+        };
+        if self.objects.size(&name).await? != Some(object.bytes) {
+            self.objects.put(&name, object.content).await?;
         }
         Ok(())
     }
 
     /// Forgets the oldest versions beyond those that are kept, now that `newest` is one of them.
-    async fn prune(&self, job: &Name, newest: u64) -> Result<(), StoreError> {
+    pub(crate) async fn prune(&self, newest: &ModelKey) -> Result<(), StoreError> {
+        let job = &newest.job;
         // Taken out: after a failure it is looked what is there.
         let known = self.saved().remove(job).unwrap_or_default();
-        let follows = known.last().is_some_and(|last| last + 1 == newest);
+        let follows = |last: &ModelKey| {
+            let next = ModelKey {
+                version: last.version + 1,
+                ..last.clone()
+            };
+            next == *newest
+        };
         // Where versions are missing, somebody else may have kept some.
-        let mut versions = if follows {
+        let mut keys = if known.last().is_some_and(follows) {
             known
         } else {
-            self.versions(job).await?.into_iter().collect()
+            self.keys(job).await?.into_iter().collect()
         };
-        versions.insert(newest);
-        while versions.len() > VERSIONS_KEPT
-            && let Some(oldest) = versions.first().copied()
+        keys.insert(newest.clone());
+        while keys.len() > self.kept
+            && let Some(oldest) = keys.first().cloned()
         {
-            self.objects.delete(&name(job, oldest)).await?;
-            versions.remove(&oldest);
+            self.objects.delete(&name(&oldest)).await?;
+            keys.remove(&oldest);
         }
-        self.saved().insert(job.clone(), versions);
+        self.saved().insert(job.clone(), keys);
         Ok(())
     }
 
@@ -181,57 +212,93 @@ impl Models {
         self.saved().remove(job);
     }
 
-    fn saved(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, BTreeSet<u64>>> {
+    fn saved(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, BTreeSet<ModelKey>>> {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A version's file, if it is kept.
-    pub(crate) async fn read(&self, job: &Name, version: u64) -> Result<Option<Bytes>, StoreError> {
-        super::whole(&*self.objects, &name(job, version)).await
+    /// A model's file, if it is kept.
+    pub(crate) async fn read(&self, model: &ModelKey) -> Result<Option<Bytes>, StoreError> {
+        super::whole(&*self.objects, &name(model)).await
     }
 
-    /// All that is kept: jobs and their versions.
-    pub(crate) async fn all(&self) -> Result<Vec<(Name, u64)>, StoreError> {
+    /// Forgets one model.
+    pub(crate) async fn delete(&self, model: &ModelKey) -> Result<(), StoreError> {
+        self.objects.delete(&name(model)).await
+    }
+
+    /// All that is kept.
+    pub(crate) async fn all(&self) -> Result<Vec<ModelKey>, StoreError> {
         let all = self.objects.list("").await?;
-        let parse = |name: &str| {
-            let job = name.split('/').next()?.parse().ok()?;
-            Some((job, version(name)?))
-        };
-        Ok(all.iter().filter_map(|(name, _)| parse(name)).collect())
+        Ok(all.iter().filter_map(|(name, _)| key(name)).collect())
     }
 }
 
-#[async_trait]
-impl Checkpoints for Models {
-    async fn save(
-        &self,
-        job: &Name,
-        version: u64,
-        parts: ModelParts<'_>,
-    ) -> Result<(), CheckpointError> {
-        let written = self.write(job, version, parts).await;
-        written.map_err(|error| failed(job, version, &error))
+/// The newest model of a life in any of these places that is whole and has the job's layout.
+///
+/// It goes on under its own version, unless a greater number was given already: to a model that is damaged, or that a
+/// leader made which was given up. Clients may have seen that, and no number stands for two models.
+pub(super) async fn newest(
+    places: &[&Models],
+    job: &Name,
+    life: u64,
+    layout: &ModelLayout,
+) -> Result<Option<Beginning>, Error> {
+    let mut keys = BTreeSet::new();
+    for place in places {
+        keys.extend(place.keys(job).await?);
     }
-
-    async fn load(&self, job: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError> {
-        let read = self.read(job, version).await;
-        read.map_err(|error| failed(job, version, &error))
+    keys.retain(|key| key.life == life);
+    let greatest = keys.iter().map(|key| key.version).max();
+    for key in keys.iter().rev() {
+        for place in places {
+            // Another node may have made a newer version meanwhile, and this one is forgotten.
+            let Some(file) = place.read(key).await? else {
+                continue;
+            };
+            match ModelLayout::from_file(&file) {
+                Ok((found, _)) if found == *layout => {
+                    let beyond = greatest.filter(|greatest| *greatest > key.version);
+                    let version = beyond.map_or(key.version, |greatest| greatest + 1);
+                    return Ok(Some((version, file)));
+                }
+                Ok(_) => tracing::warn!(%key, "a kept model has another layout and is passed over"),
+                Err(error) => {
+                    tracing::warn!(%key, %error, "a kept model is damaged and is passed over")
+                }
+            }
+        }
     }
+    Ok(None)
 }
 
-pub(super) fn failed(job: &Name, version: u64, error: &dyn std::fmt::Display) -> CheckpointError {
-    CheckpointError {
-        job: job.clone(),
+fn name(model: &ModelKey) -> String {
+    let ModelKey {
+        job,
+        life,
+        generation,
         version,
-        reason: error.to_string(),
+    } = model;
+    match (life, generation) {
+        (0, 0) => format!("{job}/{version:020}{EXTENSION}"),
+        _ => format!("{job}/{life}.{generation}.{version:020}{EXTENSION}"),
     }
 }
 
-fn name(job: &Name, version: u64) -> String {
-    format!("{job}/{version:020}{EXTENSION}")
-}
-
-fn version(name: &str) -> Option<u64> {
-    let file = name.split('/').nth(1)?;
-    file.strip_suffix(EXTENSION)?.parse().ok()
+fn key(name: &str) -> Option<ModelKey> {
+    let (job, file) = name.split_once('/')?;
+    let job = job.parse().ok()?;
+    let mut numbers = file.strip_suffix(EXTENSION)?.split('.').map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    let (first, second, third) = (next()?, next(), next());
+    let (life, generation, version) = match (second, third) {
+        (None, None) => (0, 0, first),
+        (Some(generation), Some(version)) => (first, generation, version),
+        _ => return None,
+    };
+    Some(ModelKey {
+        job,
+        life,
+        generation,
+        version,
+    })
 }

@@ -1,102 +1,263 @@
-//! Models of a node whose store is elsewhere: kept on the node's own disk while the store cannot be reached.
+//! A node's own disk, where every model goes first, and from there to where all nodes find it.
+//!
+//! A round waits for the own disk alone, whatever state the store is in. Everything else happens behind, for each job by
+//! itself: the file is synced, older ones are forgotten, and the newest goes to the store; what a newer one has
+//! overtaken does not. So a job has at most two models here that wait, and one that is slow or fails holds up nobody.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tributary_api::{
     Name,
-    control::{CheckpointError, Checkpoints, ModelParts},
+    control::{CheckpointError, Checkpoints, ModelKey, ModelParts, Undelivered},
+    manifest::Checkpoint,
+    model::ModelLayout,
 };
 use tributary_store::{Backend, Error as StoreError};
 
-use super::models::{Models, failed};
+use super::models::{self, Beginning, Models};
+use crate::Error;
 
-/// The time after which what could not be brought to the store is tried again.
-const RETRY: Duration = Duration::from_secs(10);
+/// The pause after a first failure. It doubles with each further one, up to the greatest.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Checkpoints that wait on the node's disk until they can go where all nodes find them.
-///
-/// A round does not wait for a store that is away: the model is written here, and [`Spool::deliver`] brings the newest
-/// of each job to the store once it is back.
+/// The models of a job that a node keeps whose store is elsewhere: the newest may not be synced yet.
+pub(crate) const OWN_KEPT: usize = 2;
+
+/// Where a node keeps the models that its rounds make.
+#[derive(Debug, Clone)]
+pub struct Spool(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Spool {
-    store: Models,
-    backend: Arc<dyn Backend>,
+struct Shared {
     own: Models,
-    /// Saving and delivering do not overtake each other.
-    turn: tokio::sync::Mutex<()>,
-    waiting: Mutex<bool>,
+    /// Where all nodes find them; `None` if this is it.
+    store: Option<(Models, Arc<dyn Backend>)>,
+    /// What is to be done behind. While there is an entry, a task does it.
+    waiting: Mutex<BTreeMap<(Stage, Name), Waiting>>,
+    /// Counts what has been done.
+    done: watch::Sender<u64>,
+}
+
+/// What happens to a model that is written, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Sync,
+    Deliver,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The newest one; those before it are of no use any more.
+    model: ModelKey,
+    since: Instant,
 }
 
 impl Spool {
-    pub(crate) fn new(store: Models, backend: Arc<dyn Backend>, own: Models) -> Self {
-        Self {
-            store,
-            backend,
+    pub(crate) fn new(own: Models, store: Option<(Models, Arc<dyn Backend>)>) -> Self {
+        Self(Arc::new(Shared {
             own,
-            turn: tokio::sync::Mutex::default(),
-            // An earlier life may have left some.
-            waiting: Mutex::new(true),
-        }
+            store,
+            waiting: Mutex::default(),
+            done: watch::Sender::new(0),
+        }))
     }
 
-    /// Brings what waits to the store whenever it can be reached, for ever. Drop the future to end it.
-    pub async fn run(&self) {
-        let mut connection = self.backend.connection();
-        loop {
-            if *connection.borrow_and_update() {
-                self.deliver().await;
-            }
-            // What failed although the store is there is tried again by itself.
-            if let Ok(Err(_)) = timeout(RETRY, connection.changed()).await {
-                return std::future::pending().await;
-            }
+    /// Goes on with what an earlier life of the process has left.
+    pub(crate) async fn resume(&self) -> Result<(), Error> {
+        if self.0.store.is_none() {
+            return Ok(());
         }
-    }
-
-    /// Brings the newest version of each job to the store, and forgets what waited.
-    async fn deliver(&self) {
-        let _turn = self.turn.lock().await;
-        if !std::mem::replace(&mut *self.waiting(), false) {
-            return;
-        }
-        if let Err(error) = self.try_deliver().await {
-            tracing::warn!(%error, "models wait on this node's disk for the store");
-            *self.waiting() = true;
-        }
-    }
-
-    async fn try_deliver(&self) -> Result<(), StoreError> {
-        let mut waiting = self.own.all().await?;
-        // The newest of a job comes last, and the others are of no use.
-        waiting.sort();
-        for (at, (job, version)) in waiting.iter().enumerate() {
-            let newest = waiting.get(at + 1).is_none_or(|(next, _)| next != job);
-            let stored = self.store.versions(job).await?.last().copied();
-            if !newest || stored.is_some_and(|stored| stored >= *version) {
+        let mut all = self.0.own.all().await?;
+        all.sort_unstable();
+        let mut left: BTreeMap<Name, Vec<ModelKey>> = BTreeMap::new();
+        for model in all {
+            let file = self.0.own.read(&model).await?;
+            if file.is_some_and(|file| ModelLayout::from_file(&file).is_err()) {
+                // The number counts: it was given.
+                tracing::warn!(%model, "a model on this node's disk is damaged, and stays here");
                 continue;
             }
-            if let Some(file) = self.own.read(job, *version).await? {
-                let parts = Box::new(std::iter::once(Ok(file)));
-                self.store.write(job, *version, parts).await?;
-                tracing::info!(%job, version, "a model that waited on this node's disk is stored");
+            left.entry(model.job.clone()).or_default().push(model);
+        }
+        for (job, models) in left {
+            models
+                .last()
+                .into_iter()
+                .for_each(|newest| self.add(Stage::Sync, newest.clone()));
+            tokio::spawn(self.clone().clear(job, models));
+        }
+        Ok(())
+    }
+
+    /// Forgets models of an earlier life of the process once the newest is where all nodes find it.
+    async fn clear(self, job: Name, models: Vec<ModelKey>) {
+        self.flush(Some(&job), Duration::MAX).await;
+        for model in models {
+            if let Err(error) = self.0.own.delete(&model).await {
+                tracing::warn!(%model, %error, "a model that is stored stays on this node's disk as well");
             }
         }
-        for (job, _) in waiting {
-            if let Err(error) = self.own.remove(&job).await {
-                tracing::warn!(%error, %job, "a model that waited cannot be removed");
+    }
+
+    /// The newest model of that life on the own disk or in the store.
+    pub(crate) async fn newest(
+        &self,
+        job: &Name,
+        life: u64,
+        layout: &ModelLayout,
+    ) -> Result<Option<Beginning>, Error> {
+        match &self.0.store {
+            None => self.0.own.newest(job, life, layout).await,
+            Some((store, _)) => models::newest(&[&self.0.own, store], job, life, layout).await,
+        }
+    }
+
+    /// A model on the own disk by its version.
+    ///
+    /// # Errors
+    /// As the disk fails.
+    pub async fn load(&self, job: &Name, version: u64) -> Result<Option<Bytes>, Error> {
+        let keys = self.0.own.keys(job).await?;
+        match keys.iter().rfind(|key| key.version == version) {
+            Some(key) => Ok(self.0.own.read(key).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until nothing of a job waits any more, for so long at most; whether that is so.
+    pub async fn flush(&self, job: Option<&Name>, limit: Duration) -> bool {
+        let mut done = self.0.done.subscribe();
+        let idle = |_: &u64| {
+            let waiting = self.0.waiting();
+            !waiting
+                .keys()
+                .any(|(_, name)| job.is_none_or(|job| job == name))
+        };
+        timeout(limit, done.wait_for(idle)).await.is_ok()
+    }
+
+    /// Forgets a job that does not run here any more, once all nodes can find its newest model.
+    pub(crate) async fn release(&self, job: &Name, limit: Duration) -> Result<bool, Error> {
+        if self.0.store.is_none() {
+            return Ok(true);
+        }
+        if !self.flush(Some(job), limit).await {
+            return Ok(false);
+        }
+        self.0.own.forget(job);
+        self.0.own.remove(job).await?;
+        Ok(true)
+    }
+
+    fn add(&self, stage: Stage, model: ModelKey) {
+        let job = model.job.clone();
+        if self.0.add(stage, model) {
+            tokio::spawn(work(self.clone(), stage, job));
+        }
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<(Stage, Name), Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing of the job waited for that.
+    fn add(&self, stage: Stage, model: ModelKey) -> bool {
+        let mut waiting = self.waiting();
+        let place = (stage, model.job.clone());
+        if let Some(waits) = waiting.get_mut(&place) {
+            waits.model = model.max(waits.model.clone());
+            return false;
+        }
+        let since = Instant::now();
+        waiting.insert(place, Waiting { model, since });
+        true
+    }
+
+    /// Whether nothing newer waits.
+    fn finish(&self, stage: Stage, model: &ModelKey) -> bool {
+        let mut waiting = self.waiting();
+        let place = (stage, model.job.clone());
+        match waiting.get_mut(&place) {
+            Some(waits) if waits.model != *model => {
+                waits.since = Instant::now();
+                false
+            }
+            _ => {
+                waiting.remove(&place);
+                true
+            }
+        }
+    }
+
+    async fn sync(&self, model: &ModelKey) -> Result<(), StoreError> {
+        let synced = self.own.sync(model).await;
+        // What is old goes also if the disk has trouble.
+        self.own.prune(model).await?;
+        synced
+    }
+
+    async fn deliver(&self, model: &ModelKey) -> Result<(), StoreError> {
+        if let Some((store, _)) = &self.store {
+            store.bring(&self.own, model).await?;
+            if let Err(error) = store.prune(model).await {
+                tracing::debug!(%model, %error, "old versions stay until the next one is kept");
             }
         }
         Ok(())
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, bool> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// So long, or until the store is there again.
+    async fn pause(&self, pause: Duration) {
+        match &self.store {
+            Some((_, backend)) => {
+                let mut connection = backend.connection();
+                connection.mark_unchanged();
+                let _ = timeout(pause, connection.changed()).await;
+            }
+            None => tokio::time::sleep(pause).await,
+        }
+    }
+}
+
+/// Does what waits of a job, the newest model only, until nothing waits.
+async fn work(spool: Spool, stage: Stage, job: Name) {
+    let shared = &spool.0;
+    let mut pause = PAUSE;
+    loop {
+        let waits = shared
+            .waiting()
+            .get(&(stage, job.clone()))
+            .map(|waits| waits.model.clone());
+        let Some(model) = waits else { return };
+        let done = match stage {
+            Stage::Sync => shared.sync(&model).await,
+            Stage::Deliver => shared.deliver(&model).await,
+        };
+        if let Err(error) = done {
+            tracing::warn!(%model, %error, "the model waits on this node's disk");
+            shared.pause(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            continue;
+        }
+        pause = PAUSE;
+        if stage == Stage::Sync && shared.store.is_some() {
+            spool.add(Stage::Deliver, model.clone());
+        }
+        let last = shared.finish(stage, &model);
+        shared.done.send_modify(|done| *done += 1);
+        if last {
+            return;
+        }
     }
 }
 
@@ -104,24 +265,31 @@ impl Spool {
 impl Checkpoints for Spool {
     async fn save(
         &self,
-        job: &Name,
-        version: u64,
+        model: &ModelKey,
+        checkpoint: Checkpoint,
         parts: ModelParts<'_>,
     ) -> Result<(), CheckpointError> {
-        let _turn = self.turn.lock().await;
-        if self.backend.connected() {
-            return self.store.save(job, version, parts).await;
-        }
-        tracing::warn!(%job, version, "the store is away: the model waits on this node's disk");
-        let written = self.own.write(job, version, parts).await;
-        *self.waiting() = true;
-        written.map_err(|error| failed(job, version, &error))
+        let written = self.0.own.write(model, checkpoint, parts).await;
+        written.map_err(|error| CheckpointError {
+            model: model.clone(),
+            reason: error.to_string(),
+        })?;
+        self.add(Stage::Sync, model.clone());
+        Ok(())
     }
 
-    async fn load(&self, job: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError> {
-        if let Ok(Some(file)) = self.own.read(job, version).await {
-            return Ok(Some(file));
+    fn undelivered(&self) -> Undelivered {
+        let waiting = self.0.waiting();
+        let of_jobs = waiting
+            .iter()
+            .filter(|((stage, _), _)| *stage == Stage::Deliver);
+        let ages: Vec<_> = of_jobs.map(|(_, waits)| waits.since.elapsed()).collect();
+        Undelivered {
+            jobs: ages.len(),
+            longest: ages.into_iter().max().unwrap_or_default(),
         }
-        self.store.load(job, version).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,9 @@ impl Order {
 pub(crate) struct JobOrder {
     pub(crate) name: Name,
     pub(crate) revision: u64,
+    /// Controllers of an earlier version do not say it.
+    #[serde(default)]
+    pub(crate) life: u64,
     pub(crate) spec: JobSpec,
     pub(crate) function: FunctionRevision,
     pub(crate) placement: Option<Placement>,
@@ -123,6 +126,7 @@ mod tests {
         JobOrder {
             name: name("j"),
             revision: 1,
+            life: 1,
             spec: spec.for_node(),
             function: FunctionRevision {
                 name: name("f"),

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -19,7 +19,11 @@ use tributary_api::{
 };
 
 use super::{Answer, Command, JobOrder, Link, NodeReport, Order, Outcome, Refusal};
+use crate::Spool;
 use crate::{Error, State};
+
+/// How long a stopped job's newest model may take to the store before the node answers that it does not.
+const DELIVERY: Duration = Duration::from_secs(10);
 
 /// Drives one node as it is told.
 pub struct Station {
@@ -31,6 +35,8 @@ pub struct Station {
     reports: AtomicU64,
     leaving: AtomicBool,
     term: AtomicU64,
+    /// The node's own disk, if the store is elsewhere.
+    spool: Option<Arc<Spool>>,
     /// One command at a time changes the node.
     turn: tokio::sync::Mutex<()>,
     /// The modules that were compiled in this life.
@@ -39,7 +45,7 @@ pub struct Station {
 }
 
 impl Station {
-    /// A node's station. `url` is its gateway's, if it is one of several nodes.
+    /// A node's station. `url` is its gateway's, and `spool` its own disk, if it is one of several nodes.
     ///
     /// # Errors
     /// As the store fails.
@@ -48,6 +54,7 @@ impl Station {
         state: State,
         url: Option<String>,
         labels: BTreeMap<String, String>,
+        spool: Option<Arc<Spool>>,
     ) -> Result<Arc<Self>, Error> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let life = since.map_or(0, |since| {
@@ -62,6 +69,7 @@ impl Station {
             life,
             reports: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            spool,
             term: AtomicU64::new(term),
             turn: tokio::sync::Mutex::default(),
             deployed: Mutex::default(),
@@ -115,10 +123,7 @@ impl Station {
             Command::Start(job) => self.start(job).await.map(done),
             Command::Update(job) => self.update(&job).await.map(done),
             Command::Place(job, placement) => self.node.place_job(&job, placement).await.map(done),
-            Command::Stop(job) => {
-                self.state.models.forget(&job);
-                self.node.stop_job(&job).await.map(done)
-            }
+            Command::Stop(job) => self.stop(&job).await.map(done),
             Command::Direct(elsewhere) => {
                 self.node.direct(elsewhere.clone()).await?;
                 *lock(&self.elsewhere) = elsewhere;
@@ -159,7 +164,11 @@ impl Station {
         let _starting = self.node.starting(&job.name);
         self.prepare(&job.function).await?;
         let mut desired = self.desired(&job).await?;
-        let kept = self.state.models.newest(&job.name, &desired.layout).await;
+        let (name, life, layout) = (&job.name, job.life, &desired.layout);
+        let kept = match &self.spool {
+            Some(spool) => spool.newest(name, life, layout).await,
+            None => self.state.models.newest(name, life, layout).await,
+        };
         let model = match kept.map_err(unavailable)? {
             Some((version, file)) => {
                 desired.version = version;
@@ -174,6 +183,21 @@ impl Station {
         self.node.start_job(desired, model).await
     }
 
+    /// Another node may go on with the job, so its newest model has to be where that finds it.
+    async fn stop(&self, job: &Name) -> Result<(), NodeError> {
+        self.state.models.forget(job);
+        self.node.stop_job(job).await?;
+        let Some(spool) = &self.spool else {
+            return Ok(());
+        };
+        if spool.release(job, DELIVERY).await.map_err(unavailable)? {
+            return Ok(());
+        }
+        Err(NodeError::Unavailable(format!(
+            "job {job} has stopped, but its newest model waits on this node's disk: the store does not take it"
+        )))
+    }
+
     async fn update(&self, job: &JobOrder) -> Result<(), NodeError> {
         self.prepare(&job.function).await?;
         self.node.update_job(self.desired(job).await?).await
@@ -184,6 +208,7 @@ impl Station {
         Ok(JobDesired {
             name: job.name.clone(),
             revision: job.revision,
+            life: job.life,
             spec: job.spec.clone(),
             function: job.function.clone(),
             layout: Arc::new(self.layout(model_of(job)?).await?),

@@ -52,6 +52,7 @@ pub struct Embedded {
     requests: Arc<Requests>,
     retention: Retention,
     objects: Arc<dyn ObjectStore>,
+    unsynced: Option<Arc<LocalFileSystem>>,
     leased: Mutex<HashMap<String, Arc<LeasedKeys>>>,
     connection: watch::Sender<bool>,
 }
@@ -71,11 +72,11 @@ pub fn open(directory: &Path, options: Options) -> Result<Embedded, Error> {
         }
         other => Error::storage(&path, other),
     })?;
-    let objects = match options.objects {
-        Some(objects) => objects,
+    let (objects, unsynced) = match options.objects {
+        Some(objects) => (objects, None),
         None => local(&directory.join("objects"))?,
     };
-    start(database, path, options.retention, objects)
+    start(database, path, options.retention, objects, unsynced)
 }
 
 /// A store that is gone when it is dropped.
@@ -87,7 +88,7 @@ pub fn memory(retention: Retention) -> Result<Embedded, Error> {
     let database = Builder::new()
         .create_with_backend(InMemoryBackend::new())
         .map_err(|error| Error::storage(&path, error))?;
-    start(database, path, retention, Arc::new(InMemory::new()))
+    start(database, path, retention, Arc::new(InMemory::new()), None)
 }
 
 fn start(
@@ -95,6 +96,7 @@ fn start(
     path: String,
     retention: Retention,
     objects: Arc<dyn ObjectStore>,
+    unsynced: Option<Arc<LocalFileSystem>>,
 ) -> Result<Embedded, Error> {
     let streams = load(&database, retention).map_err(|refusal| match refusal {
         Refusal::Refused(error) => error,
@@ -106,6 +108,7 @@ fn start(
         requests: Arc::default(),
         retention,
         objects,
+        unsynced,
         leased: Mutex::default(),
         connection: watch::Sender::new(true),
     })
@@ -152,7 +155,11 @@ impl Backend for Embedded {
 
     async fn objects(&self, name: &str) -> Result<Arc<dyn Objects>, Error> {
         names::word("bucket", name)?;
-        Ok(Arc::new(Folder::new(self.objects.clone(), name)))
+        Ok(Arc::new(Folder::new(
+            self.objects.clone(),
+            self.unsynced.clone(),
+            name,
+        )))
     }
 
     fn connection(&self) -> watch::Receiver<bool> {
@@ -165,16 +172,18 @@ fn keys_counter(bucket: &str) -> String {
     format!("keys/{bucket}")
 }
 
-/// An object store in a directory: durable, and without what a killed process has left half-written.
-fn local(directory: &Path) -> Result<Arc<dyn ObjectStore>, Error> {
+/// An object store in a directory: durable, and without what a killed process has left half-written. And the same one
+/// without syncs.
+fn local(directory: &Path) -> Result<(Arc<dyn ObjectStore>, Option<Arc<LocalFileSystem>>), Error> {
     let path = || directory.display().to_string();
     fs::create_dir_all(directory).map_err(|error| Error::storage(path(), error))?;
     remove_staged(directory).map_err(|error| Error::storage(path(), error))?;
-    let store = LocalFileSystem::new_with_prefix(directory)
-        .map_err(|error| Error::storage(path(), error))?;
-    Ok(Arc::new(
-        store.with_fsync(true).with_automatic_cleanup(true),
-    ))
+    let store = || {
+        let store = LocalFileSystem::new_with_prefix(directory);
+        store.map_err(|error| Error::storage(path(), error))
+    };
+    let synced = store()?.with_fsync(true).with_automatic_cleanup(true);
+    Ok((Arc::new(synced), Some(Arc::new(store()?))))
 }
 
 /// `object_store` writes to `<name>#<number>` and renames when all is written. No name here has a '#' in it.

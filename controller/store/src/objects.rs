@@ -41,6 +41,23 @@ pub trait Objects: Debug + Send + Sync + 'static {
     /// The content's own, and then nothing is stored.
     async fn put(&self, name: &str, content: Stream<Result<Bytes, Error>>) -> Result<u64, Error>;
 
+    /// As [`Objects::put`], but what is stored need not survive a crash of the machine before [`Objects::sync`].
+    ///
+    /// # Errors
+    /// The content's own, and then nothing is stored.
+    async fn put_unsynced(
+        &self,
+        name: &str,
+        content: Stream<Result<Bytes, Error>>,
+    ) -> Result<u64, Error> {
+        self.put(name, content).await
+    }
+
+    /// Lets what [`Objects::put_unsynced`] has stored survive a crash of the machine. What is not there needs nothing.
+    async fn sync(&self, _name: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The object of that name.
     async fn get(&self, name: &str) -> Result<Option<Object>, Error>;
 

@@ -183,16 +183,7 @@ async fn what_cannot_change_restarts_the_job_at_its_newest_model() {
     let world = World::new().await;
     let [f, j] = world.example().await;
     world.apply(&[f, j.clone()]).await;
-    let name = "j".parse().unwrap();
-    world
-        .checkpoints
-        .save(
-            &name,
-            7,
-            Box::new(std::iter::once(Ok(model(&[("w", 4), ("b", 2)]).into()))),
-        )
-        .await
-        .unwrap();
+    world.save(7, &model(&[("w", 4), ("b", 2)])).await;
     world.node.take_log();
 
     let results = world
@@ -299,16 +290,7 @@ async fn a_deleted_job_leaves_no_models() {
     let world = World::new().await;
     let [f, j] = world.example().await;
     world.apply(&[f, j.clone()]).await;
-    let name = "j".parse().unwrap();
-    world
-        .checkpoints
-        .save(
-            &name,
-            7,
-            Box::new(std::iter::once(Ok(model(&[("w", 4), ("b", 2)]).into()))),
-        )
-        .await
-        .unwrap();
+    world.save(7, &model(&[("w", 4), ("b", 2)])).await;
     world.controller.delete_job("j").await.unwrap();
     assert!(!world.path().join("objects/models/j").exists());
     world.node.take_log();

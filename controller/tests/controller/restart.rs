@@ -23,17 +23,8 @@ async fn running() -> (World, Name) {
 async fn desired_state_survives_the_process() {
     let (world, name) = running().await;
     for version in 2..=4 {
-        world
-            .checkpoints
-            .save(
-                &name,
-                version,
-                Box::new(std::iter::once(Ok(
-                    weights(u8::try_from(version).unwrap()).into()
-                ))),
-            )
-            .await
-            .unwrap();
+        let file = weights(u8::try_from(version).unwrap());
+        world.save(version, &file).await;
     }
     let world = world.restarted().await;
     assert_eq!(
@@ -47,22 +38,8 @@ async fn desired_state_survives_the_process() {
 async fn the_last_five_versions_are_kept() {
     let (world, name) = running().await;
     for version in 2..=20 {
-        // In parts, as a node has them.
         let file = weights(u8::try_from(version).unwrap());
-        let (head, data) = file.split_at(file.len() - 24);
-        world
-            .checkpoints
-            .save(
-                &name,
-                version,
-                Box::new(
-                    [head, data]
-                        .into_iter()
-                        .map(|part| Ok(part.to_vec().into())),
-                ),
-            )
-            .await
-            .unwrap();
+        world.save(version, &file).await;
     }
     assert_eq!(
         fs::read_dir(world.path().join("objects/models/j"))
@@ -78,25 +55,18 @@ async fn the_last_five_versions_are_kept() {
 }
 
 #[tokio::test]
-async fn a_damaged_model_is_passed_over() {
-    let (world, name) = running().await;
-    world
-        .checkpoints
-        .save(&name, 2, Box::new(std::iter::once(Ok(weights(2).into()))))
-        .await
-        .unwrap();
-    world
-        .checkpoints
-        .save(&name, 3, Box::new(std::iter::once(Ok(weights(3).into()))))
-        .await
-        .unwrap();
+async fn a_damaged_model_is_passed_over_and_its_number_is_not_given_again() {
+    let (world, _) = running().await;
+    world.save(2, &weights(2)).await;
+    world.save(3, &weights(3)).await;
     let newest = world
         .path()
-        .join(format!("objects/models/j/{:020}.safetensors", 3));
+        .join(format!("objects/models/j/1.0.{:020}.safetensors", 3));
     let torn = &weights(3)[..60];
     fs::write(newest, torn).unwrap();
     let world = world.restarted().await;
-    assert_eq!(world.node.take_log()[1], "start j@1 v2 with f@1");
+    assert_eq!(world.node.take_log()[1], "start j@1 v4 with f@1");
+    assert_eq!(world.node.jobs.lock().unwrap()["j"].1, weights(2));
 }
 
 #[tokio::test]

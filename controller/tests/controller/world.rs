@@ -1,13 +1,19 @@
 //! A controller, its node and its directory.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
-use tributary_api::{Digest, apply::ApplyResult, control::Checkpoints, problem::FieldError};
-use tributary_controller::{Controller, Error, State, routes};
+use tributary_api::{
+    Digest,
+    apply::ApplyResult,
+    control::{Checkpoints as _, ModelKey},
+    manifest::Checkpoint,
+    problem::FieldError,
+};
+use tributary_controller::{Controller, Error, Spool, State, routes};
 
 use crate::fake_node::FakeNode;
 
@@ -17,7 +23,7 @@ pub(crate) struct World {
     pub(crate) directory: TempDir,
     pub(crate) node: Arc<FakeNode>,
     pub(crate) controller: Arc<Controller>,
-    pub(crate) checkpoints: Arc<dyn Checkpoints>,
+    pub(crate) checkpoints: Arc<Spool>,
 }
 
 impl World {
@@ -53,6 +59,24 @@ impl World {
 
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Keeps a model of job `j`, which is in its first life, as a node does.
+    pub(crate) async fn save(&self, version: u64, file: &[u8]) {
+        let model = ModelKey {
+            job: "j".parse().unwrap(),
+            life: 1,
+            generation: 0,
+            version,
+        };
+        // In parts, as a node has them.
+        let (head, data) = file.split_at(file.len() - 24);
+        let parts = [head.to_vec(), data.to_vec()].map(|part| Ok(part.into()));
+        let saved = self
+            .checkpoints
+            .save(&model, Checkpoint::Written, Box::new(parts.into_iter()));
+        saved.await.unwrap();
+        assert!(self.checkpoints.flush(None, Duration::from_secs(60)).await);
     }
 
     /// Uploads a blob as a client does.

@@ -200,7 +200,7 @@ impl Cluster {
         let state = State::on(Arc::clone(&backend)).await.unwrap();
         let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let labels = labels.iter().map(label).collect();
-        let station = Station::new(node.clone(), state, Some(url), labels)
+        let station = Station::new(node.clone(), state, Some(url), labels, None)
             .await
             .unwrap();
         let (stop, stopped) = oneshot::channel();

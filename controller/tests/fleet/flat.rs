@@ -1,8 +1,14 @@
 //! What is done for the hundredth time costs what it cost at first, and what is gone leaves nothing.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use tributary_api::{Name, control::Checkpoints};
-use tributary_controller::State;
+use tributary_api::{
+    Name,
+    control::{Checkpoints as _, ModelKey},
+    manifest::Checkpoint,
+};
+use tributary_controller::{Spool, State};
 use tributary_tests::nats::stream::{held, requests};
 
 use crate::{
@@ -11,12 +17,21 @@ use crate::{
 };
 
 /// The requests to JetStream that ten saves take, beside the messages themselves.
-async fn ten_saves(checkpoints: &dyn Checkpoints, port: u16, job: &Name, from: u64) -> u64 {
+async fn ten_saves(checkpoints: &Spool, port: u16, job: &Name, from: u64) -> u64 {
     let file = Bytes::from(model(&[("w", 4)]));
     let before = requests(port).unwrap();
     for version in from..from + 10 {
         let parts = Box::new(std::iter::once(Ok(file.clone())));
-        checkpoints.save(job, version, parts).await.unwrap();
+        let model = ModelKey {
+            job: job.clone(),
+            life: 1,
+            generation: 1,
+            version,
+        };
+        let saved = checkpoints.save(&model, Checkpoint::Written, parts);
+        saved.await.unwrap();
+        // What is done behind counts as well.
+        assert!(checkpoints.flush(None, Duration::from_secs(60)).await);
     }
     requests(port).unwrap() - before
 }
@@ -30,14 +45,14 @@ async fn a_save_costs_the_same_after_many_versions_of_many_jobs() {
         panic!("this test is about NATS")
     };
     let first: Name = "first".parse().unwrap();
-    let _ = ten_saves(&*checkpoints, server.port(), &first, 2).await;
-    let early = ten_saves(&*checkpoints, server.port(), &first, 12).await;
+    let _ = ten_saves(&checkpoints, server.port(), &first, 2).await;
+    let early = ten_saves(&checkpoints, server.port(), &first, 12).await;
     for job in 0..10 {
         let job: Name = format!("j{job}").parse().unwrap();
-        let _ = ten_saves(&*checkpoints, server.port(), &job, 2).await;
+        let _ = ten_saves(&checkpoints, server.port(), &job, 2).await;
     }
     for decade in 2..12 {
-        let late = ten_saves(&*checkpoints, server.port(), &first, decade * 10 + 2).await;
+        let late = ten_saves(&checkpoints, server.port(), &first, decade * 10 + 2).await;
         assert_eq!(late, early);
     }
     // Of each job five models, and a piece of each.

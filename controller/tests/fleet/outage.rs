@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tributary_api::{control::Checkpoints as _, fleet::NodeState};
+use tributary_api::{
+    control::{Checkpoints as _, ModelKey, Undelivered},
+    fleet::NodeState,
+    manifest::Checkpoint,
+};
 use tributary_controller::{Beat, State};
 
 use crate::{
     cluster::{BEAT, Cluster, Store, until},
-    world::{lines, model, with},
+    world::{self, lines, with},
 };
 
 /// Longer than a connection takes to come back, and shorter than the outage.
@@ -81,46 +85,41 @@ async fn models_wait_on_the_nodes_disk_while_nats_is_away() {
     let state = State::on(backend.clone()).await.unwrap();
     let directory = TempDir::new().unwrap();
     let spool = state.spool(directory.path().join("spool")).await.unwrap();
-    let name = "j".parse().unwrap();
+    let model = |version| ModelKey {
+        job: "j".parse().unwrap(),
+        life: 1,
+        generation: 1,
+        version,
+    };
+    let name = model(1).job;
     let file = |fill: u8| {
-        let mut file = model(&[("w", 4)]);
+        let mut file = world::model(&[("w", 4)]);
         *file.last_mut().unwrap() = fill;
         file
     };
-    let parts = |fill: u8| Box::new(std::iter::once(Ok(file(fill).into())));
-    spool.save(&name, 2, parts(2)).await.unwrap();
+    let save = async |fill: u8| {
+        let parts = Box::new(std::iter::once(Ok(file(fill).into())));
+        let model = model(fill.into());
+        spool
+            .save(&model, Checkpoint::Written, parts)
+            .await
+            .unwrap();
+    };
     let stored = state.checkpoints();
+    save(2).await;
+    assert!(spool.flush(None, Duration::from_secs(60)).await);
     assert_eq!(stored.load(&name, 2).await.unwrap().unwrap(), file(2));
 
     let Store::Nats(server) = &mut store else {
         panic!("this test is about NATS")
     };
     server.kill();
-    until("a connection that is lost", || async {
-        (!backend.connected()).then_some(())
-    })
-    .await;
     for version in 3..=5 {
-        spool
-            .save(&name, u64::from(version), parts(version))
-            .await
-            .unwrap();
+        save(version).await;
     }
-    assert_eq!(spool.load(&name, 4).await.unwrap().unwrap(), file(4));
+    assert_eq!(spool.load(&name, 5).await.unwrap().unwrap(), file(5));
     server.start_again();
-    let looking = async {
-        until("the newest model in the store", || async {
-            stored.load(&name, 5).await.ok()?
-        })
-        .await
-    };
-    tokio::select! {
-        newest = looking => assert_eq!(newest, file(5)),
-        () = spool.run() => {}
-    }
-    assert_eq!(
-        stored.load(&name, 4).await.unwrap(),
-        None,
-        "the newest suffices"
-    );
+    assert!(spool.flush(None, Duration::from_secs(60)).await);
+    assert_eq!(stored.load(&name, 5).await.unwrap().unwrap(), file(5));
+    assert_eq!(spool.undelivered(), Undelivered::default());
 }

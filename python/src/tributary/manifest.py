@@ -145,6 +145,7 @@ class Job(_Manifest):
         non_finite: what is done with NaN and infinity, in updates and in the models that are made of them.
         weight_min: the least weight of an update.
         weight_max: the greatest weight of an update.
+        checkpoint: what a published model survives: ``written``, any end of the process; ``synced``, of the machine.
         slots: slots of the job's shared memory.
         local: whether clients on the server's host may write updates into shared memory.
         count: updates with which a round closes, whoever sent them.
@@ -186,6 +187,7 @@ class Job(_Manifest):
     non_finite: Literal["reject", "allow"] | None = _at("spec.ingest.nonFinite")
     weight_min: float | None = _at("spec.ingest.weight.min")
     weight_max: float | None = _at("spec.ingest.weight.max")
+    checkpoint: Literal["written", "synced"] | None = _at("spec.checkpoint")
     slots: int | None = _at("spec.arena.slots")
     local: Literal["allow", "refuse"] | None = _at("spec.ingest.local")
     count: int | None = _at("spec.round.count")

@@ -24,7 +24,7 @@ use crate::job::{Job, ModelSlot};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::protocol::Completion;
-use checkpoint::checkpoint;
+use checkpoint::keep;
 use hosting::Hosting;
 pub(crate) use scaling::Options as ScalingOptions;
 use scaling::Scaling;
@@ -75,7 +75,6 @@ struct Written {
     model: ModelSlot,
     /// The first value that is not finite, where all must be.
     fault: Option<String>,
-    checkpoint: Result<(), String>,
 }
 
 pub(crate) struct Agent {
@@ -258,35 +257,19 @@ impl Agent {
         let (job, checkpoints, written) =
             (job.clone(), self.checkpoints.clone(), self.written.clone());
         tokio::spawn(async move {
-            let (checkpoint, fault) = checkpoint(&job, model, checkpoints.as_ref()).await;
+            let fault = keep(&job, model, checkpoints.as_ref()).await;
             // The agent ends only with the node.
-            let _ = written.send(Written {
-                job,
-                model,
-                fault,
-                checkpoint,
-            });
+            let _ = written.send(Written { job, model, fault });
         });
     }
 
-    fn publish(
-        &mut self,
-        Written {
-            job,
-            model,
-            fault,
-            checkpoint,
-        }: Written,
-    ) {
+    fn publish(&mut self, Written { job, model, fault }: Written) {
         if let Some(fault) = fault {
             warn!(job = %job.name, version = model.version, fault, "the model is not published");
             job.fail_finished(model, &fault);
             return;
         }
-        if let Err(error) = &checkpoint {
-            warn!(job = %job.name, %error, "the model is published but not kept");
-        }
-        job.publish(model, checkpoint);
+        job.publish(model);
         if let Some(hosting) = self.hosting.get_mut(&job.number) {
             for destination in hosting.rebalance() {
                 self.remove_route(destination);

@@ -71,6 +71,8 @@ pub(crate) struct Parts {
     pub name: Name,
     pub number: u32,
     pub revision: u64,
+    /// Tells it from a job of the same name that was deleted before.
+    pub life: u64,
     pub spec: JobSpec,
     pub function: FunctionRevision,
     /// The encodings of updates that the function folds.
@@ -95,6 +97,7 @@ pub(crate) struct Job {
     pub name: Name,
     /// Its number in destinations.
     pub number: u32,
+    life: u64,
     pub function: FunctionRevision,
     /// The encodings of updates that the function folds.
     pub encodings: Encodings,
@@ -232,6 +235,7 @@ impl Job {
             node: parts.node,
             name: parts.name,
             number: parts.number,
+            life: parts.life,
             function: parts.function,
             encodings: parts.encodings,
             fingerprint: fingerprint(&parts.layout),

@@ -2,6 +2,7 @@
 //! client.
 
 mod sidecar;
+mod spool;
 
 use crate::jobs::Jobs;
 use crate::protocol::Activation;
@@ -11,6 +12,7 @@ use prometheus::{
 };
 use std::sync::Arc;
 use std::time::Duration;
+use tributary_api::control::Checkpoints;
 use tributary_api::model::Encoding;
 use tributary_api::status::NodeLoad;
 use tributary_planning::autoscale::{Reason, Wanted};
@@ -404,6 +406,15 @@ impl Metrics {
             .and_then(|collector| self.registry.register(Box::new(collector)));
         if let Err(error) = added {
             tracing::error!(%error, "the sidecar's metrics are not available");
+        }
+    }
+
+    /// Adds what is kept here and not yet where all nodes find it.
+    pub(crate) fn add_checkpoints(&self, checkpoints: Arc<dyn Checkpoints>) {
+        let added = spool::SpoolCollector::new(checkpoints)
+            .and_then(|collector| self.registry.register(Box::new(collector)));
+        if let Err(error) = added {
+            tracing::error!(%error, "the metrics of models that wait are not available");
         }
     }
 

@@ -121,6 +121,7 @@ impl Node {
         let outbox = Outbox::start(port).map_err(Error::Port)?;
         let jobs = Arc::new(Jobs::default());
         metrics.add_router(router.clone(), jobs.clone());
+        metrics.add_checkpoints(checkpoints.clone());
         let (commands, commanded) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());
         let parts = agent::Parts {
@@ -387,6 +388,7 @@ impl NodeControl for Node {
             name: desired.name.clone(),
             number,
             revision: desired.revision,
+            life: desired.life,
             spec: desired.spec,
             function: desired.function,
             encodings,

@@ -64,6 +64,9 @@ pub struct JobSpec {
     /// How updates are taken in.
     #[serde(default)]
     pub ingest: IngestSpec,
+    /// What a model survives from the moment at which it is published; without it `written`.
+    #[serde(default, skip_serializing_if = "Checkpoint::is_written")]
+    pub checkpoint: Checkpoint,
     /// The arithmetic of the sums, handed to the function as `accumulate` of its configuration; what is left out
     /// the function chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,6 +188,36 @@ pub enum LocalPath {
     Allow,
     /// They send bodies like all others: where a proxy on the host stands before the server, for instance.
     Refuse,
+}
+
+/// What a model survives from the moment at which it is published.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum Checkpoint {
+    /// The end of the process, however it comes. A moment later that of the machine as well.
+    #[default]
+    Written,
+    /// That of the machine: each round waits until the disk has its model.
+    Synced,
+}
+
+impl Checkpoint {
+    const fn is_written(&self) -> bool {
+        matches!(self, Self::Written)
+    }
 }
 
 impl JobSpec {

@@ -1,11 +1,15 @@
 //! Objects through the `object_store` crate: a directory, or any store that it knows.
 
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
+use object_store::{
+    ObjectStore, ObjectStoreExt, WriteMultipart, local::LocalFileSystem, path::Path,
+};
 
 use crate::{Error, Object, Objects, Stream, names};
 
@@ -16,13 +20,47 @@ const PARTS_AHEAD: usize = 4;
 #[derive(Debug)]
 pub(super) struct Folder {
     store: Arc<dyn ObjectStore>,
+    /// The same files, written without a sync; only a directory has them.
+    unsynced: Option<Arc<LocalFileSystem>>,
     bucket: String,
 }
 
 impl Folder {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, bucket: &str) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        unsynced: Option<Arc<LocalFileSystem>>,
+        bucket: &str,
+    ) -> Self {
         let bucket = bucket.to_owned();
-        Self { store, bucket }
+        Self {
+            store,
+            unsynced,
+            bucket,
+        }
+    }
+
+    async fn write(
+        &self,
+        store: &dyn ObjectStore,
+        name: &str,
+        mut content: Stream<Result<Bytes, Error>>,
+    ) -> Result<u64, Error> {
+        let path = self.path(name)?;
+        let failed = |error| self.failed(name, &error);
+        // Dropping the upload, at an error for instance, removes what was written.
+        let upload = store.put_multipart(&path).await.map_err(failed)?;
+        let mut upload = WriteMultipart::new(upload);
+        let mut bytes = 0;
+        while let Some(part) = content.try_next().await? {
+            bytes += part.len() as u64;
+            upload
+                .wait_for_capacity(PARTS_AHEAD)
+                .await
+                .map_err(failed)?;
+            upload.put(part);
+        }
+        upload.finish().await.map_err(failed)?;
+        Ok(bytes)
     }
 
     fn path(&self, name: &str) -> Result<Path, Error> {
@@ -37,27 +75,36 @@ impl Folder {
 
 #[async_trait]
 impl Objects for Folder {
-    async fn put(
+    async fn put(&self, name: &str, content: Stream<Result<Bytes, Error>>) -> Result<u64, Error> {
+        self.write(&*self.store, name, content).await
+    }
+
+    async fn put_unsynced(
         &self,
         name: &str,
-        mut content: Stream<Result<Bytes, Error>>,
+        content: Stream<Result<Bytes, Error>>,
     ) -> Result<u64, Error> {
-        let path = self.path(name)?;
-        let failed = |error| self.failed(name, &error);
-        // Dropping the upload, at an error for instance, removes what was written.
-        let upload = self.store.put_multipart(&path).await.map_err(failed)?;
-        let mut upload = WriteMultipart::new(upload);
-        let mut bytes = 0;
-        while let Some(part) = content.try_next().await? {
-            bytes += part.len() as u64;
-            upload
-                .wait_for_capacity(PARTS_AHEAD)
-                .await
-                .map_err(failed)?;
-            upload.put(part);
+        match &self.unsynced {
+            Some(store) => self.write(&**store, name, content).await,
+            None => self.put(name, content).await,
         }
-        upload.finish().await.map_err(failed)?;
-        Ok(bytes)
+    }
+
+    async fn sync(&self, name: &str) -> Result<(), Error> {
+        let Some(store) = &self.unsynced else {
+            return Ok(());
+        };
+        let file = store.path_to_filesystem(&self.path(name)?);
+        let file = file.map_err(|error| self.failed(name, &error))?;
+        let what = file.display().to_string();
+        let synced = tokio::task::spawn_blocking(move || sync(&file)).await;
+        match synced {
+            Ok(Err(error)) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::storage(what, error))
+            }
+            Ok(_) => Ok(()),
+            Err(panic) => Err(Error::storage(what, panic)),
+        }
     }
 
     async fn get(&self, name: &str) -> Result<Option<Object>, Error> {
@@ -111,4 +158,11 @@ impl Objects for Folder {
         list.sort_unstable();
         Ok(list)
     }
+}
+
+/// The file's content, then its name.
+fn sync(file: &std::path::Path) -> io::Result<()> {
+    File::open(file)?.sync_all()?;
+    file.parent()
+        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }

@@ -2,6 +2,9 @@
 
 use crate::job::{Job, ModelSlot};
 use bytes::Bytes;
+use std::time::Duration;
+use tokio::time::timeout;
+use tracing::warn;
 use tributary_api::control::Checkpoints;
 use tributary_api::manifest::NonFinite;
 use tributary_api::model::first_beyond;
@@ -9,9 +12,34 @@ use tributary_api::model::first_beyond;
 /// Bytes of a model that are copied out of the arena at a time, for its checkpoint: a fraction of a millisecond.
 const CHECKPOINT_PIECE_BYTES: u64 = 1 << 20;
 
+/// The pause before a model that could not be kept is written again; it doubles up to the greatest.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Keeps a model, however often that has to be tried: what clients have seen must not be lost. Gives the first value that
+/// must not be in it, and then nothing is kept. Ends also with the job or the attempt at the round.
+pub(super) async fn keep(
+    job: &Job,
+    model: ModelSlot,
+    checkpoints: &dyn Checkpoints,
+) -> Option<String> {
+    let (mut pause, mut versions) = (PAUSE, job.versions());
+    loop {
+        let (kept, fault) = checkpoint(job, model, checkpoints).await;
+        let Err(error) = kept else { return fault };
+        if fault.is_some() || !job.not_kept(model, error.clone()) {
+            return fault;
+        }
+        warn!(job = %job.name, %error, "the model is not published before it is kept");
+        // A job that stops says so there.
+        let _ = timeout(pause, versions.changed()).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
 /// Writes a model to the object store, piece by piece out of its slot, and looks at each; also tells the first value
 /// that must not be there, and then nothing is kept.
-pub(super) async fn checkpoint(
+async fn checkpoint(
     job: &Job,
     model: ModelSlot,
     checkpoints: &dyn Checkpoints,
@@ -20,7 +48,11 @@ pub(super) async fn checkpoint(
     let header = Bytes::from(job.model_header(model.version));
     let parts = std::iter::once(Ok(header)).chain(pieces.by_ref());
     let saved = checkpoints
-        .save(&job.name, model.version, Box::new(parts))
+        .save(
+            &job.model_key(model.version),
+            job.spec().checkpoint,
+            Box::new(parts),
+        )
         .await
         .map_err(|error| error.to_string());
     // What the store did not ask for is looked at nevertheless.

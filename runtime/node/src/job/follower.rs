@@ -163,7 +163,7 @@ impl Job {
         };
         let newer = self.lock().model.version < version;
         if newer && filling.publish(State::Model, &super::memory::model_claim(self.number)) {
-            self.go_on(model, Ok(()), Made::Elsewhere(told.map(Box::new)));
+            self.go_on(model, Made::Elsewhere(told.map(Box::new)));
         }
     }
 }

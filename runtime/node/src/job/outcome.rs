@@ -8,6 +8,7 @@ use crate::tree;
 use jiff::Timestamp;
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tributary_api::control::ModelKey;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
 use tributary_api::status::{RoundPhase, RoundStatus};
@@ -234,12 +235,37 @@ impl Job {
     }
 
     /// Hands a model out that was made here, frees what the round used, and opens the next round.
-    pub(crate) fn publish(&self, model: ModelSlot, checkpoint: Result<(), String>) {
-        self.go_on(model, checkpoint, Made::Here);
+    pub(crate) fn publish(&self, model: ModelSlot) {
+        self.go_on(model, Made::Here);
+    }
+
+    /// Tells that a model cannot be kept, and so is not published yet; whether it still can be.
+    pub(crate) fn not_kept(&self, model: ModelSlot, error: String) -> bool {
+        let mut state = self.lock();
+        if state.stopped || model.version <= state.model.version || !self.has_model(&model) {
+            return false;
+        }
+        self.metrics
+            .checkpoint_failures
+            .with_label_values(&[self.name.as_str()])
+            .inc();
+        state.last_error = Some(error);
+        true
+    }
+
+    /// Under which name a model is kept.
+    pub(crate) fn model_key(&self, version: u64) -> ModelKey {
+        let placement = self.placement();
+        ModelKey {
+            job: self.name.clone(),
+            life: self.life,
+            generation: placement.map_or(0, |placement| placement.generation),
+            version,
+        }
     }
 
     /// As [`Self::publish`], also with a model that another node has made.
-    pub(super) fn go_on(&self, model: ModelSlot, checkpoint: Result<(), String>, made: Made) {
+    pub(super) fn go_on(&self, model: ModelSlot, made: Made) {
         let mut state = self.lock();
         if state.stopped {
             return;
@@ -283,13 +309,6 @@ impl Job {
             .model_version
             .with_label_values(&[name])
             .set(model.version as i64);
-        if let Err(error) = checkpoint {
-            self.metrics
-                .checkpoint_failures
-                .with_label_values(&[name])
-                .inc();
-            state.last_error = Some(error);
-        }
         match made {
             Made::Here => {
                 self.tell_completed(&state, &status);

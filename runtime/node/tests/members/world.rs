@@ -11,8 +11,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tributary_api::control::{
-    CheckpointError, Checkpoints, FunctionRevision, JobDesired, ModelParts, NodeControl, Sharing,
+    CheckpointError, Checkpoints, FunctionRevision, JobDesired, ModelKey, ModelParts, NodeControl,
+    Sharing,
 };
+use tributary_api::manifest::Checkpoint;
 use tributary_api::model::ModelLayout;
 use tributary_api::placement::{BUCKETS, Duty, Homes, Member, Placement};
 use tributary_api::status::RoundStatus;
@@ -49,25 +51,15 @@ pub(crate) struct Kept(Mutex<BTreeMap<u64, Vec<u8>>>);
 impl Checkpoints for Kept {
     async fn save(
         &self,
-        _: &Name,
-        version: u64,
+        model: &ModelKey,
+        _: Checkpoint,
         parts: ModelParts<'_>,
     ) -> Result<(), CheckpointError> {
         let file: Vec<u8> = parts
             .flat_map(|part| part.expect("a part").to_vec())
             .collect();
-        self.0.lock().unwrap().insert(version, file);
+        self.0.lock().unwrap().insert(model.version, file);
         Ok(())
-    }
-
-    async fn load(&self, _: &Name, version: u64) -> Result<Option<Bytes>, CheckpointError> {
-        Ok(self
-            .0
-            .lock()
-            .unwrap()
-            .get(&version)
-            .cloned()
-            .map(Bytes::from))
     }
 }
 
@@ -230,6 +222,7 @@ impl World {
         let desired = JobDesired {
             name: JOB.parse().unwrap(),
             revision: 1,
+            life: 1,
             spec: serde_json::from_value(self.spec.clone()).unwrap(),
             function: function.clone(),
             layout: Arc::new(layout),
