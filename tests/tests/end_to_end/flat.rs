@@ -79,14 +79,17 @@ fn apply(server: SocketAddr, home: &Path, name: &str) {
     run(server, &["apply", "-f", manifest.to_str().unwrap()]);
 }
 
-/// Lets a job make so many rounds; how long they took, in seconds.
+/// Lets a job make so many rounds; what the median one took, in milliseconds: others may use the machine as well.
 fn rounds(job: &Job, first: u64, count: u64, update: &[u8]) -> f64 {
-    let began = Instant::now();
-    for round in first..first + count {
+    let round = |round| {
+        let began = Instant::now();
         let _ = job.put_until_taken("c", &format!("?round={round}&weight=1"), update);
         let _ = job.result(round);
-    }
-    began.elapsed().as_secs_f64()
+        began.elapsed().as_secs_f64() * 1e3
+    };
+    let mut took: Vec<f64> = (first..first + count).map(round).collect();
+    took.sort_by(f64::total_cmp);
+    took[took.len() / 2]
 }
 
 #[test]
@@ -134,15 +137,12 @@ fn the_last_rounds_are_as_fast_as_the_first() {
         let count = 1000.min(end - next);
         let took = rounds(&job, next, count, &update);
         next += count;
-        println!(
-            "{next} versions: {:.1} ms a round",
-            took / count as f64 * 1e3
-        );
+        println!("{next} versions: {took:.1} ms a round");
     }
     let last = rounds(&job, next, MEASURED, &update);
     let late = process::resident_bytes(node.0.id());
     println!(
-        "the first hundred {first:.2} s, the last {last:.2} s; memory {early} B, then {late} B"
+        "a round of the first hundred {first:.2} ms, of the last {last:.2} ms; memory {early} B, then {late} B"
     );
     let messages = held(nats.port(), "OBJ_tributary_models").unwrap();
     println!("{messages} messages in the models' stream");

@@ -27,6 +27,10 @@ use crate::{Error, Object, Objects, Orphans, Stream as Boxed, names};
 /// The size of a piece.
 const PIECE_BYTES: usize = 512 << 10;
 
+/// So few pieces are asked for one by one, and so is the first of many. A consumer outlives its use by half a minute, and a
+/// stream has only so many of them.
+const FEW: usize = 8;
+
 /// A reader that has waited for a piece for so long looks whether the object is still there.
 const STALLED: Duration = Duration::from_secs(5);
 
@@ -303,6 +307,17 @@ impl Reader {
             self.verify()?;
             return Ok(None);
         }
+        let objects = &self.objects;
+        let beginning = self.pieces.count == 0 || self.info.chunks <= FEW;
+        let options = self.info.options.as_ref();
+        let fits = options.is_none_or(|has| has.max_chunk_size.unwrap_or(0) <= PIECE_BYTES);
+        if beginning && fits {
+            let (connection, stream) = (&objects.connection, &objects.stream);
+            let next = read::next(connection, stream, &self.subject, self.after + 1).await?;
+            if let Some(next) = next {
+                return Ok(Some(self.take(next.sequence, next.payload)));
+            }
+        }
         loop {
             let objects = &self.objects;
             let follower = match &mut self.follower {
@@ -319,12 +334,7 @@ impl Reader {
             };
             match timeout(STALLED, follower.next()).await {
                 Ok(Ok((number, message))) => {
-                    self.after = number;
-                    let piece = message.message.payload;
-                    self.pieces.count += 1;
-                    self.pieces.bytes += piece.len();
-                    self.pieces.digest.update(&piece);
-                    return Ok(Some(piece));
+                    return Ok(Some(self.take(number, message.message.payload)));
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "an object is read on");
@@ -333,6 +343,14 @@ impl Reader {
                 Err(_) => still_there(objects, &self.info).await?,
             }
         }
+    }
+
+    fn take(&mut self, number: u64, piece: Bytes) -> Bytes {
+        self.after = number;
+        self.pieces.count += 1;
+        self.pieces.bytes += piece.len();
+        self.pieces.digest.update(&piece);
+        piece
     }
 
     fn verify(&mut self) -> Result<(), Error> {

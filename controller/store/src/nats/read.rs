@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, Stream};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::connection::Connection;
@@ -26,16 +26,38 @@ pub(super) async fn last(
     subject: &str,
 ) -> Result<Option<StreamMessage>, Error> {
     let read = || async {
-        match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => Ok(Some(message)),
-            Err(error) => match error.kind() {
-                LastRawMessageErrorKind::NoMessageFound => Ok(None),
-                LastRawMessageErrorKind::JetStream(refusal) => {
-                    Err(Failure::refused(subject, &refusal))
-                }
-                _ => Err(Failure::of(subject, &error)),
-            },
-        }
+        found(
+            subject,
+            stream.get_last_raw_message_by_subject(subject).await,
+        )
+    };
+    connection.call(subject, read).await
+}
+
+fn found(
+    subject: &str,
+    read: Result<StreamMessage, RawMessageError>,
+) -> Result<Option<StreamMessage>, Failure> {
+    match read {
+        Ok(message) => Ok(Some(message)),
+        Err(error) => match error.kind() {
+            RawMessageErrorKind::NoMessageFound => Ok(None),
+            RawMessageErrorKind::JetStream(refusal) => Err(Failure::refused(subject, &refusal)),
+            _ => Err(Failure::of(subject, &error)),
+        },
+    }
+}
+
+/// The first message of a subject that has this number, or a later one.
+pub(super) async fn next(
+    connection: &Connection,
+    stream: &Stream,
+    subject: &str,
+    number: u64,
+) -> Result<Option<StreamMessage>, Error> {
+    let read = || async {
+        let next = stream.get_first_raw_message_by_subject(subject, number);
+        found(subject, next.await)
     };
     connection.call(subject, read).await
 }

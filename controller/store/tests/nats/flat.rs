@@ -2,7 +2,7 @@
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tributary_store::{Backend, Objects, Orphans};
 use tributary_tests::nats::{self, NatsServer, stream::held};
 
@@ -27,6 +27,25 @@ async fn deleted_objects_leave_no_message() {
         objects.delete(&format!("j/{version}")).await.unwrap();
     }
     assert_eq!(held(server.port(), STREAM), Some(0));
+}
+
+/// Consumers stay for a while after their use, and there are only so many.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_things_are_read_however_often() {
+    if !nats::available() {
+        return;
+    }
+    let server = NatsServer::start();
+    let objects = connect(&server).await.objects("models").await.unwrap();
+    put(&*objects, "j/1").await;
+    for _ in 0..20 {
+        let object = objects.get("j/1").await.unwrap().unwrap();
+        let read: Vec<Bytes> = soon(object.content.try_collect()).await.unwrap();
+        assert_eq!(read.concat(), b"a model");
+    }
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream(STREAM).await.unwrap();
+    assert_eq!(stream.cached_info().state.consumer_count, 0);
 }
 
 /// As earlier versions of the program deleted, and as other clients of NATS do.
