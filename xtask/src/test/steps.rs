@@ -110,7 +110,6 @@ fn lints(context: &Context) -> Result<()> {
 }
 
 fn dependencies(context: &Context) -> Result<()> {
-    // Advisories are left out: they need the network, and change without a change here.
     let mut cargo = context.workspace.cargo();
     command::run(cargo.args([
         "deny",
@@ -120,7 +119,19 @@ fn dependencies(context: &Context) -> Result<()> {
         "licenses",
         "sources",
     ]))?;
-    Ok(())
+    advisories(context)
+}
+
+/// Advisories change without a change here, and their database is fetched from the network.
+fn advisories(context: &Context) -> Result<()> {
+    const PATIENCE: &str = "60";
+    let mut fetch = context.workspace.command("timeout");
+    if !command::succeeds(fetch.args([PATIENCE, "cargo", "deny", "fetch", "db"])) {
+        println!("advisories were not checked: their database cannot be fetched here");
+        return Ok(());
+    }
+    let mut cargo = context.workspace.cargo();
+    command::run(cargo.args(["deny", "--all-features", "--offline", "check", "advisories"]))
 }
 
 fn manifests(context: &Context) -> Result<()> {
