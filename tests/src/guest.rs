@@ -18,6 +18,8 @@ pub const GROW: f32 = 66604.0;
 pub const ERROR: f32 = 66605.0;
 /// A finish traps if the sum begins with it.
 pub const FINISH_TRAP: f32 = 77700.0;
+/// A finish makes the model's fourth element infinite if the sum begins with it.
+pub const FINISH_INFINITE: f32 = 77701.0;
 
 const MISCHIEF: &str = r"
   (local $input i32) (local $left i32) (local $mark f32)
@@ -41,6 +43,8 @@ const FINISH: &str = r"
   (if (f32.eq (f32.load (i32.load offset=8 (local.get $call))) (f32.const 77700)) (then unreachable))
   (memory.copy (i32.load offset=12 (local.get $call)) (i32.load offset=8 (local.get $call))
     (i32.mul (i32.load offset=4 (local.get $call)) (i32.const 4)))
+  (if (f32.eq (f32.load (i32.load offset=8 (local.get $call))) (f32.const 77701)) (then
+    (f32.store offset=12 (i32.load offset=12 (local.get $call)) (f32.const inf))))
   (i32.const 0)";
 
 /// A sum that trips over marked updates.
@@ -53,6 +57,15 @@ pub fn mischief() -> Vec<u8> {
 #[must_use]
 pub fn always(fold: &str) -> Vec<u8> {
     module(&format!("{fold} (call $sum (local.get $call))"), "")
+}
+
+/// The same, with more at the module's level.
+#[must_use]
+pub fn with(more: &str, fold: &str) -> Vec<u8> {
+    module(
+        &format!("{fold} (call $sum (local.get $call))) {more} (func (result i32) (i32.const 0)"),
+        "",
+    )
 }
 
 /// A sum that lacks an export.
@@ -100,7 +113,9 @@ fn module(fold: &str, without: &str) -> Vec<u8> {
           (f32.load (i32.add (i32.load (local.get $input)) (local.get $at)))))
         (local.set $input (i32.add (local.get $input) (i32.const 32)))
         (br $inputs)))
-      (f32.store (i32.add (i32.load offset=12 (local.get $call)) (local.get $at)) (local.get $value))
+      ;; no sum leaves the range of f32
+      (f32.store (i32.add (i32.load offset=12 (local.get $call)) (local.get $at))
+        (f32.max (f32.const -0x1.fffffep127) (f32.min (f32.const 0x1.fffffep127) (local.get $value))))
       (local.set $at (i32.add (local.get $at) (i32.const 4)))
       (br $elements)))
     (i32.const 0))

@@ -8,7 +8,8 @@
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
 use tributary_sdk::{
-    Accumulate, Description, Encoding, Error, Finish, Fold, Function, Merge, WeightedSum, export,
+    Accumulate, Description, Encoding, Error, Finish, Fold, Function, Merge, WeightedSum,
+    add_model, export,
 };
 
 /// What clients send.
@@ -81,9 +82,7 @@ impl Function for FedAvg {
     fn finish(&self, mut call: Finish<'_>) -> Result<(), Error> {
         self.sum.mean(&mut call)?;
         if self.update == Update::Delta {
-            for (value, model) in call.output.iter_mut().zip(call.model) {
-                *value += model;
-            }
+            add_model(&mut call)?;
         }
         Ok(())
     }

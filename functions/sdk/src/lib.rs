@@ -87,7 +87,7 @@ pub mod weighted_sum;
 pub use call::{Finish, Fold, Merge, Partial, PartialMut, Round, Update};
 pub use error::Error;
 pub use values::{Encoding, Encodings, Run, Values};
-pub use weighted_sum::{Accumulate, WeightedSum};
+pub use weighted_sum::{Accumulate, WeightedSum, add_model};
 
 use serde::de::DeserializeOwned;
 

@@ -152,25 +152,26 @@ impl WeightedSum {
     /// Writes the weighted mean into the call's output.
     ///
     /// # Errors
-    /// The weights must not sum to zero.
+    /// The weights must not sum to zero or to infinity, and no mean of finite sums may leave the range of
+    /// `f32`. Sums in `f32` have to be finite: one that is not may be an overflow of finite updates. Sums in
+    /// `f64` do not overflow with weights below 1e250, so what is not finite there was sent.
     pub fn mean(&self, call: &mut Finish<'_>) -> Result<(), Error> {
         let weight = match self.accumulate {
             Accumulate::Exact => *call.partial.scalars::<i64>() as f64,
             Accumulate::F32 | Accumulate::F64 => *call.partial.scalars::<f64>(),
         };
-        if weight.is_nan() || weight <= 0.0 {
+        if weight.is_nan() || weight <= 0.0 || weight.is_infinite() {
             return Err(Error::new(
                 Error::EMPTY,
                 format!("the weights sum to {weight}: there is no mean"),
             ));
         }
         match self.accumulate {
-            Accumulate::F32 => divide(call, weight, |sum: f32| f64::from(sum)),
-            Accumulate::F64 => divide(call, weight, |sum: f64| sum),
+            Accumulate::F32 => divide(call, weight, |sum: f32| f64::from(sum), |_| true),
+            Accumulate::F64 => divide(call, weight, |sum: f64| sum, f64::is_finite),
             // Both are counted in the same steps, which cancel.
-            Accumulate::Exact => divide(call, weight, |sum: i64| sum as f64),
+            Accumulate::Exact => divide(call, weight, |sum: i64| sum as f64, |_| true),
         }
-        Ok(())
     }
 
     fn quantise(&self, weight: f64) -> Result<i64, Error> {
@@ -253,11 +254,67 @@ fn add_weights(start: i64, weights: impl IntoIterator<Item = i64>) -> Result<i64
     Ok(sum)
 }
 
-fn divide<T: bytemuck::Pod>(call: &mut Finish<'_>, weight: f64, widen: impl Fn(T) -> f64) {
+/// Divides sums by `weight`. A result that is not finite is an error if its sum `has_to_give` a finite one.
+fn divide<T: bytemuck::Pod>(
+    call: &mut Finish<'_>,
+    weight: f64,
+    widen: impl Fn(T) -> f64,
+    has_to_give: impl Fn(f64) -> bool,
+) -> Result<(), Error> {
+    /// Elements that are divided, then looked at while they are in the first-level cache.
+    const BLOCK: usize = 1024;
     let sums = call.partial.vector::<T>();
-    for (value, sum) in call.output.iter_mut().zip(sums) {
-        *value = (widen(*sum) / weight) as f32;
+    let blocks = call.output.chunks_mut(BLOCK).zip(sums.chunks(BLOCK));
+    for (block, (values, sums)) in blocks.enumerate() {
+        for (value, sum) in values.iter_mut().zip(sums) {
+            *value = (widen(*sum) / weight) as f32;
+        }
+        if all_finite(values) {
+            continue;
+        }
+        let mut pairs = values.iter().zip(sums);
+        let out_of_range =
+            |(value, sum): (&f32, &T)| !value.is_finite() && has_to_give(widen(*sum));
+        if let Some(element) = pairs.position(out_of_range) {
+            return Err(overflow(call.round, block * BLOCK + element));
+        }
     }
+    Ok(())
+}
+
+/// Whether all are finite; in a form that compilers make vector instructions of.
+fn all_finite(values: &[f32]) -> bool {
+    const MAGNITUDE: u32 = 0x7fff_ffff;
+    let largest = values.iter().fold(0, |largest: u32, value| {
+        largest.max(value.to_bits() & MAGNITUDE)
+    });
+    f32::from_bits(largest).is_finite()
+}
+
+fn overflow(round: Round, element: usize) -> Error {
+    let coordinate = round.first_element + element as u64;
+    Error::new(
+        Error::OVERFLOW,
+        format!("coordinate {coordinate} of the model leaves the range of f32"),
+    )
+}
+
+/// Adds the current model to what `output` holds, for updates that are differences to it.
+///
+/// # Errors
+/// No sum of finite numbers may leave the range of `f32`.
+pub fn add_model(call: &mut Finish<'_>) -> Result<(), Error> {
+    let mut out_of_range = false;
+    for (value, model) in call.output.iter_mut().zip(call.model) {
+        let sum = *value + model;
+        out_of_range |= !sum.is_finite() & value.is_finite() & model.is_finite();
+        *value = sum;
+    }
+    if !out_of_range {
+        return Ok(());
+    }
+    let infinite = call.output.iter().position(|value| value.is_infinite());
+    Err(overflow(call.round, infinite.unwrap_or_default()))
 }
 
 fn explain(fault: Fault, round: Round) -> Error {

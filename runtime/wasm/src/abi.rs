@@ -28,7 +28,7 @@ const INPUT_BYTES: usize = 32;
 /// Bytes of the largest call record; it fits the call page.
 pub(crate) const CALL_BYTES_MAX: usize = CALL_HEADER_BYTES + INPUT_BYTES * INPUTS_MAX as usize;
 /// Bytes of a description.
-pub(crate) const DESCRIPTION_BYTES: usize = 32;
+pub const DESCRIPTION_BYTES: usize = 32;
 
 const _: () = assert!(CALL_BYTES_MAX as u64 <= PAGE_BYTES);
 
@@ -55,8 +55,11 @@ pub struct Description {
 }
 
 impl Description {
-    /// Reads a description as `describe` left it in memory, and refuses one that cannot be true.
-    pub(crate) fn decode(bytes: &[u8; DESCRIPTION_BYTES]) -> Result<Self, Error> {
+    /// Reads a description as `describe` left it in memory.
+    ///
+    /// # Errors
+    /// Refuses one that cannot be true.
+    pub fn decode(bytes: &[u8; DESCRIPTION_BYTES]) -> Result<Self, Error> {
         let word = |index: usize| {
             let at = index * 4;
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -79,6 +82,26 @@ impl Description {
             within(name, word(index), 0, 0)?;
         }
         Ok(description)
+    }
+
+    /// The description as [`Description::decode`] reads it.
+    #[must_use]
+    pub fn encode(&self) -> [u8; DESCRIPTION_BYTES] {
+        let words = [
+            VERSION,
+            match self.algebra {
+                Algebra::Monoid => 1,
+            },
+            self.partial_bytes_per_element,
+            self.scalar_bytes,
+            self.max_inputs,
+            self.encodings.flags(),
+        ];
+        let mut bytes = [0; DESCRIPTION_BYTES];
+        for (place, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
+        }
+        bytes
     }
 }
 

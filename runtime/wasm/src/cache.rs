@@ -95,6 +95,12 @@ impl ModuleCache {
         Ok(digest)
     }
 
+    /// Whether there is an entry for a module. [`ModuleCache::load`] says whether it can be used.
+    #[must_use]
+    pub fn holds(&self, digest: &str) -> bool {
+        is_digest(digest) && self.entry(digest).is_file()
+    }
+
     /// Loads a module that was deployed here.
     ///
     /// # Errors

@@ -5,8 +5,11 @@
 //! tested on made-up updates at three sizes: one element; a size that no vector width divides, with a
 //! pattern behind every extent that an overrun would change; and one whose partials end with a page, so
 //! that an overrun traps. A fourth size is that of two ranges: taken one by one they have to make the
-//! bytes that one call makes.
+//! bytes that one call makes. Last come weights and values at the ends of what clients may send.
+//!
+//! Outputs are poisoned before each call, so that what a function leaves unwritten is found.
 
+mod extremes;
 mod trial;
 mod updates;
 
@@ -16,7 +19,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Export};
 use crate::function::{Function, Limits};
 use crate::operands::{Input, ModelRange, Place, RANGE_ELEMENTS, ranges};
-use trial::{Subject, Trial};
+use trial::{POISON, Subject, Trial};
 use updates::Update;
 
 const SIZES: [u32; 3] = [1, 1021, 1024];
@@ -24,9 +27,9 @@ const RANGED_SIZE: u32 = RANGE_ELEMENTS + 1021;
 const WEIGHTS: [f64; 6] = [3.0, 1.0, 4.0, 1.5, 9.0, 2.5];
 /// How far two ways to the same model may lie apart, relative to the model's largest element.
 const TOLERANCE: f32 = 1e-4;
-/// A slot for every update, for every partial that the laws make if each call takes one input (46), and
+/// A slot for every update, for every partial that the laws make if each call takes one input (49), and
 /// one for a finished model.
-const LAW_SLOTS: u64 = WEIGHTS.len() as u64 + 47;
+const LAW_SLOTS: u64 = WEIGHTS.len() as u64 + 50;
 /// The same for what is tried on two ranges, and on an encoding.
 const OTHER_SLOTS: u64 = 24;
 
@@ -66,6 +69,7 @@ pub fn check(
     for encoding in encoded(description) {
         prove_ranges(&mut trial(RANGED_SIZE, OTHER_SLOTS)?, encoding)?;
     }
+    extremes::prove(&mut trial(SIZES[1], OTHER_SLOTS)?, SIZES[1])?;
     Ok(description)
 }
 
@@ -97,18 +101,9 @@ fn put_updates(trial: &mut Trial, encoding: Encoding, elements: u32) -> Result<V
 
 fn prove_algebra(trial: &mut Trial, elements: u32) -> Result<(), Error> {
     let updates = put_updates(trial, Encoding::F32, elements)?;
-    let all = trial.fold(None, &updates)?;
+    let [all, again] = trial.twice(Export::Fold, |trial, _| trial.fold(None, &updates))?;
     let model = trial.finish(all)?;
-    let finite = model.iter().position(|value| !value.is_finite());
-    if let Some(element) = finite {
-        return Err(Error::Law {
-            law: "finite updates make a finite model".into(),
-            element,
-            left: model[element],
-            right: 0.0,
-        });
-    }
-    let again = trial.fold(None, &updates)?;
+    has_to_be_finite(&model, "finite updates make a finite model")?;
     same(
         trial,
         "the same calls give the same model",
@@ -129,7 +124,9 @@ fn prove_algebra(trial: &mut Trial, elements: u32) -> Result<(), Error> {
         trial.fold(None, &updates[1..3])?,
         trial.fold(None, &updates[3..])?,
     );
-    let merged = trial.merge(None, &[first, second, third])?;
+    let [merged, _] = trial.twice(Export::Merge, |trial, _| {
+        trial.merge(None, &[first, second, third])
+    })?;
     same(
         trial,
         "merging partials equals folding their updates",
@@ -178,10 +175,11 @@ fn prove_ranges(trial: &mut Trial, encoding: Encoding) -> Result<(), Error> {
     let mut parts: Vec<ModelRange> = ranges(u64::from(RANGED_SIZE), RANGE_ELEMENTS).collect();
     parts.reverse();
     let mut both = |export: Export, act: &dyn Fn(&mut Trial) -> Result<Place, Error>| {
-        trial.ranges.clone_from(&whole);
-        let at_once = act(trial)?;
-        trial.ranges.clone_from(&parts);
-        let by_range = act(trial)?;
+        let [at_once, by_range] = trial.twice(export, |trial, poison| {
+            let ranges = if poison == POISON { &whole } else { &parts };
+            trial.ranges.clone_from(ranges);
+            act(trial)
+        })?;
         same_bytes(export, trial.partial(at_once)?, trial.partial(by_range)?)?;
         Ok::<Place, Error>(at_once)
     };
@@ -190,6 +188,7 @@ fn prove_ranges(trial: &mut Trial, encoding: Encoding) -> Result<(), Error> {
         trial.fold(Some(first), &updates[2..3])
     })?;
     let merged = both(Export::Merge, &|trial| trial.merge(Some(first), &[second]))?;
+    trial.ranges = parts;
     let by_range = trial.finish(merged)?;
     trial.ranges = whole;
     let at_once = trial.finish(merged)?;
@@ -199,6 +198,18 @@ fn prove_ranges(trial: &mut Trial, encoding: Encoding) -> Result<(), Error> {
         (Vec::new(), bytes(at_once)),
         (Vec::new(), bytes(by_range)),
     )
+}
+
+fn has_to_be_finite(model: &[f32], law: &str) -> Result<(), Error> {
+    match model.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(element) => Err(Error::Law {
+            law: law.to_owned(),
+            element,
+            left: model[element],
+            right: 0.0,
+        }),
+    }
 }
 
 /// Compares scalars, then vectors.

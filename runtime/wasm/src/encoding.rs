@@ -94,6 +94,10 @@ impl Encodings {
         }
     }
 
+    pub(crate) fn flags(self) -> u32 {
+        self.flags
+    }
+
     /// Whether `encoding` is one of them.
     #[must_use]
     pub fn contains(self, encoding: Encoding) -> bool {

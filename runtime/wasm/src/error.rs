@@ -321,6 +321,19 @@ pub enum Error {
         /// The first byte that changed, counted from the start of the slot.
         at: usize,
     },
+    /// The module left bytes unwritten that it declared to write.
+    #[error(
+        "{export} leaves byte {at} of its {part} as it finds it: whatever lay in the slot before becomes a \
+         part of the result, so all that `describe` declares has to be written"
+    )]
+    Unwritten {
+        /// Where.
+        export: Export,
+        /// `scalars` or `vector`.
+        part: &'static str,
+        /// The first byte that is not written.
+        at: usize,
+    },
     /// A call failed while the module was checked or described.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -381,5 +394,13 @@ fn outside(readable: bool) -> &'static str {
         "wrote outside its output"
     } else {
         "reached outside its operands"
+    }
+}
+
+impl Error {
+    /// Whether it says something of the machine, such as a full disk, and nothing of the module.
+    #[must_use]
+    pub fn is_the_machines(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Map { .. } | Self::Key { .. })
     }
 }

@@ -4,7 +4,7 @@ use crate::abi::{IMPORT_MODULE, MEMORY_EXPORT};
 use crate::error::Error;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wasmtime::{Caller, Extern, Linker, ResourceLimiter};
 
 /// The longest message that one `log` may carry; the rest is cut off.
@@ -16,6 +16,9 @@ const TABLE_ELEMENTS_MAX: usize = 65_536;
 /// How many tables a module may have; compilers make one.
 const TABLES_MAX: usize = 1;
 const ERROR_LEVEL: i32 = 1;
+/// How often a call that the clock finds overdue may go on for what it lacks of processor time: a machine that
+/// was paused or is short of time is not the function's fault.
+const EXTENSIONS_MAX: u32 = 8;
 
 /// What the host keeps per instance.
 pub(crate) struct Host {
@@ -24,8 +27,12 @@ pub(crate) struct Host {
     window: Range<u64>,
     memory_limit: u64,
     started: Instant,
-    /// When the current call has to be over.
-    pub(crate) deadline: Instant,
+    /// When the current call is looked at.
+    deadline: Instant,
+    /// What processor time the call may take, what its thread had taken before, how often it has been extended.
+    allowed: Duration,
+    before: Duration,
+    extensions: u32,
     /// What the module's own memory would have become, if growth was denied in the current call.
     pub(crate) denied_bytes: Option<u64>,
     /// The last error that the function logged in the current call.
@@ -42,6 +49,9 @@ impl Host {
             memory_limit,
             started: now,
             deadline: now,
+            allowed: Duration::ZERO,
+            before: Duration::ZERO,
+            extensions: 0,
             denied_bytes: None,
             last_error: None,
             messages_left: 0,
@@ -49,11 +59,30 @@ impl Host {
     }
 
     /// Forgets what the last call left behind.
-    pub(crate) fn begin_call(&mut self, deadline: Instant) {
-        self.deadline = deadline;
+    pub(crate) fn begin_call(&mut self, now: Instant, processor_time: Duration, allowed: Duration) {
+        self.deadline = now + allowed;
+        self.allowed = allowed;
+        self.before = processor_time;
+        self.extensions = 0;
         self.denied_bytes = None;
         self.last_error = None;
         self.messages_left = LOG_MESSAGES_PER_CALL;
+    }
+
+    /// Whether the current call has had its time. The clock says when to look, the processor time of its thread
+    /// whether it was this call that took it.
+    pub(crate) fn is_over(&mut self, now: Instant, processor_time: impl Fn() -> Duration) -> bool {
+        if now < self.deadline {
+            return false;
+        }
+        let taken = processor_time().saturating_sub(self.before);
+        let left = self.allowed.saturating_sub(taken);
+        if left.is_zero() || self.extensions == EXTENSIONS_MAX {
+            return true;
+        }
+        self.extensions += 1;
+        self.deadline = now + left;
+        false
     }
 
     /// From now on `window` lies inside the memory and does not count as the module's own.
@@ -241,9 +270,35 @@ mod tests {
     }
 
     #[test]
+    fn a_call_is_over_when_it_has_had_its_processor_time() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut host = Host::new(b"", 0);
+        let begun = Instant::now();
+        host.begin_call(begun, SECOND, SECOND);
+        assert!(!host.is_over(begun, || unreachable!("it is not time to look")));
+        // The machine stood still for an hour.
+        let hour = begun + SECOND * 3600;
+        assert!(!host.is_over(hour, || SECOND + SECOND / 4));
+        assert!(!host.is_over(hour + SECOND / 2, || unreachable!(
+            "a second look is not due"
+        )));
+        assert!(host.is_over(hour + SECOND, || SECOND * 2));
+    }
+
+    #[test]
+    fn a_call_that_gets_no_processor_time_ends_all_the_same() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut host = Host::new(b"", 0);
+        let begun = Instant::now();
+        host.begin_call(begun, Duration::ZERO, SECOND);
+        let looks = (1..).find(|look| host.is_over(begun + SECOND * *look, || Duration::ZERO));
+        assert_eq!(looks, Some(EXTENSIONS_MAX + 1));
+    }
+
+    #[test]
     fn the_last_error_is_kept_and_a_flood_is_not() {
         let mut host = Host::new(b"", 0);
-        host.begin_call(Instant::now());
+        host.begin_call(Instant::now(), Duration::ZERO, Duration::ZERO);
         for _ in 0..1000 {
             host.log(3, "news");
         }

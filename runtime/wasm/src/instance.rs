@@ -7,6 +7,7 @@ use crate::function::{Function, Limits};
 use crate::host::Host;
 use crate::operands::Operands;
 use crate::plan::{Plan, plan};
+use crate::processor;
 use crate::window::Mapping;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -233,9 +234,12 @@ impl Instance {
 fn new_store(engine: &Engine, config: &[u8], limits: Limits) -> Store<Host> {
     let mut store = Store::new(engine.wasmtime(), Host::new(config, limits.memory_bytes));
     store.limiter(|host| host);
-    store.epoch_deadline_callback(|context| {
+    store.epoch_deadline_callback(|mut context| {
         // The epoch is the whole engine's: it may have advanced for another call.
-        if Instant::now() >= context.data().deadline {
+        let is_over = context
+            .data_mut()
+            .is_over(Instant::now(), processor::thread_time);
+        if is_over {
             Ok(UpdateDeadline::Interrupt)
         } else {
             Ok(UpdateDeadline::Continue(1))
@@ -273,10 +277,14 @@ fn run<T>(
 ) -> Result<T, Failure> {
     /// Stands for deadlines that lie beyond what the clock can count.
     const FOREVER: Duration = Duration::from_secs(1 << 32);
-    let deadline = Instant::now() + limits.deadline.min(FOREVER);
-    store.data_mut().begin_call(deadline);
+    let allowed = limits.deadline.min(FOREVER);
+    let now = Instant::now();
+    store
+        .data_mut()
+        .begin_call(now, processor::thread_time(), allowed);
     store.set_epoch_deadline(1);
-    let watched = engine.watchdog().watch(deadline);
+    let watched = engine.watchdog().watch(now + allowed);
+    processor::clear_upper_halves();
     let result = code(store);
     drop(watched);
     result.map_err(|error| classify(export, limits, &error, store.data()))

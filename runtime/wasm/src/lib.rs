@@ -26,7 +26,8 @@
 //! - [`mod@check`]: the law tests of the declared algebra.
 //!
 //! `unsafe` stands in `window` (mapping the arena), in `host` (reading the guest's memory beside pages
-//! that others may write) and in `cache` (loading code whose MAC has been verified).
+//! that others may write), in `cache` (loading code whose MAC has been verified) and in `processor` (one
+//! instruction).
 
 mod abi;
 mod bulk;
@@ -41,10 +42,11 @@ pub mod instance;
 mod module;
 mod operands;
 mod plan;
+mod processor;
 mod watchdog;
 mod window;
 
-pub use abi::{Algebra, Description, INPUTS_MAX, PAGE_BYTES};
+pub use abi::{Algebra, DESCRIPTION_BYTES, Description, INPUTS_MAX, PAGE_BYTES};
 pub use cache::ModuleCache;
 pub use check::check;
 pub use encoding::{Content, ContentLayout, Encoding, Encodings};

@@ -2,7 +2,7 @@
 //!
 //! Compiled code checks an epoch counter at every loop and function entry. One thread advances the
 //! counter when the earliest deadline of the running calls is past; a call then asks the clock whether
-//! the deadline was its own. No call, no wake-up: the thread sleeps until the next deadline and, when
+//! the deadline was its own, and its thread's clock whether it was the call that took the time. No call, no wake-up: the thread sleeps until the next deadline and, when
 //! none is left, until a call arrives. A call that ends takes its deadline away without waking the
 //! thread, so a busy worker pays one wake-up per deadline period, not one per call.
 

@@ -13,7 +13,11 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-const PATTERN: u8 = 0xA5;
+/// What output memory is filled with: as floats of any width it is NaN, so that what a function does not write
+/// is no number.
+pub(super) const POISON: u8 = 0xFF;
+/// Another filling, to tell bytes that happen to be written so from bytes that are not written.
+pub(super) const OTHER_POISON: u8 = 0xA5;
 const ROUND: u64 = 1;
 
 /// What to try: under which limits and configuration.
@@ -31,6 +35,8 @@ pub(super) struct Trial {
     elements: u32,
     /// Each fold, merge or finish is a call for each of these.
     pub(super) ranges: Vec<ModelRange>,
+    /// What outputs are filled with before each call.
+    poison: u8,
     slot_stride: u64,
     model: Place,
     /// The next slot that nothing has been written to.
@@ -70,6 +76,7 @@ impl Trial {
                 first_element: 0,
                 elements,
             }],
+            poison: POISON,
             slot_stride,
             model: Place::at(0),
             free: 0,
@@ -87,6 +94,47 @@ impl Trial {
         let place = self.next();
         self.write(&update.bytes, place.vector)?;
         Ok(place)
+    }
+
+    /// Writes the current model anew.
+    pub(super) fn set_model(&mut self, model: &Update) -> Result<(), Error> {
+        self.write(&model.bytes, self.model.vector)
+    }
+
+    /// Forgets the slots that `act` used.
+    pub(super) fn rewinding<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let free = self.free;
+        let result = act(self);
+        self.free = free;
+        result
+    }
+
+    /// Folds or merges twice, over outputs that are filled differently: what differs then was not written.
+    pub(super) fn twice(
+        &mut self,
+        export: Export,
+        mut act: impl FnMut(&mut Self, u8) -> Result<Place, Error>,
+    ) -> Result<[Place; 2], Error> {
+        let first = act(self, POISON)?;
+        self.poison = OTHER_POISON;
+        let second = act(self, OTHER_POISON);
+        self.poison = POISON;
+        let second = second?;
+        let (first_bytes, second_bytes) = (self.partial(first)?, self.partial(second)?);
+        let parts = [
+            ("scalars", first_bytes.0, second_bytes.0),
+            ("vector", first_bytes.1, second_bytes.1),
+        ];
+        for (part, first, second) in parts {
+            let unwritten = |pair: (&u8, &u8)| pair == (&POISON, &OTHER_POISON);
+            if let Some(at) = first.iter().zip(&second).position(unwritten) {
+                return Err(Error::Unwritten { export, part, at });
+            }
+        }
+        Ok([first, second])
     }
 
     pub(super) fn fold(
@@ -143,10 +191,20 @@ impl Trial {
         let end = output.scalars + self.slot_stride;
         self.untouched(Export::Finish, output.vector + bytes..end)?;
         let model = self.read(output.vector..output.vector + bytes)?;
+        let elements = model.as_chunks::<4>().0;
+        if let Some(element) = elements.iter().position(|bytes| *bytes == [POISON; 4]) {
+            return Err(Error::Unwritten {
+                export: Export::Finish,
+                part: "vector",
+                at: element * 4,
+            });
+        }
         // A finished model's slot is not needed again.
         self.free -= 1;
-        let values = model.as_chunks::<4>().0.iter();
-        Ok(values.map(|value| f32::from_le_bytes(*value)).collect())
+        Ok(elements
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
+            .collect())
     }
 
     fn call(
@@ -192,11 +250,11 @@ impl Trial {
         (u64::from(description.scalar_bytes), vector)
     }
 
-    /// A slot to write, filled with the pattern.
+    /// A slot to write, poisoned.
     fn take(&mut self) -> Result<Place, Error> {
         let place = self.next();
-        let pattern = vec![PATTERN; self.slot_stride as usize];
-        self.write(&pattern, place.scalars)?;
+        let poison = vec![self.poison; self.slot_stride as usize];
+        self.write(&poison, place.scalars)?;
         Ok(place)
     }
 
@@ -207,7 +265,7 @@ impl Trial {
 
     fn untouched(&self, export: Export, range: Range<u64>) -> Result<(), Error> {
         let bytes = self.read(range.clone())?;
-        let Some(changed) = bytes.iter().position(|byte| *byte != PATTERN) else {
+        let Some(changed) = bytes.iter().position(|byte| *byte != self.poison) else {
             return Ok(());
         };
         let from = range.start % self.slot_stride;

@@ -216,7 +216,9 @@ impl Wat<'_> {
           (f32.load (i32.add (i32.load (local.get $input)) (local.get $at)))))
         (local.set $input (i32.add (local.get $input) (i32.const 32)))
         (br $inputs)))
-      (f32.store (i32.add (i32.load offset=12 (local.get $call)) (local.get $at)) (local.get $value))
+      ;; no sum leaves the range of f32
+      (f32.store (i32.add (i32.load offset=12 (local.get $call)) (local.get $at))
+        (f32.max (f32.const -0x1.fffffep127) (f32.min (f32.const 0x1.fffffep127) (local.get $value))))
       (local.set $at (i32.add (local.get $at) (i32.const 4)))
       (br $elements)))
     (i32.const 0))

@@ -1,6 +1,6 @@
 //! `check` passes what keeps its word and names what does not.
 
-use crate::fixture::{ENGINE, LIMITS, SUM, Wat};
+use crate::fixture::{ENGINE, LIMITS, SUM, Wat, load};
 use tributary_wasm::{CallError, Error, check};
 
 fn verdict(wat: Wat<'_>) -> Error {
@@ -128,7 +128,10 @@ fn partials_larger_than_declared_trap_at_the_page() {
 fn scalars_that_were_not_declared_are_found() {
     let wat = Wat {
         description: [1, 1, 4, 8, 8, 0, 0, 0],
+        fold: "(i64.store (i32.load offset=20 (local.get $call)) (i64.const 0))
+            (call $sum (local.get $call))",
         merge: "(drop (call $sum (local.get $call)))
+            (i64.store (i32.load offset=20 (local.get $call)) (i64.const 0))
             (i64.store offset=4 (i32.load offset=20 (local.get $call)) (i64.const 1))
             (i32.const 0)",
         ..SUM
@@ -162,6 +165,8 @@ fn scalars_that_depend_on_the_range_are_found() {
         description: [1, 1, 4, 4, 8, 0, 0, 0],
         fold: "(i32.store (i32.load offset=20 (local.get $call)) (i32.load offset=4 (local.get $call)))
             (call $sum (local.get $call))",
+        merge: "(i32.store (i32.load offset=20 (local.get $call)) (i32.const 0))
+            (call $sum (local.get $call))",
         ..SUM
     };
     let error = verdict(wat);
@@ -186,4 +191,98 @@ fn a_finish_that_fails_is_reported() {
         error.to_string().contains("finish returned error 5"),
         "{error}"
     );
+}
+
+#[test]
+fn what_a_function_leaves_unwritten_is_found() {
+    let first_only =
+        "(i32.store (i32.load offset=12 (local.get $call)) (i32.const 0)) (i32.const 0)";
+    let with_scalars = [1, 1, 4, 8, 8, 0, 0, 0];
+    // A count for which the poison is a number like any other.
+    let copy_counts = "(f32.store (i32.load offset=12 (local.get $call)) (f32.convert_i32_s
+        (i32.load (i32.load offset=8 (local.get $call))))) (i32.const 0)";
+    let cases = [
+        (
+            Wat {
+                fold: "(i32.const 0)",
+                ..SUM
+            },
+            "fold leaves byte 0 of its vector",
+        ),
+        (
+            Wat {
+                fold: "(i32.const 0)",
+                finish: copy_counts,
+                ..SUM
+            },
+            "fold leaves byte 0 of its vector",
+        ),
+        (
+            Wat {
+                fold: first_only,
+                ..SUM
+            },
+            "fold leaves byte 4 of its vector",
+        ),
+        (
+            Wat {
+                description: with_scalars,
+                ..SUM
+            },
+            "fold leaves byte 0 of its scalars",
+        ),
+        (
+            Wat {
+                merge: "(i32.const 0)",
+                ..SUM
+            },
+            "merge leaves byte 0 of its vector",
+        ),
+        (
+            Wat {
+                finish: "(i32.const 0)",
+                ..SUM
+            },
+            "finish leaves byte 0 of its vector",
+        ),
+        (
+            Wat {
+                finish: first_only,
+                ..SUM
+            },
+            "finish leaves byte 4 of its vector",
+        ),
+    ];
+    for (wat, told) in cases {
+        let error = verdict(wat);
+        assert!(matches!(error, Error::Unwritten { .. }), "{told}: {error}");
+        assert!(error.to_string().contains(told), "{told}: {error}");
+    }
+}
+
+#[test]
+fn finite_updates_that_make_an_infinite_model_are_found() {
+    let clamped = "(f32.max (f32.const -0x1.fffffep127) (f32.min (f32.const 0x1.fffffep127) (local.get $value)))";
+    let unclamped = |wat: Wat<'_>| {
+        let text = wat.text().replace(clamped, "(local.get $value)");
+        check(
+            &ENGINE,
+            &load(&wat::parse_str(text).unwrap()).unwrap(),
+            LIMITS,
+            b"",
+        )
+    };
+    let error = unclamped(SUM).expect_err("a sum of the largest values is infinite");
+    assert!(error.to_string().contains("extreme updates"), "{error}");
+    // An error of its own is an answer.
+    let finish = format!(
+        "(if (f32.gt (f32.abs (f32.load (i32.load offset=8 (local.get $call)))) (f32.const 3.4e38))
+           (then (return (i32.const 2)))) {}",
+        SUM.finish
+    );
+    unclamped(Wat {
+        finish: &finish,
+        ..SUM
+    })
+    .unwrap();
 }
