@@ -80,6 +80,9 @@ pub(crate) enum Command {
     /// Host aggregators; started by the agent only.
     #[command(hide = true)]
     Worker,
+    /// Compile and prove a function; started by the agent only.
+    #[command(hide = true)]
+    Prove,
     /// Create or change functions, tenants and jobs from manifests, all or none.
     ///
     /// Files that the manifests name are uploaded under their digests.

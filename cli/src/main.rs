@@ -54,6 +54,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Controller(options) => Ok(controller::run(options)?),
         Command::Node(options) => Ok(node::run(options)?),
         Command::Worker => Ok(worker::run()?),
+        Command::Prove => Ok(worker::prove()?),
         Command::Apply { files, dry_run } => {
             commands::apply::run(&client()?, &output, &files, dry_run)
         }

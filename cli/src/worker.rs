@@ -1,4 +1,4 @@
-//! `tributary worker`: the process that hosts aggregators.
+//! `tributary worker`: the process that hosts aggregators, and `tributary prove`: the one that checks a function.
 
 /// Whether the command line is the one with which the agent starts workers. Clients wait for a worker's
 /// start: it does without the description of all commands and options.
@@ -10,4 +10,9 @@ pub(crate) fn is_asked_for() -> bool {
 pub(crate) fn run() -> anyhow::Result<()> {
     crate::logging::start();
     Ok(tributary_node::worker::run()?)
+}
+
+pub(crate) fn prove() -> anyhow::Result<()> {
+    crate::logging::start();
+    Ok(tributary_node::proving::run()?)
 }

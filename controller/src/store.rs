@@ -37,11 +37,11 @@ const FORMAT: u32 = 2;
 /// The records of a thing that are kept, and can be found by their number. Jobs that run at an older one are started anew.
 const RECORDS_FOUND: usize = 8;
 
-/// A function's revision and what its module says of itself.
+/// A function's revision and what its module says of itself without a configuration, if anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FunctionRecord {
     pub(crate) revision: FunctionRevision,
-    pub(crate) description: FunctionDescription,
+    pub(crate) description: Option<FunctionDescription>,
 }
 
 /// A tenant's revision.

@@ -325,7 +325,6 @@ fn stale(allowed: Staleness) -> String {
 
 fn function(function: &FunctionStatus) -> String {
     let mut lines = Lines::default();
-    let description = &function.description;
     lines.add("Function", &function.name);
     lines.add("Revision", function.revision);
     lines.add("Module", function.digest);
@@ -337,6 +336,11 @@ fn function(function: &FunctionStatus) -> String {
             function.limits.memory, function.limits.deadline
         ),
     );
+    let Some(description) = &function.description else {
+        lines.add("Partial", "proven with a job's configuration only");
+        lines.add("Jobs", listed(&function.jobs));
+        return lines.0;
+    };
     let partial = format!(
         "{} bytes per element",
         description.partial_bytes_per_element

@@ -40,6 +40,15 @@ pub struct FunctionDescription {
     pub max_inputs: u32,
 }
 
+/// What is known of a function as soon as it is compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// It obeys its laws without a configuration, and says this of itself.
+    Proven(FunctionDescription),
+    /// It is nothing without a configuration, and gives this reason: it is proven under each job's.
+    NeedsConfiguration(String),
+}
+
 /// What a job may claim of a node that is too small for all jobs on it. The default is that of a job that names no
 /// tenant and no priority.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,12 +112,8 @@ pub enum NodeError {
 /// A node, as the controller drives it. Every method may be repeated.
 #[async_trait]
 pub trait NodeControl: Send + Sync {
-    /// Checks a module (shape, laws under an empty configuration) and compiles it ahead of use.
-    async fn deploy(
-        &self,
-        function: &FunctionRevision,
-        wasm: Bytes,
-    ) -> Result<FunctionDescription, NodeError>;
+    /// Checks a module (shape, laws under an empty configuration, if it takes one) and compiles it ahead of use.
+    async fn deploy(&self, function: &FunctionRevision, wasm: Bytes) -> Result<Proof, NodeError>;
 
     /// Checks that a job could be started: its function takes its configuration, its arena fits the machine.
     /// Nothing is kept. Every function a job names was deployed before.

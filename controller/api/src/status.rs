@@ -302,9 +302,9 @@ pub struct FunctionStatus {
     pub algebra: Algebra,
     /// What a call may use.
     pub limits: Limits,
-    /// What the module says of itself without a configuration.
+    /// What the module says of itself without a configuration, unless it needs one.
     #[serde(flatten)]
-    pub description: FunctionDescription,
+    pub description: Option<FunctionDescription>,
     /// The jobs that use it.
     pub jobs: Vec<Name>,
 }

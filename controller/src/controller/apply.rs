@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tributary_api::{
     Digest, Name,
     apply::{Action, ApplyResult},
-    control::{FunctionDescription, FunctionRevision, NodeError, Sharing},
+    control::{FunctionRevision, NodeError, Proof, Sharing},
     event::EventKind,
     manifest::{FileReference, JobSpec, Kind},
     model::ModelLayout,
@@ -37,8 +37,8 @@ impl Controller {
         let manifests = plan::parse(manifests)?;
         let _turn = self.turn.lock().await;
         let plan = plan::plan(&self.known().desired, &manifests)?;
-        let commit = self.check(&plan).await?;
         let mut results = plan.results();
+        let commit = self.check(&plan, &mut results).await?;
         if !commit.is_empty() && !dry_run {
             self.commit(commit).await?;
             self.announce(&plan);
@@ -48,8 +48,8 @@ impl Controller {
         Ok(results)
     }
 
-    /// Lets the node check what is new.
-    async fn check(&self, plan: &Plan) -> Result<Commit, Error> {
+    /// Lets the node check what is new, and notes what could not be proven yet.
+    async fn check(&self, plan: &Plan, results: &mut [ApplyResult]) -> Result<Commit, Error> {
         let (mut commit, mut errors) = (Commit::default(), Vec::new());
         for function in plan
             .functions
@@ -57,8 +57,15 @@ impl Controller {
             .filter(|function| function.action != Action::Unchanged)
         {
             match self.check_function(function).await? {
-                Ok(description) => {
+                Ok(proof) => {
                     let revision = function.revision.clone();
+                    let description = match proof {
+                        Proof::Proven(description) => Some(description),
+                        Proof::NeedsConfiguration(reason) => {
+                            note_unproven(results, &revision.name, &reason);
+                            None
+                        }
+                    };
                     commit.functions.push(FunctionRecord {
                         revision,
                         description,
@@ -95,7 +102,7 @@ impl Controller {
     async fn check_function(
         &self,
         function: &PlannedFunction,
-    ) -> Result<Result<FunctionDescription, FieldError>, Error> {
+    ) -> Result<Result<Proof, FieldError>, Error> {
         let refused = |message| Ok(Err(at(function.manifest, "spec.module", message)));
         match self.state.blobs.size(function.revision.digest).await {
             Ok(_) => {}
@@ -105,7 +112,8 @@ impl Controller {
         let link = self.examiner(None)?;
         let command = Command::Deploy(function.revision.clone());
         match self.order(&*link, command).await?.outcome {
-            Ok(Outcome::Deployed(description)) => Ok(Ok(description)),
+            Ok(Outcome::Deployed(description)) => Ok(Ok(Proof::Proven(description))),
+            Ok(Outcome::NeedsConfiguration(reason)) => Ok(Ok(Proof::NeedsConfiguration(reason))),
             Ok(Outcome::Done) => refused("the node does not say what the module is".into()),
             Err(error) => refused(error.to_string()),
         }
@@ -260,6 +268,18 @@ impl Controller {
                 );
             }
         }
+    }
+}
+
+/// The function is kept all the same: only a job can give it what it needs.
+fn note_unproven(results: &mut [ApplyResult], function: &Name, reason: &str) {
+    let mut results = results.iter_mut();
+    let is_it =
+        |result: &&mut ApplyResult| result.kind == Kind::Function && result.name == *function;
+    if let Some(result) = results.find(is_it) {
+        result.notes.push(format!(
+            "the function needs a configuration ({reason}): it is proven when a job gives one"
+        ));
     }
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct Answer {
 pub(crate) enum Outcome {
     Done,
     Deployed(FunctionDescription),
+    /// The function is compiled and can be proven only under a job's configuration; why.
+    NeedsConfiguration(String),
 }
 
 /// Why a node was not asked, or did not listen.

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tributary_api::{
     Digest, Name,
-    control::{FunctionRevision, JobDesired, NodeControl, NodeError},
+    control::{FunctionRevision, JobDesired, NodeControl, NodeError, Proof},
     manifest::NonFinite,
     model::{ModelLayout, first_beyond},
 };
@@ -134,9 +134,12 @@ impl Station {
 
     async fn deploy(&self, function: &FunctionRevision) -> Result<Outcome, NodeError> {
         let wasm = self.blob(function.digest).await?;
-        let description = self.node.deploy(function, wasm).await?;
+        let proof = self.node.deploy(function, wasm).await?;
         lock(&self.deployed).insert(function.digest);
-        Ok(Outcome::Deployed(description))
+        Ok(match proof {
+            Proof::Proven(description) => Outcome::Deployed(description),
+            Proof::NeedsConfiguration(reason) => Outcome::NeedsConfiguration(reason),
+        })
     }
 
     /// Makes sure that the node has compiled the job's function.

@@ -36,6 +36,21 @@ async fn a_function_and_a_job_are_created_together() {
 }
 
 #[tokio::test]
+async fn a_function_that_needs_a_configuration_is_kept_and_the_result_says_so() {
+    let world = World::new().await;
+    let module = world.upload(&b"\0asm needy"[..]).await;
+    let results = world.apply(&[function("f", module)]).await;
+    assert_eq!(lines(&results), ["created Function f@1"]);
+    assert_eq!(
+        results[0].notes,
+        [
+            "the function needs a configuration (`factor` is missing): it is proven when a job gives one"
+        ]
+    );
+    assert_eq!(world.controller.function("f").unwrap().description, None);
+}
+
+#[tokio::test]
 async fn applying_the_same_again_changes_nothing() {
     let world = World::new().await;
     let [f, j] = world.example().await;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tributary_api::{
     Name,
-    control::{FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError},
+    control::{FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError, Proof},
     event::EventKind,
     placement::Placement,
     stages::{Awaited, RoundTimes},
@@ -100,20 +100,19 @@ impl FakeNode {
 
 #[async_trait]
 impl NodeControl for FakeNode {
-    async fn deploy(
-        &self,
-        function: &FunctionRevision,
-        wasm: Bytes,
-    ) -> Result<FunctionDescription, NodeError> {
+    async fn deploy(&self, function: &FunctionRevision, wasm: Bytes) -> Result<Proof, NodeError> {
         self.write(format!("deploy {}@{}", function.name, function.revision));
         if !wasm.starts_with(b"\0asm") {
             return Err(NodeError::Refused("the module is not WASM".into()));
         }
-        Ok(FunctionDescription {
+        if wasm.ends_with(b"needy") {
+            return Ok(Proof::NeedsConfiguration("`factor` is missing".into()));
+        }
+        Ok(Proof::Proven(FunctionDescription {
             partial_bytes_per_element: 8,
             scalar_bytes: 16,
             max_inputs: 8,
-        })
+        }))
     }
 
     async fn check_job(&self, job: &JobDesired) -> Result<(), NodeError> {

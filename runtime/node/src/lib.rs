@@ -8,6 +8,7 @@
 //! - [`agent`] starts workers, activates aggregators on a route miss, and turns a finished round into
 //!   the next;
 //! - [`worker`] is the other process: it folds, merges and finishes;
+//! - [`proving`] has functions compiled and proven by a third process;
 //! - [`protocol`] is what agent and worker say to each other; [`outbox`] sends descriptors;
 //! - [`node`] puts the parts together and is what the controller drives.
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ mod outbox;
 mod peers;
 mod plan;
 mod protocol;
+pub mod proving;
 mod round;
 mod submit;
 mod tree;

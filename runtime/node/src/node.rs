@@ -11,10 +11,12 @@ use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::peers::{self, Peers};
 use crate::plan::{Machine, Nodes, Plan, plan};
+use crate::proving::{Prover, Verdict};
 use async_trait::async_trait;
 use axum::Router as Routes;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,18 +28,18 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::warn;
-use tributary_api::Name;
 use tributary_api::control::{
-    Checkpoints, FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError,
+    Checkpoints, FunctionDescription, FunctionRevision, JobDesired, NodeControl, NodeError, Proof,
 };
 use tributary_api::event::EventKind;
 use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::placement::Placement;
 use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
+use tributary_api::{Digest, Name};
 use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
 use tributary_planning::autoscale;
 use tributary_router::{Choice, Router, RouterKind};
-use tributary_wasm::{Description, Engine, Limits, ModuleCache, window_bytes_max};
+use tributary_wasm::{Description, window_bytes_max};
 
 /// How long it is waited for a stopped job's memory.
 const LET_GO: Duration = Duration::from_secs(5);
@@ -49,7 +51,7 @@ pub struct Options {
     pub sidecar: Choice,
     /// The most worker processes at one time.
     pub workers: u32,
-    /// The binary that is run with the argument `worker`.
+    /// The binary that is run with the arguments `worker` and `prove`.
     pub worker_program: PathBuf,
     /// How the number of workers follows the work.
     pub autoscaler: autoscale::Config,
@@ -65,7 +67,7 @@ pub enum Error {
     /// The sidecar could not be started.
     #[error("sidecar: {0}")]
     Sidecar(#[from] tributary_router::Error),
-    /// The WASM engine or its cache could not be set up.
+    /// The cache of compiled functions could not be set up.
     #[error("WASM host: {0}")]
     Wasm(#[from] tributary_wasm::Error),
     /// What an earlier life left in /dev/shm could not be removed.
@@ -80,8 +82,7 @@ pub enum Error {
 pub struct Node {
     identity: Identity,
     options: Options,
-    engine: Engine,
-    cache: Arc<ModuleCache>,
+    prover: Prover,
     jobs: Arc<Jobs>,
     router: Arc<dyn Router>,
     sidecar_reason: Option<String>,
@@ -112,9 +113,8 @@ impl Node {
         for segment in remove_stale(&identity.segment_prefix()).map_err(Error::Stale)? {
             tracing::info!(segment, "removed a segment of an earlier life");
         }
-        let engine = Engine::new()?;
         let module_cache = identity.directory().join("modules");
-        let cache = Arc::new(ModuleCache::open(&module_cache)?);
+        let prover = Prover::new(options.worker_program.clone(), module_cache.clone())?;
         let (arrivals, arriving) = mpsc::unbounded_channel();
         let (router, sidecar_reason) = tributary_router::start(options.sidecar, arrivals)?;
         let (_, port) = router.open_port()?;
@@ -156,8 +156,7 @@ impl Node {
         Ok(Self {
             identity,
             options,
-            engine,
-            cache,
+            prover,
             jobs,
             router,
             sidecar_reason,
@@ -231,12 +230,16 @@ impl Node {
     /// Loads the function, proves it under the job's configuration, plans tree and arena; says which
     /// encodings of updates the function folds.
     async fn planned(&self, job: &JobDesired) -> Result<(Plan, Encodings), NodeError> {
-        let description = self
-            .prove(
-                &job.function,
-                &Value::Object(job.spec.function.config.clone()),
-            )
-            .await?;
+        let config = Value::Object(job.spec.function.config.clone());
+        let description = match self.prover.prove(&job.function, &config, None).await? {
+            Verdict::Proven(description) => description,
+            Verdict::NeedsConfiguration(reason) => {
+                return Err(NodeError::Refused(format!(
+                    "function {} revision {}: describe refused the configuration: {reason}",
+                    job.function.name, job.function.revision
+                )));
+            }
+        };
         let machine = self.machine(&job.function)?;
         let nodes = job
             .placement
@@ -273,39 +276,6 @@ impl Node {
         })
     }
 
-    /// The law tests of a deployed function under a configuration.
-    async fn prove(
-        &self,
-        function: &FunctionRevision,
-        config: &Value,
-    ) -> Result<Description, NodeError> {
-        let (engine, cache, digest) = (
-            self.engine.clone(),
-            self.cache.clone(),
-            function.digest.hex(),
-        );
-        let limits = Limits {
-            memory_bytes: function.spec.limits.memory.bytes(),
-            deadline: function.spec.limits.deadline.duration(),
-        };
-        let config = config.to_string();
-        let proof = tokio::task::spawn_blocking(move || {
-            let function = cache.load(&engine, &digest)?;
-            tributary_wasm::check(&engine, &function, limits, config.as_bytes())
-        });
-        let named = |error: String| {
-            NodeError::Refused(format!(
-                "function {} revision {}: {error}",
-                function.name, function.revision
-            ))
-        };
-        match proof.await {
-            Ok(Ok(description)) => Ok(description),
-            Ok(Err(error)) => Err(named(error.to_string())),
-            Err(panic) => Err(named(format!("its check ended abnormally: {panic}"))),
-        }
-    }
-
     fn segment(&self, name: &Name, number: u32) -> String {
         format!("{}{name}-{number}", self.identity.segment_prefix())
     }
@@ -330,31 +300,22 @@ fn rand_seed() -> u64 {
 
 #[async_trait]
 impl NodeControl for Node {
-    async fn deploy(
-        &self,
-        function: &FunctionRevision,
-        wasm: Bytes,
-    ) -> Result<FunctionDescription, NodeError> {
-        let (engine, cache) = (self.engine.clone(), self.cache.clone());
-        let deployed = tokio::task::spawn_blocking(move || cache.deploy(&engine, &wasm)).await;
-        let refused =
-            |error: String| NodeError::Refused(format!("function {}: {error}", function.name));
-        match deployed {
-            Ok(Ok(digest)) if digest == function.digest.hex() => {}
-            Ok(Ok(digest)) => {
-                return Err(refused(format!(
-                    "the module's digest is {digest}, not {}",
-                    function.digest
-                )));
-            }
-            Ok(Err(error)) => return Err(refused(error.to_string())),
-            Err(panic) => return Err(refused(format!("compiling it ended abnormally: {panic}"))),
+    async fn deploy(&self, function: &FunctionRevision, wasm: Bytes) -> Result<Proof, NodeError> {
+        let found = Digest::new(Sha256::digest(&wasm).into());
+        if found != function.digest {
+            return Err(NodeError::Refused(format!(
+                "function {}: the module's digest is {found}, not {}",
+                function.name, function.digest
+            )));
         }
-        let description = self.prove(function, &json!({})).await?;
-        Ok(FunctionDescription {
-            partial_bytes_per_element: description.partial_bytes_per_element,
-            scalar_bytes: description.scalar_bytes,
-            max_inputs: description.max_inputs,
+        let verdict = self.prover.prove(function, &json!({}), Some(&wasm)).await?;
+        Ok(match verdict {
+            Verdict::Proven(description) => Proof::Proven(FunctionDescription {
+                partial_bytes_per_element: description.partial_bytes_per_element,
+                scalar_bytes: description.scalar_bytes,
+                max_inputs: description.max_inputs,
+            }),
+            Verdict::NeedsConfiguration(reason) => Proof::NeedsConfiguration(reason),
         })
     }
 

@@ -9,6 +9,8 @@
 
 #[path = "members/changes.rs"]
 mod changes;
+#[path = "members/checks.rs"]
+mod checks;
 #[path = "members/cost.rs"]
 mod cost;
 #[path = "members/losses.rs"]

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -343,19 +344,38 @@ pub(crate) fn address_of(url: &str) -> SocketAddr {
     rest.split('/').next().unwrap().parse().unwrap()
 }
 
+/// A node alone, whose other processes run `program`.
+pub(crate) fn started(state: &Path, program: PathBuf) -> Node {
+    let identity = Identity::take(state).unwrap();
+    let (checkpoints, metrics) = (Arc::new(Kept::default()), Arc::new(Metrics::new()));
+    let options = options(program, FetchOptions::default());
+    Node::start(
+        identity,
+        options,
+        checkpoints,
+        metrics,
+        Events::new("alone"),
+    )
+    .unwrap()
+}
+
+fn options(worker_program: PathBuf, fetch: FetchOptions) -> Options {
+    Options {
+        sidecar: Choice::Userspace,
+        workers: 2,
+        worker_program,
+        autoscaler: Autoscaler::default(),
+        autoscaler_trace: None,
+        fetch,
+    }
+}
+
 async fn host(fetch: FetchOptions) -> Host {
     let directory = tempfile::tempdir().unwrap();
     let identity = Identity::take(&directory.path().join("state")).unwrap();
     let name: Name = identity.name().parse().unwrap();
     let kept = Arc::new(Kept::default());
-    let options = Options {
-        sidecar: Choice::Userspace,
-        workers: 2,
-        worker_program: place::binary(),
-        autoscaler: Autoscaler::default(),
-        autoscaler_trace: None,
-        fetch,
-    };
+    let options = options(place::binary(), fetch);
     let events = Events::new(name.as_str());
     let node = Node::start(
         identity,
