@@ -353,6 +353,7 @@ fn refusal(
         free: machine.bytes_free,
         of: machine.bytes_of,
         least,
+        wide: vectors.partial_bytes > vectors.model_bytes,
     }
 }
 

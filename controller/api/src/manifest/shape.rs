@@ -56,9 +56,12 @@ fn walk(value: &Value, schema: &Value, path: &str, errors: &mut Vec<FieldError>)
         return constant(value, &allowed, path, errors);
     }
     if let Some(expected) = mismatch(value, schema) {
+        let hint = unit(schema).filter(|_| value.is_number());
+        let hint = hint.map(|unit| format!("; write it with its unit, as in \"{value}{unit}\""));
+        let (found, hint) = (found(value), hint.unwrap_or_default());
         errors.push(FieldError::new(
             path,
-            format!("expected {expected}, found {}", found(value)),
+            format!("expected {expected}, found {found}{hint}"),
         ));
         return;
     }
@@ -174,6 +177,14 @@ fn mismatch(value: &Value, schema: &Value) -> Option<String> {
             _ => "true or false",
         });
     (!fits).then(|| names.collect::<Vec<_>>().join(" or "))
+}
+
+/// A unit of the quantities that a schema is of.
+fn unit(schema: &Value) -> Option<&'static str> {
+    let pattern = schema["pattern"].as_str()?;
+    let units = [("|s|", "s"), ("|MiB|", "MiB")];
+    let found = units.iter().find(|(mark, _)| pattern.contains(mark));
+    found.map(|(_, unit)| *unit)
 }
 
 fn range(value: &Value, schema: &Value, path: &str, errors: &mut Vec<FieldError>) {

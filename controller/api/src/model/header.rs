@@ -1,7 +1,8 @@
 //! A strict reader of safetensors headers.
 //!
 //! A header comes from outside, so nothing in it is believed: every length is bounded, every product and sum is
-//! checked, names are unique, and the tensors must tile the data from 0 to its end without holes or overlaps.
+//! checked, names are unique, and the tensors must tile the data from 0 to its end without holes or overlaps. What the
+//! format's own library takes is taken, but for a name that comes twice.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,9 +13,11 @@ use serde::{
 };
 
 mod error;
+mod kind;
 
 pub use error::HeaderError;
 use error::Span;
+use kind::known;
 
 use super::{HEADER_BYTES_MAX, METADATA_BYTES_MAX, PREFIX_BYTES};
 
@@ -52,13 +55,16 @@ pub struct Header {
 /// Reads the eight bytes before a header: the header's length, bounded by `max`.
 ///
 /// # Errors
-/// [`HeaderError::HeaderLength`].
+/// [`HeaderError::OtherFile`] and [`HeaderError::HeaderLength`].
 pub fn header_length(prefix: [u8; PREFIX_BYTES], max: u64) -> Result<usize, HeaderError> {
     let length = u64::from_le_bytes(prefix);
     let max = max.min(HEADER_BYTES_MAX);
     match usize::try_from(length) {
         Ok(bytes) if (2..=max).contains(&length) => Ok(bytes),
-        _ => Err(HeaderError::HeaderLength { length, max }),
+        _ => Err(known(prefix).map_or(
+            HeaderError::HeaderLength { length, max },
+            HeaderError::OtherFile,
+        )),
     }
 }
 
@@ -68,7 +74,7 @@ impl Header {
     /// # Errors
     /// Every way in which a header can be wrong by itself.
     pub fn parse(json: &[u8]) -> Result<Self, HeaderError> {
-        if json.first() != Some(&b'{') {
+        if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(HeaderError::Malformed("it does not begin with '{'".into()));
         }
         let entries: Entries = serde_json::from_slice(json)
@@ -145,6 +151,12 @@ impl Header {
         self.tensors.last().map_or(0, |tensor| tensor.end)
     }
 
+    /// All entries of `__metadata__`.
+    #[must_use]
+    pub const fn texts(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
     /// An entry of `__metadata__`.
     #[must_use]
     pub fn metadata(&self, key: &str) -> Option<&str> {
@@ -197,9 +209,8 @@ impl Tensor {
     }
 }
 
-/// A tensor as the JSON has it.
+/// A tensor as the JSON has it; what else may stand there is passed over.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawTensor {
     dtype: String,
     shape: Vec<u64>,
@@ -303,7 +314,8 @@ impl<'de> Visitor<'de> for EntriesVisitor {
         while let Some(name) = map.next_key::<String>()? {
             let named = |error: A::Error| de::Error::custom(format!("{:?}: {error}", shown(&name)));
             let twice = if name == METADATA {
-                let Texts(texts) = map.next_value().map_err(named)?;
+                let texts: Option<Texts> = map.next_value().map_err(named)?;
+                let Texts(texts) = texts.unwrap_or_default();
                 entries.metadata.replace(texts).is_some()
             } else {
                 let tensor = map.next_value().map_err(named)?;
@@ -318,6 +330,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 }
 
 /// The texts of `__metadata__`, each under a name of its own.
+#[derive(Default)]
 struct Texts(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Texts {

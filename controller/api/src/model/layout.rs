@@ -1,6 +1,9 @@
 //! The layout of a job's model.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+};
 
 use safetensors::Dtype;
 
@@ -8,10 +11,18 @@ use super::{
     ALIGNMENT, Header, HeaderError, METADATA_BYTES_MAX, PREFIX_BYTES, Tensor, header::shown,
 };
 
+/// The most that a first model's metadata may have to be kept: an update may bring along as much.
+const METADATA_BYTES_MAX: usize = HEADER_SLACK_BYTES as usize;
+
+/// What says something of one file, and is not kept for those that are made from it.
+const OF_ONE_FILE: [&str; 4] = ["version", "round", "num_examples", "block"];
+
 /// The tensors of a job's model in canonical order. All are F32, and there is at least one element.
 #[derive(Debug, Clone)]
 pub struct ModelLayout {
     tensors: Vec<Tensor>,
+    /// The first model's `__metadata__`, but for what says something of that file alone.
+    metadata: BTreeMap<String, String>,
     places: HashMap<String, usize>,
     elements: u64,
 }
@@ -38,8 +49,11 @@ impl ModelLayout {
             .enumerate()
             .map(|(i, t)| (t.name.clone(), i))
             .collect();
+        let mut metadata = header.texts().clone();
+        metadata.retain(|key, _| !OF_ONE_FILE.contains(&key.as_str()));
         Ok(Self {
             tensors,
+            metadata,
             places,
             elements,
         })
@@ -52,6 +66,22 @@ impl ModelLayout {
     pub fn from_file(file: &[u8]) -> Result<(Self, &[u8]), HeaderError> {
         let (header, data) = Header::split(file)?;
         Ok((Self::from_header(&header)?, data))
+    }
+
+    /// Checks that the metadata of a first model is not too long to be kept.
+    ///
+    /// # Errors
+    /// [`HeaderError::MetadataLength`].
+    pub fn check_metadata(&self) -> Result<(), HeaderError> {
+        let texts = self.metadata.iter();
+        let bytes = texts
+            .map(|(key, value)| quoted(key).len() + quoted(value).len())
+            .sum();
+        if bytes > METADATA_BYTES_MAX {
+            let max = METADATA_BYTES_MAX;
+            return Err(HeaderError::MetadataLength { bytes, max });
+        }
+        Ok(())
     }
 
     /// The tensors in canonical order.
@@ -100,16 +130,19 @@ impl ModelLayout {
         &self.places
     }
 
-    /// The beginning of a safetensors file with this layout: length, header with `metadata`, and spaces up to
-    /// a multiple of [`ALIGNMENT`]. The data in canonical order makes the file whole.
+    /// The beginning of a safetensors file with this layout: length, header with the first model's metadata and
+    /// `more`, and spaces up to a multiple of [`ALIGNMENT`]. The data in canonical order makes the file whole.
     #[must_use]
-    pub fn header_bytes(&self, metadata: &[(&str, &str)]) -> Vec<u8> {
+    pub fn header_bytes(&self, more: &[(&str, &str)]) -> Vec<u8> {
         let mut json = String::from("{");
-        if !metadata.is_empty() {
-            let entries: Vec<_> = metadata
-                .iter()
-                .map(|(key, value)| format!("{}:{}", quoted(key), quoted(value)))
-                .collect();
+        let fits = self.check_metadata().is_ok();
+        let kept = self.metadata.iter().filter(|_| fits);
+        let kept = kept.map(|(key, value)| (key.as_str(), value.as_str()));
+        let entries: Vec<_> = kept
+            .chain(more.iter().copied())
+            .map(|(key, value)| format!("{}:{}", quoted(key), quoted(value)))
+            .collect();
+        if !entries.is_empty() {
             let _ = write!(json, "\"__metadata__\":{{{}}},", entries.join(","));
         }
         for tensor in &self.tensors {

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tributary_api::ClientName;
 use tributary_api::manifest::NonFinite;
-use tributary_api::model::{Header, METADATA_BYTES_MAX, PREFIX_BYTES, SlotLayout, header_length};
+use tributary_api::model::{
+    Header, HeaderError, METADATA_BYTES_MAX, PREFIX_BYTES, SlotLayout, header_length,
+};
 use tributary_api::status::UpdateReceipt;
 use tributary_arena::Filling;
 use twox_hash::XxHash3_128;
@@ -324,6 +326,10 @@ async fn read_header<S: Source>(
     job: &Job,
     reader: &mut Reader<'_, S>,
 ) -> Result<(Vec<u8>, Header), Refusal> {
+    if let Some(actual @ 0..8) = reader.length() {
+        let needed = PREFIX_BYTES as u64;
+        return Err(HeaderError::Truncated { actual, needed }.into());
+    }
     let mut prefix = [0; PREFIX_BYTES];
     reader.fill(&mut prefix).await?;
     let length = header_length(prefix, job.layout.update_header_bytes_max())?;

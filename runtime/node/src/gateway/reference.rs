@@ -28,7 +28,12 @@ pub(super) async fn post(
 }
 
 async fn read(body: Body) -> Result<Reference, Refusal> {
-    let malformed = |why: String| Refusal::MalformedReference(why);
+    let malformed = |why: String| {
+        Refusal::MalformedReference(format!(
+            "the body is no reference to an update, of at most {DOCUMENT_BYTES_MAX} bytes of JSON ({why}); \
+             an update itself is sent with PUT"
+        ))
+    };
     let document = to_bytes(body, DOCUMENT_BYTES_MAX).await;
     let document = document.map_err(|error| malformed(error.to_string()))?;
     serde_json::from_slice(&document).map_err(|error| malformed(error.to_string()))

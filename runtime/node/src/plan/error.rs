@@ -22,10 +22,9 @@ pub(crate) enum PlanError {
     },
     #[error(
         "the job needs {updates} slots of {update_bytes} bytes for models and updates + {partials} of \
-         {partial_bytes} bytes for partials + {other_bytes} bytes of tables = {bytes} bytes of shared memory, \
-         but {of} has {free} bytes free; use a machine with more, enlarge /dev/shm \
-         (mount -o remount,size=... /dev/shm) if it is the limit, or give the job fewer slots \
-         (spec.arena.slots, at least {least})"
+         {partial_bytes} bytes for partials + {other_bytes} bytes of tables and padding = {bytes} bytes of shared \
+         memory, but {of} has {free} bytes free; use a machine with more, enlarge /dev/shm \
+         (mount -o remount,size=... /dev/shm) if it is the limit{}", less(updates + partials, *least, *wide)
     )]
     Memory {
         updates: u32,
@@ -36,6 +35,21 @@ pub(crate) enum PlanError {
         bytes: u64,
         free: u64,
         of: &'static str,
+        /// The fewest slots with which the job could do.
         least: u32,
+        /// Whether an element of a partial takes more than one of an update.
+        wide: bool,
     },
+}
+
+/// What of the job could be made smaller.
+fn less(slots: u32, least: u32, wide: bool) -> String {
+    let mut ways = String::new();
+    if slots > least {
+        ways += &format!(", or give the job fewer slots (spec.arena.slots, at least {least})");
+    }
+    if wide {
+        ways += ", or sum in f32 (spec.accumulate: f32), whose partials are smaller";
+    }
+    ways
 }

@@ -163,7 +163,7 @@ fn values_are_checked_where_they_stand() {
         (
             "deadline: 30s",
             "deadline: 30",
-            "m.yaml:20:5: spec.round.deadline: expected a string, found 30",
+            "m.yaml:20:5: spec.round.deadline: expected a string, found 30; write it with its unit, as in \"30s\"",
         ),
         (
             "deadline: 30s",

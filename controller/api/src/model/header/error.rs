@@ -9,9 +9,13 @@ use crate::model::METADATA_BYTES_MAX;
 /// What a header lies about.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HeaderError {
+    /// The file is of another kind.
+    #[error("this is no safetensors file, but {0}")]
+    OtherFile(&'static str),
     /// The length before the header is nonsense, or of a header that nobody needs.
     #[error(
-        "the safetensors header says it has {length} bytes; between 2 and {max} are allowed, {METADATA_BYTES_MAX} of them for __metadata__"
+        "this is no safetensors file, or its header is too long: it says it has {length} bytes; \
+         between 2 and {max} are allowed, {METADATA_BYTES_MAX} of them for __metadata__"
     )]
     HeaderLength {
         /// The length that was read.
@@ -20,7 +24,10 @@ pub enum HeaderError {
         max: u64,
     },
     /// The file ends within its header.
-    #[error("the file has {actual} bytes, but its safetensors header ends at byte {needed}")]
+    #[error(
+        "this is no safetensors file, or it was cut short: it has {actual} bytes, \
+         and its header ends at byte {needed}"
+    )]
     Truncated {
         /// The bytes there are.
         actual: u64,
@@ -108,12 +115,27 @@ pub enum HeaderError {
         bytes: u64,
     },
     /// A model with a tensor that is not F32.
-    #[error("tensor {tensor:?} is {dtype}; models must be F32 in this version")]
+    #[error(
+        "tensor {tensor:?} is {dtype}; models must be F32 in this version: \
+         convert it if its elements are numbers to be averaged (torch: .float(), numpy: .astype(\"float32\")), \
+         and leave it out of model and updates if not, as with counters (num_batches_tracked)"
+    )]
     NotF32 {
         /// The tensor's name.
         tensor: String,
         /// Its element type.
         dtype: Dtype,
+    },
+    /// More metadata than a job keeps.
+    #[error(
+        "the model's __metadata__ has {bytes} bytes; every model of the job carries it, and at most {max} are kept: \
+         leave the long entries out"
+    )]
+    MetadataLength {
+        /// The bytes there are.
+        bytes: usize,
+        /// The most that are kept.
+        max: usize,
     },
     /// A model without elements.
     #[error("the model has no elements")]
