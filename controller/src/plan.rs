@@ -197,11 +197,25 @@ impl Planner<'_> {
         let model = self.digest(place, "spec.model", &spec.model);
         let function = self.function_of(place, &spec.function.name);
         let has_tenant = self.has_tenant(place, &spec.tenant);
+        if let Some(kept) = self.other_model(name, model) {
+            let message = format!(
+                "job {name} goes on from its newest model, so another first model would change nothing: to begin \
+                 anew delete the job first, with its models, or give the new one another name; to go on leave the \
+                 first model as it is, {kept}"
+            );
+            self.errors.push(at(place, "spec.model", message));
+        }
         if let (Some(model), Some(function), true) = (model, function, has_tenant) {
             let job = self.planned(place, false, name, spec, model, function)?;
             self.plan.jobs.push(job);
         }
         Ok(())
+    }
+
+    /// The first model that a job has, if it is another than the given one.
+    fn other_model(&self, name: &Name, given: Option<Digest>) -> Option<Digest> {
+        let kept = self.desired.jobs.get(name)?.spec.model.digest?;
+        (kept != given?).then_some(kept)
     }
 
     /// Jobs that no manifest names, but whose function changes.

@@ -1,6 +1,9 @@
 //! Applying manifests: everything is checked, then everything is committed in one transaction.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 use tributary_api::{
@@ -9,8 +12,8 @@ use tributary_api::{
     control::{FunctionRevision, NodeError, Proof, Sharing},
     event::EventKind,
     manifest::{FileReference, JobSpec, Kind},
-    model::ModelLayout,
     problem::FieldError,
+    status::JobPhase,
 };
 
 use super::{Controller, lock, looking::running};
@@ -24,7 +27,8 @@ use crate::{
 };
 
 impl Controller {
-    /// Applies manifests, all or none. With `dry_run` everything is checked and nothing is changed.
+    /// Applies manifests, all or none. With `dry_run` everything is checked but what is in files that are not uploaded,
+    /// and nothing is changed.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every wrong field; otherwise as the store and the file system fail.
@@ -37,25 +41,53 @@ impl Controller {
         let manifests = plan::parse(manifests)?;
         let _turn = self.turn.lock().await;
         let plan = plan::plan(&self.known().desired, &manifests)?;
+        // Nothing has to be uploaded to be told what would change.
+        let absent = if dry_run {
+            self.absent(&plan).await?
+        } else {
+            BTreeSet::new()
+        };
         let mut results = plan.results();
-        let commit = self.check(&plan, &mut results).await?;
+        let commit = self.check(&plan, &absent, &mut results).await?;
         if !commit.is_empty() && !dry_run {
             self.commit(commit).await?;
             self.announce(&plan);
             let settled = self.settle().await;
             self.note(&plan, settled, &mut results);
         }
+        note_absent(&plan, &absent, &mut results);
+        self.note_completed(&mut results).await?;
         Ok(results)
     }
 
-    /// Lets the node check what is new, and notes what could not be proven yet.
-    async fn check(&self, plan: &Plan, results: &mut [ApplyResult]) -> Result<Commit, Error> {
+    /// The files of what is new that are not there.
+    async fn absent(&self, plan: &Plan) -> Result<BTreeSet<Digest>, Error> {
+        let functions = plan.functions.iter();
+        let modules = functions.map(|function| function.revision.digest);
+        let mut absent = BTreeSet::new();
+        for digest in modules.chain(plan.jobs.iter().map(|job| job.model)) {
+            match self.state.blobs.size(digest).await {
+                Ok(_) => {}
+                Err(Error::UnknownBlob(digest)) => {
+                    absent.insert(digest);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(absent)
+    }
+
+    /// Lets the node check what is new, but for what is in files that are `absent`; notes what could not be proven yet.
+    async fn check(
+        &self,
+        plan: &Plan,
+        absent: &BTreeSet<Digest>,
+        results: &mut [ApplyResult],
+    ) -> Result<Commit, Error> {
         let (mut commit, mut errors) = (Commit::default(), Vec::new());
-        for function in plan
-            .functions
-            .iter()
-            .filter(|function| function.action != Action::Unchanged)
-        {
+        for function in plan.functions.iter().filter(|function| {
+            function.action != Action::Unchanged && !absent.contains(&function.revision.digest)
+        }) {
             match self.check_function(function).await? {
                 Ok(proof) => {
                     let revision = function.revision.clone();
@@ -84,7 +116,7 @@ impl Controller {
             for job in plan
                 .jobs
                 .iter()
-                .filter(|job| job.action != Action::Unchanged)
+                .filter(|job| job.action != Action::Unchanged && !lacks_file(job, absent))
             {
                 match self.check_job(job).await? {
                     Ok(record) => commit.jobs.push((job.name.clone(), record)),
@@ -139,8 +171,10 @@ impl Controller {
             Err(Error::UnknownBlob(digest)) => return refused("spec.model", not_uploaded(digest)),
             Err(error) => return Err(error),
         };
-        if let Some(difference) = self.difference(job, &layout).await? {
-            return refused("spec.model", difference);
+        if job.previous.is_none()
+            && let Err(error) = layout.check_metadata()
+        {
+            return refused("spec.model", error.to_string());
         }
         let elements = layout.elements();
         let life = job
@@ -178,37 +212,6 @@ impl Controller {
         }
     }
 
-    /// How a job's new layout differs from the one that its kept models have.
-    async fn difference(
-        &self,
-        job: &PlannedJob,
-        layout: &ModelLayout,
-    ) -> Result<Option<String>, Error> {
-        let Some(digest) = job
-            .previous
-            .as_ref()
-            .and_then(|previous| previous.spec.model.digest)
-        else {
-            return Ok(None);
-        };
-        if digest == job.model {
-            return Ok(None);
-        }
-        let Ok(before) = self.state.blobs.layout(digest).await? else {
-            return Ok(None);
-        };
-        let how = match before.match_model(layout) {
-            _ if before == *layout => return Ok(None),
-            Err(mismatch) => mismatch.to_string(),
-            Ok(()) => "the tensors' data are in another order".into(),
-        };
-        Ok(Some(format!(
-            "a job keeps the layout of its model, and this one differs: {how}; \
-             delete job {} first, or give the new job another name",
-            job.name
-        )))
-    }
-
     /// A node that can check what is applied: for a job, one that is likely to run it.
     fn examiner(&self, job: Option<&PlannedJob>) -> Result<Arc<dyn Link>, Error> {
         let (known, nodes) = (self.known(), self.fleet.seen());
@@ -237,6 +240,23 @@ impl Controller {
             let about = About::Job(&job.name);
             self.voice.tell(EventKind::JobApplied, about, data);
         }
+    }
+
+    /// Says of jobs that applying them again does not begin them again.
+    async fn note_completed(&self, results: &mut [ApplyResult]) -> Result<(), Error> {
+        for result in results {
+            if result.kind == Kind::Job
+                && result.action == Action::Unchanged
+                && self.job(result.name.as_str()).await?.phase == JobPhase::Completed
+            {
+                result.notes.push(format!(
+                    "the job is completed, and no round is open: to train anew delete it first \
+                     (`tributary delete job {}`), to go on give it more spec.rounds",
+                    result.name
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Adds what became of the jobs.
@@ -289,6 +309,27 @@ fn restarted(job: &PlannedJob) -> bool {
             let FunctionRevision { revision, .. } = job.function;
             previous.function_revision != revision || previous.spec.needs_restart(&job.spec)
         })
+}
+
+/// Whether what is in a job's file or its function's cannot be checked.
+fn lacks_file(job: &PlannedJob, absent: &BTreeSet<Digest>) -> bool {
+    absent.contains(&job.model) || absent.contains(&job.function.digest)
+}
+
+fn note_absent(plan: &Plan, absent: &BTreeSet<Digest>, results: &mut [ApplyResult]) {
+    let functions = plan.functions.iter();
+    let functions = functions.filter(|function| absent.contains(&function.revision.digest));
+    let jobs = plan.jobs.iter().filter(|job| lacks_file(job, absent));
+    let unchecked: BTreeSet<(Kind, &Name)> = functions
+        .map(|function| (Kind::Function, &function.revision.name))
+        .chain(jobs.map(|job| (Kind::Job, &job.name)))
+        .collect();
+    for result in results {
+        if unchecked.contains(&(result.kind, &result.name)) {
+            let note = "a file is not uploaded yet, so what is in it was not checked";
+            result.notes.push(note.into());
+        }
+    }
 }
 
 fn not_uploaded(digest: Digest) -> String {

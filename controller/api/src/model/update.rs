@@ -120,15 +120,6 @@ impl ModelLayout {
         format!("{}[{index}]", names::part(&shown(name), suffix))
     }
 
-    /// Matches the layout of another model.
-    ///
-    /// # Errors
-    /// The first tensor that differs from this model, and how.
-    pub fn match_model(&self, other: &Self) -> Result<(), LayoutMismatch> {
-        self.dense_segments(other.tensors(), Encoding::F32, "")
-            .map(drop)
-    }
-
     /// The encoding, and the name of the tensor from which it is seen.
     fn encoding_by<'a>(&self, tensors: &'a [Tensor]) -> (Encoding, &'a str) {
         let mut seen = None;
