@@ -90,7 +90,8 @@ pub(crate) enum Command {
         /// A file of manifests, a directory of such files (*.yaml, *.yml), or - for stdin.
         #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Let the server check everything and say what would change.
+        /// Say what would change, and change nothing. What is in files that the server does not have is checked as
+        /// `validate` does, and not uploaded.
         #[arg(long)]
         dry_run: bool,
     },
@@ -103,7 +104,7 @@ pub(crate) enum Command {
     /// Delete a job, or a function or tenant that no job uses.
     #[command(subcommand)]
     Delete(Delete),
-    /// Let a node hand over what it has, and give it no work any more.
+    /// Move a node's work to other nodes, and assign it no new work.
     Drain {
         /// The node.
         node: Name,
@@ -132,7 +133,7 @@ pub(crate) enum Command {
     Push(Push),
     /// Fetch a job's newest model.
     Pull(Pull),
-    /// Say what this machine lacks, and what that costs.
+    /// Check this machine: what is missing, and what follows from that.
     Doctor(DoctorOptions),
     /// Print the JSON Schema of a kind of manifest, or of all.
     Schema {
@@ -174,7 +175,7 @@ pub(crate) struct MachineOptions {
     /// Where the autoscaler's decisions are recorded, a line of JSON each [default: nowhere].
     #[arg(long, value_name = "FILE", env = "TRIBUTARY_AUTOSCALER_TRACE")]
     pub(crate) autoscaler_trace: Option<PathBuf>,
-    /// Updates may be fetched from URLs that begin so; may be given several times [default: from none].
+    /// Allow updates to be fetched from URLs with this prefix; may be given several times [default: from none].
     #[arg(
         long,
         value_name = "URL",

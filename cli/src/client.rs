@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Write as _},
+    io::{self, Read, Write as _},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow};
 use serde::{Serialize, de::DeserializeOwned};
 use tributary_api::problem::{self, Problem};
 use ureq::{
-    Agent, Body,
+    Agent, Body, SendBody,
     http::{Request, Response, StatusCode, header},
 };
 
@@ -190,6 +190,7 @@ impl Client {
         body: Payload<'_>,
     ) -> Result<Response<Body>, Failure> {
         let request = Request::builder().method(method).uri(url);
+        let mut broken = None;
         let sent = match body {
             Payload::None => self.agent.run(request.body(()).context("the request")?),
             Payload::Bytes(bytes) => self.agent.run(request.body(bytes).context("the request")?),
@@ -203,10 +204,18 @@ impl Client {
                 } else {
                     request
                 };
-                self.agent.run(request.body(file).context("the request")?)
+                let mut file = Watched(file, &mut broken);
+                let body = SendBody::from_reader(&mut file);
+                let request = request.header("content-length", size);
+                self.agent.run(request.body(body).context("the request")?)
             }
         };
-        sent.map_err(|error| unreachable(origin(url), &error))
+        match (sent, broken, body) {
+            (Err(_), Some(error), Payload::File(path)) => Err(anyhow!(error)
+                .context(format!("cannot read {}", path.display()))
+                .into()),
+            (sent, ..) => sent.map_err(|error| unreachable(origin(url), &error)),
+        }
     }
 
     fn json<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T, Failure> {
@@ -246,6 +255,21 @@ impl Client {
             "{} answered {status} without saying why; is it a Tributary server?",
             self.server
         )
+    }
+}
+
+/// A file that is being sent, and why it could not be read: the network is not to blame for that.
+struct Watched<'a>(File, &'a mut Option<io::Error>);
+
+impl Read for Watched<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).inspect_err(|error| {
+            *self.1 = Some(
+                error
+                    .raw_os_error()
+                    .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error),
+            );
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use tributary_api::{manifest::source::SourceError, problem::Problem};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// Everything else.
-    #[error("{0:#}")]
+    #[error("{}", chain(.0))]
     Failed(#[from] anyhow::Error),
     /// Manifests are wrong.
     #[error("{}", lines(.0))]
@@ -75,6 +75,18 @@ impl Failure {
             },
         }
     }
+}
+
+/// An error and its causes, each once: some errors' texts have their cause's.
+fn chain(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(ToString::to_string);
+    causes.fold(error.to_string(), |text, cause| {
+        if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 fn lines(errors: &[SourceError]) -> String {

@@ -22,6 +22,7 @@ mod publishing;
 mod sources;
 mod state_dir;
 mod up;
+mod usage;
 mod worker;
 
 use std::process::ExitCode;
@@ -39,7 +40,9 @@ fn main() -> ExitCode {
             |()| ExitCode::SUCCESS,
         );
     }
-    let args = Args::parse();
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let args = Args::try_parse_from(&arguments)
+        .unwrap_or_else(|error| usage::explained(error, &arguments).exit());
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

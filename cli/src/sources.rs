@@ -14,6 +14,7 @@ use tributary_api::{
         FileReference, Manifest,
         source::{self, Document, SourceError},
     },
+    model::{HEADER_BYTES_MAX, Header, HeaderError, PREFIX_BYTES, header_length},
     problem::FieldError,
 };
 
@@ -122,6 +123,22 @@ impl Source {
     pub(crate) fn error(&self, path: &str, message: impl Into<String>) -> SourceError {
         self.document.places.locate(FieldError::new(path, message))
     }
+}
+
+/// The header of a safetensors file, whose data has the length that the header says.
+pub(crate) fn header(path: &Path) -> anyhow::Result<Header> {
+    let mut file = File::open(path)?;
+    let actual = file.metadata()?.len();
+    let mut prefix = [0; PREFIX_BYTES];
+    let truncated = |needed| HeaderError::Truncated { actual, needed };
+    file.read_exact(&mut prefix)
+        .map_err(|_| truncated(PREFIX_BYTES as u64))?;
+    let mut json = vec![0; header_length(prefix, HEADER_BYTES_MAX)?];
+    let data = (PREFIX_BYTES + json.len()) as u64;
+    file.read_exact(&mut json).map_err(|_| truncated(data))?;
+    let header = Header::parse(&json)?;
+    header.check_data_bytes(actual.saturating_sub(data))?;
+    Ok(header)
 }
 
 /// The digest of a file.

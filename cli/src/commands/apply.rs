@@ -14,6 +14,7 @@ use tributary_api::{
 
 use crate::{
     client::{Client, Payload},
+    commands::validate::broken_file,
     failure::Failure,
     output::{self, Output},
     sources::{self, Source},
@@ -26,7 +27,7 @@ pub(crate) fn run(
     dry_run: bool,
 ) -> Result<(), Failure> {
     let sources = sources::read(files)?;
-    let manifests = resolve(client, &sources)?;
+    let manifests = resolve(client, &sources, dry_run)?;
     let path = if dry_run {
         "/v1/apply?dryRun=true"
     } else {
@@ -43,15 +44,20 @@ pub(crate) fn run(
     })
 }
 
-/// Uploads the files that the manifests name, and puts digests in the place of their paths.
-fn resolve(client: &Client, sources: &[Source]) -> Result<Vec<Manifest>, Failure> {
+/// Uploads the files that the manifests name, and puts digests in the place of their paths. A dry run looks at files
+/// and uploads none.
+fn resolve(client: &Client, sources: &[Source], dry_run: bool) -> Result<Vec<Manifest>, Failure> {
     let (mut manifests, mut errors) = (Vec::new(), Vec::new());
     for source in sources {
         let digest = match source.file() {
             None => None,
             Some((path, field)) => match digest(&path) {
-                Ok((file, digest)) => {
-                    upload(client, &path, file, digest)?;
+                Ok((size, digest)) => {
+                    if dry_run {
+                        errors.extend(broken_file(source));
+                    } else {
+                        upload(client, &path, size, digest)?;
+                    }
                     Some(digest)
                 }
                 Err(error) => {

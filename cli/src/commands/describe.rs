@@ -293,7 +293,15 @@ fn folded(plan: &PlanStatus) -> String {
     } else {
         ""
     };
-    format!("by {lanes} leaves side by side, each with {threads} threads; {how}{seen}")
+    let many = |count: u32, one: &str, more: &str| match count {
+        1 => format!("1 {one}"),
+        count => format!("{count} {more}"),
+    };
+    let (leaves, threads) = (
+        many(*lanes, "leaf", "leaves"),
+        many(*threads, "thread", "threads"),
+    );
+    format!("by {leaves} side by side, with {threads} each; {how}{seen}")
 }
 
 fn closes(closing: Closing) -> String {

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) fn run(client: &Client, output: &Output, pull: &Pull) -> Result<(), Failure> {
     if pull.file.is_none() && io::stdout().is_terminal() {
         return Err(Failure::Usage(
-            "a model is no text for a terminal; give -o FILE".into(),
+            "a model is binary and this is a terminal; give -o FILE".into(),
         ));
     }
     let response = client.send("GET", &path(pull), Payload::None)?;

@@ -5,7 +5,7 @@ use std::{fs::File, io::Read as _, path::PathBuf};
 use serde_json::json;
 use tributary_api::{
     manifest::{Kind, source::SourceError},
-    model::{HEADER_BYTES_MAX, Header, HeaderError, ModelLayout, PREFIX_BYTES, header_length},
+    model::ModelLayout,
 };
 
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) fn run(output: &Output, files: &[PathBuf]) -> Result<(), Failure> {
 }
 
 /// What is wrong with the file that a manifest names. One that is not there may yet be built.
-fn broken_file(source: &Source) -> Option<SourceError> {
+pub(crate) fn broken_file(source: &Source) -> Option<SourceError> {
     let (path, field) = source.file()?;
     let Ok(file) = File::open(&path) else {
         output::say(&format!(
@@ -55,7 +55,8 @@ fn broken_file(source: &Source) -> Option<SourceError> {
     };
     let checked = match source.document.manifest.kind() {
         Kind::Function => module(file),
-        Kind::Job => model(file),
+        Kind::Job => sources::header(&path)
+            .and_then(|header| Ok(ModelLayout::from_header(&header)?.check_metadata()?)),
         // It names no file.
         Kind::Tenant => return None,
     };
@@ -68,20 +69,5 @@ fn module(mut file: File) -> anyhow::Result<()> {
     let mut magic = [0; 4];
     let whole = file.read_exact(&mut magic).is_ok();
     anyhow::ensure!(whole && magic == WASM_MAGIC, "the file is no WASM module");
-    Ok(())
-}
-
-fn model(mut file: File) -> anyhow::Result<()> {
-    let actual = file.metadata()?.len();
-    let mut prefix = [0; PREFIX_BYTES];
-    let truncated = |needed| HeaderError::Truncated { actual, needed };
-    file.read_exact(&mut prefix)
-        .map_err(|_| truncated(PREFIX_BYTES as u64))?;
-    let mut json = vec![0; header_length(prefix, HEADER_BYTES_MAX)?];
-    let data = (PREFIX_BYTES + json.len()) as u64;
-    file.read_exact(&mut json).map_err(|_| truncated(data))?;
-    let header = Header::parse(&json)?;
-    header.check_data_bytes(actual.saturating_sub(data))?;
-    ModelLayout::from_header(&header)?;
     Ok(())
 }

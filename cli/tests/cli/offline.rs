@@ -142,13 +142,20 @@ fn files_that_manifests_name_are_looked_at() {
     for (file, message) in [
         (
             &b"\x3a\0\0"[..],
-            "the file has 3 bytes, but its safetensors header ends at byte 8",
+            "it has 3 bytes, and its header ends at byte 8",
         ),
         (
             &MODEL[..MODEL.len() - 1],
             "describes 4 bytes of data, but 3 follow",
         ),
-        (&[0xff; 20][..], "the safetensors header says it has"),
+        (
+            &[0xff; 20][..],
+            "this is no safetensors file, or its header is too long: it says it has",
+        ),
+        (
+            &b"version https://git-lfs.github.com/spec/v1"[..],
+            "this is no safetensors file, but a Git LFS pointer",
+        ),
     ] {
         write(directory.path(), "initial.safetensors", file);
         let outcome = run(&["validate", "-f", &job]);
@@ -256,6 +263,76 @@ fn wrong_usage_is_2() {
         let outcome = run(args);
         assert_eq!(outcome.code, 2, "{args:?}: {}", outcome.stderr);
         assert_eq!(outcome.stdout, "", "{args:?}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_answered_in_words_that_can_be_typed() {
+    let directory = tempdir().unwrap();
+    let update = write(directory.path(), "update", MODEL);
+    let folder = directory.path().to_str().unwrap();
+    let cases: [(&[&str], i32, &str, &str); 9] = [
+        (
+            &["describe", "digits"],
+            2,
+            "did you mean `tributary describe job digits`?",
+            "",
+        ),
+        (
+            &["delete", "digits"],
+            2,
+            "did you mean `tributary delete job digits`?",
+            "",
+        ),
+        (&["aply"], 2, "did you mean `tributary apply`?", ""),
+        // Far from `push`, which would change something.
+        (&["pause"], 2, "unrecognized subcommand 'pause'", "push"),
+        (
+            &["get", "rounds"],
+            2,
+            "Usage: tributary get rounds [OPTIONS] <JOB>",
+            "--server",
+        ),
+        (
+            &["--output", "json", "pull"],
+            2,
+            "Usage: tributary pull [OPTIONS] <JOB>",
+            "--server",
+        ),
+        (
+            &["push", "j", &update, "--client", "c"],
+            2,
+            "names no round: give --round",
+            "URL",
+        ),
+        (
+            &["push", "j", folder, "--client", "c"],
+            1,
+            "cannot read /",
+            "cannot reach",
+        ),
+        (
+            &["push", "j", "/nowhere", "--client", "c"],
+            1,
+            "cannot read /nowhere: No such file",
+            "cannot reach",
+        ),
+    ];
+    for (args, code, said, not_said) in cases {
+        let outcome = run(args);
+        assert_eq!(
+            (outcome.code, outcome.stdout.as_str()),
+            (code, ""),
+            "{args:?}: {}",
+            outcome.stderr
+        );
+        assert!(
+            outcome.stderr.contains(said),
+            "{args:?}: {}",
+            outcome.stderr
+        );
+        let silent = not_said.is_empty() || !outcome.stderr.contains(not_said);
+        assert!(silent, "{args:?}: {}", outcome.stderr);
     }
 }
 

@@ -126,6 +126,27 @@ fn the_reason_of_a_failed_look_is_told() {
     }
 }
 
+#[test]
+fn a_dry_run_uploads_nothing() {
+    let (url, received) = server(&[(200, JSON, "", "[]")]);
+    let directory = tempdir().unwrap();
+    write(directory.path(), "f.wasm", "\0asm");
+    let manifest = "{apiVersion: tributary.dev/v1, kind: Function, metadata: {name: f}, spec: {module: {path: f.wasm}}}";
+    let file = write(directory.path(), "f.yaml", manifest);
+    let outcome = run(&["apply", "--dry-run", "-f", &file, "--server", &url]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(received.recv().unwrap().line, "POST /v1/apply?dryRun=true");
+    // What can be seen without the server is.
+    write(directory.path(), "f.wasm", "text");
+    let outcome = run(&["apply", "--dry-run", "-f", &file, "--server", &url]);
+    assert_eq!(outcome.code, 2);
+    assert!(
+        outcome.stderr.contains("no WASM module"),
+        "{}",
+        outcome.stderr
+    );
+}
+
 /// A controller that has just died is still named by the others for a moment.
 #[test]
 fn who_is_sent_to_where_nobody_answers_asks_again() {
@@ -190,7 +211,7 @@ fn apply_uploads_what_is_new_and_places_the_servers_errors() {
     let manifest = "\n{apiVersion: tributary.dev/v1, kind: Function, metadata: {name: f},\n spec: {module: {path: f.wasm}}}\n";
     let file = write(directory.path(), "f.yaml", manifest);
 
-    let outcome = run(&["apply", "--dry-run", "-f", &file, "--server", &url]);
+    let outcome = run(&["apply", "-f", &file, "--server", &url]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""));
     assert!(outcome.stderr.contains("uploaded "), "{}", outcome.stderr);
     assert!(
@@ -213,7 +234,7 @@ fn apply_uploads_what_is_new_and_places_the_servers_errors() {
         (format!("PUT /v1/blobs/{digest}"), b"abc".to_vec())
     );
     let post = received.recv().unwrap();
-    assert_eq!(post.line, "POST /v1/apply?dryRun=true");
+    assert_eq!(post.line, "POST /v1/apply");
     let sent: Value = serde_json::from_slice(&post.body).unwrap();
     assert_eq!(
         sent[0]["spec"]["module"],
