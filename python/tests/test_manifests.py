@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
-from conftest import MakeJob
-from process import BINARY, ROOT
+from conftest import MakeClient, MakeJob
+from process import BINARY, GIVEN_UP_AFTER, ROOT
 from tributary import Function, Job, Server, Tenant, errors
 from tributary.manifest import Manifest, _fields, load
 
@@ -170,6 +172,59 @@ def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 # === applied ===
+
+
+def test_a_dry_run_uploads_nothing(server: Server, new_job: MakeJob) -> None:
+    function = server.function(server.job(new_job()).function)
+    model = {"w": np.full(3, 7.25)}
+    job = Job("only-looked-at", function.name, model, expected=1)
+    for _ in range(2):
+        (applied,) = server.apply(job, dry_run=True)
+        assert applied.action == "created"
+        assert any("not uploaded yet" in note for note in applied.notes)
+    with pytest.raises(errors.UnknownJob):
+        server.job("only-looked-at")
+
+
+def test_a_completed_job_that_is_applied_again_says_so(
+    server: Server, new_job: MakeJob, new_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = new_job(rounds=1)
+    client = new_client(name)
+    client.push(client.pull())
+    assert client.pull(after=1, wait=GIVEN_UP_AFTER) is not None
+    (applied,) = server.apply(server.manifest(name))
+    assert (applied.action, len(applied.notes)) == ("unchanged", 1)
+    assert "the job is completed, and no round is open: to train anew delete it first" in caplog.messages[-1]
+
+
+def test_the_first_model_of_a_job_stays(server: Server, new_job: MakeJob) -> None:
+    job = server.manifest(new_job({"w": np.zeros(3, np.float32)}))
+    job.model = {"w": np.ones(3, np.float32)}
+    for dry_run in (True, False):
+        with pytest.raises(errors.InvalidManifest, match="another first model would change nothing"):
+            server.apply(job, dry_run=dry_run)
+
+
+def test_every_model_has_the_first_ones_metadata(
+    server: Server, new_job: MakeJob, new_client: MakeClient, tmp_path: Path
+) -> None:
+    metadata = {"format": "pt", "lm_head.weight": "embed.weight", "version": "mine", "round": "9"}
+    save_file({"w": np.ones(3, np.float32)}, tmp_path / "first.safetensors", metadata)
+    job = server.manifest(new_job())
+    job.name, job.model = "with-metadata", str(tmp_path / "first.safetensors")
+    server.apply(job)
+    client = new_client("with-metadata")
+    first = client.pull()
+    client.push(first)
+    for version, model in ((1, first), (2, client.pull(after=1, wait=GIVEN_UP_AFTER))):
+        assert model is not None
+        kept = {"format": "pt", "lm_head.weight": "embed.weight", "version": str(version)}
+        assert model.layout.metadata == kept
+    save_file({"w": np.ones(3, np.float32)}, tmp_path / "first.safetensors", {"note": "x" * (64 << 10)})
+    job.name = "too-much-metadata"
+    with pytest.raises(errors.InvalidManifest, match=r"__metadata__ has \d+ bytes; .* leave the long entries out"):
+        server.apply(job)
 
 
 def test_apply(server: Server, new_job: MakeJob) -> None:

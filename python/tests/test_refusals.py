@@ -63,7 +63,7 @@ def test_non_finite(new_job: MakeJob, new_client: MakeClient) -> None:
     with pytest.raises(errors.NonFinite, match=r"head\.weight.*NaN"):
         client.push({**SMALL, "head.weight": weight})
     weight[1, 2] = 1e30
-    with pytest.raises(errors.NonFinite, match="inf"):
+    with pytest.raises(errors.NonFinite, match="does not fit f16"):
         client.push({**SMALL, "head.weight": weight}, encoding="f16")
     weight[1, 2] = 0
     assert client.push({**SMALL, "head.weight": weight}).contributors == 1
@@ -109,7 +109,7 @@ def test_a_file_that_is_none(new_job: MakeJob, new_client: MakeClient, tmp_path:
     with pytest.raises(errors.MalformedUpdate):
         client.push(tmp_path / "update")
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(errors.TruncatedUpdate):
+    with pytest.raises(errors.MalformedUpdate, match="it has 0 bytes"):
         client.push(tmp_path / "empty")
 
 

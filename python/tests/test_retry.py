@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import MakeClient, MakeNode
-from scripted import Answer, always, answer, problem
+from scripted import Answer, always, answer, dead, problem
 from tributary import errors
 from tributary._core.http import Dechunker, parse_head
 from tributary._core.retry import Backoff, Effort
@@ -41,6 +41,15 @@ def test_patience_runs_from_the_first_failure() -> None:
     clock.now += 2
     assert effort.pause(LOST) is None
     assert (effort.attempts, effort.seconds) == (4, 10)
+
+
+def test_waiting_is_logged(new_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(errors.ServerUnreachable):
+        new_client("any", address=dead(), patience=0.2).pull()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("tributary", "WARNING")
+    assert "cannot reach http://127.0.0.1" in record.message
+    assert record.message.endswith("trying again, for 0 s more")
 
 
 def test_without_patience_there_is_one_attempt() -> None:

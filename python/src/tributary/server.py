@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ from tributary.status import Applied, FunctionStatus, JobStatus, NodeStatus, Rou
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+log = logging.getLogger("tributary")
 
 CONTROL = "control"
 """What controllers answer, all of it by the one that leads if need be."""
@@ -71,24 +74,29 @@ class Server:
         Args:
             manifests: :class:`Job`, :class:`Function` and :class:`Tenant` objects, files, or folders of files; one or
                 several.
-            dry_run: check and compare, but keep nothing. Files are uploaded all the same.
+            dry_run: check and compare, but keep nothing. Nothing is uploaded, and what is in files that the server does
+                not have is not checked; ``notes`` say so.
 
         Raises:
             InvalidManifest: with every wrong field in ``errors``.
             OSError: a file cannot be read.
         """
-        documents = [self._resolved(manifest) for manifest in _all(manifests)]
+        documents = [self._resolved(manifest, dry_run) for manifest in _all(manifests)]
         target = "/v1/apply?dryRun=true" if dry_run else "/v1/apply"
         content = body.Bytes(json.dumps(documents).encode())
         results = self._json(Request("POST", target, content, "application/json", subject=CONTROL))
-        return [Applied.read(result) for result in results]
+        applied = [Applied.read(result) for result in results]
+        for one in applied:
+            for note in one.notes:
+                log.warning("%s/%s: %s", one.kind.lower(), one.name, note)
+        return applied
 
-    def _resolved(self, manifest: Manifest) -> dict[str, Any]:
+    def _resolved(self, manifest: Manifest, dry_run: bool) -> dict[str, Any]:
         model = manifest.model if isinstance(manifest, Job) else None
         file = model if isinstance(model, Mapping) else manifest.file()
         if file is None:
             return manifest.to_dict()
-        return manifest.with_digest(self.upload(file)).to_dict()
+        return manifest.with_digest(_digest(file) if dry_run else self.upload(file)).to_dict()
 
     def upload(self, file: str | os.PathLike[str] | Mapping[str, Any]) -> str:
         """Uploads a module or an initial model, unless the server has it.
@@ -107,7 +115,7 @@ class Server:
                 written.writelines(body.Tensors.of_model(file).pieces())
                 written.flush()
                 return self.upload(written.name)
-        digest = _digest(Path(file))
+        digest = _digest(file)
         target = f"/v1/blobs/{digest}"
         try:
             run(self._session.document(Request("HEAD", target, subject=CONTROL)))
@@ -238,9 +246,13 @@ def _all(manifests: Manifests) -> list[Manifest]:
     return [manifest for one in manifests for manifest in _all(one)]
 
 
-def _digest(path: Path) -> str:
+def _digest(content: str | os.PathLike[str] | Mapping[str, Any]) -> str:
     sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            sha256.update(part)
+    if isinstance(content, Mapping):
+        for piece in body.Tensors.of_model(content).pieces():
+            sha256.update(piece)
+    else:
+        with Path(content).open("rb") as file:
+            while part := file.read(1 << 20):
+                sha256.update(part)
     return f"sha256:{sha256.hexdigest()}"

@@ -22,6 +22,9 @@ BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _TORCH_ONLY = ("bfloat16", "float8", "float4")
 """Types of torch's that numpy has no array for; each fits into float32."""
 
+_PART = 1 << 16
+"""Elements that are looked at together."""
+
 
 class Source:
     """One tensor of an update. Neither torch nor another device is touched before its turn comes."""
@@ -71,7 +74,7 @@ class Source:
         # What is out of the type's range becomes infinite, and is looked for then.
         with np.errstate(over="ignore"):
             converted = np.ascontiguousarray(array, dtype=wanted).reshape(-1)
-        if not np.can_cast(array.dtype, wanted) and np.isinf(converted).any():
+        if not np.can_cast(array.dtype, wanted) and _any_infinite(converted):
             self._check_range(array, converted, wire)
         return converted
 
@@ -130,6 +133,11 @@ def wire_name(wire: str) -> str:
 def view(array: npt.NDArray[Any]) -> memoryview:
     """The bytes of a flat, contiguous array."""
     return array.view(np.uint8).data
+
+
+def _any_infinite(flat: npt.NDArray[Any]) -> bool:
+    """Part by part, for the memory's sake."""
+    return any(np.isinf(flat[start : start + _PART]).any() for start in range(0, flat.size, _PART))
 
 
 def _is_torch(value: Any) -> bool:

@@ -53,6 +53,11 @@ class Effort:
         """Seconds since the first failure."""
         return 0.0 if self._failed_at is None else self._clock() - self._failed_at
 
+    @property
+    def left(self) -> float:
+        """Seconds of the patience that are left."""
+        return max(0.0, self._patience - self.seconds)
+
     def pause(self, error: Exception, *, elsewhere: bool = False) -> float | None:
         """Seconds after which to try again after that failure; ``None`` to give up.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -19,6 +20,11 @@ from tributary._core.reactor import Reactor
 from tributary._core.retry import Effort
 
 T = TypeVar("T")
+
+log = logging.getLogger("tributary")
+
+TELL_SECONDS = 10.0
+"""How often the log says that something is still waited for."""
 
 IDLE_MAX = 8
 """Idle connections to one server that are kept."""
@@ -68,6 +74,7 @@ class Session:
         effort = Effort(self._patience, time.monotonic)
         reasons: dict[str, str] = {}
         tried: set[str] = set()
+        told_at: float | None = None
         while True:
             tried.add(str(self.places.of(subject)))
             try:
@@ -80,6 +87,8 @@ class Session:
                 pause = effort.pause(error, elsewhere=lost and str(self.places.of(subject)) not in tried)
                 if pause is None:
                     raise _told(error, effort, reasons) from error.__cause__
+                if pause:
+                    told_at = _tell(error, effort, told_at)
             if pause:
                 tried.clear()
                 await self.reactor.sleep(pause)
@@ -242,6 +251,17 @@ def _beyond(head: int, moved: Moved) -> Moved:
         moved(sent - of_head)
 
     return tell
+
+
+def _tell(error: errors.TributaryError, effort: Effort, told_at: float | None) -> float:
+    """Logs that it is waited, at the first failure and now and then; gives when that was, in seconds since then."""
+    now = effort.seconds
+    if told_at is not None and now - told_at < TELL_SECONDS:
+        return told_at
+    # A server that is busy for a moment is nothing to warn of.
+    long = isinstance(error, errors.ServerUnreachable) or now >= TELL_SECONDS
+    log.log(logging.WARNING if long else logging.INFO, "%s; trying again, for %.0f s more", error, effort.left)
+    return now
 
 
 def _told(error: errors.TributaryError, effort: Effort, reasons: dict[str, str]) -> errors.TributaryError:
