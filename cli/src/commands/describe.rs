@@ -270,7 +270,7 @@ fn members(placement: &PlacementDescription) -> String {
 /// The most memory that the job takes, with the arithmetic.
 fn bound(plan: &PlanStatus) -> String {
     format!(
-        "{} = {} slots for models and {} for updates of {} + {} for partials of {} + {} of tables",
+        "{} = {} slots for models and {} for updates of {} + {} for partials of {} + {} of tables and padding",
         bytes(plan.bytes_max),
         plan.model_slots,
         plan.update_slots,
