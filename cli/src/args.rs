@@ -206,6 +206,9 @@ pub(crate) struct NodeOptions {
     /// A label that jobs can ask for; may be given several times.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, env = "TRIBUTARY_LABELS", value_delimiter = ',')]
     pub(crate) labels: Vec<(String, String)>,
+    /// The updates that it can have in service at once, for placement [default: learnt under load].
+    #[arg(long, value_name = "N", env = "TRIBUTARY_CAPACITY", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) capacity: Option<u32>,
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
     /// A bucket of NATS' object store from which updates may be fetched; may be given several times.

@@ -85,6 +85,7 @@ async fn serve(
             Some(url.clone()),
             labels.clone(),
             Some(spool.clone()),
+            options.capacity,
         )
     };
     let station = options.nats.waited(started).await?;
@@ -105,16 +106,16 @@ async fn serve(
             .waited(|| serve_node(&*backend, Arc::clone(&station), beat, ended.clone()))
             .await
     };
-    tokio::select! {
-        served = served => served?,
-        () = publish(&publisher, heard) => {}
-        () = submissions::take(bus, node.clone(), &publisher) => {}
-    }
+    let served = tokio::select! {
+        served = served => served,
+        () = publish(&publisher, heard, |missed| node.count_dropped_events(missed)) => Ok(()),
+        () = submissions::take(bus, node.clone(), &publisher) => Ok(()),
+    };
     // Nobody listens any more if the server has ended by itself.
     let _ = stop.send(true);
     server.await.context("the gateway ended abnormally")?;
     node.shutdown().await;
-    Ok(())
+    served
 }
 
 async fn join(

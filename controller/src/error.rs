@@ -122,6 +122,17 @@ pub enum Error {
     /// There is no such node.
     #[error("there is no node {0:?}; `tributary get nodes` lists them")]
     UnknownNode(String),
+    /// Another process is a node of the same name.
+    #[error(
+        "another process at {url} is node {node} already; give each node a --name of its own, and a --state-dir if it is \
+         on the same machine"
+    )]
+    NameTaken {
+        /// The name.
+        node: String,
+        /// The other one's gateway.
+        url: String,
+    },
     /// A task of this process died.
     #[error("an internal task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -150,6 +161,7 @@ impl Error {
             Self::Store(tributary_store::Error::Full { .. }) => (507, "store-full", "Store full"),
             Self::UnknownBlob(_) => (404, "unknown-blob", "Unknown blob"),
             Self::InUse { .. } | Self::DefaultTenant(_) => (409, "in-use", "In use"),
+            Self::NameTaken { .. } => (409, "name-taken", "Name taken"),
             Self::DigestMismatch { .. } => (422, "digest-mismatch", "Digest mismatch"),
             Self::TooLarge { .. } => (413, "too-large", "Too large"),
             Self::Locked(_)

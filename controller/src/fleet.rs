@@ -2,6 +2,8 @@
 
 mod gauge;
 mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,6 +64,8 @@ struct View {
 /// A node that was heard of.
 struct Entry {
     report: Arc<NodeReport>,
+    /// The revision of its newest beat.
+    revision: u64,
     heard: Instant,
     lost: bool,
     link: Arc<dyn Link>,
@@ -164,13 +168,13 @@ impl Fleet {
 
     /// Adds the node of this process.
     pub(crate) fn add(&self, report: NodeReport, link: Arc<dyn Link>) {
-        self.note_from(report, || link);
+        self.note_from(report, None, || link);
     }
 
-    /// Takes a report over, if it is newer than what is known.
-    pub(crate) fn note(&self, report: NodeReport) -> Option<Passage> {
+    /// Takes a report over, if it is newer than what is known. A beat has the revision under which it is stored.
+    pub(crate) fn note(&self, report: NodeReport, beat: Option<u64>) -> Option<Passage> {
         let name = report.status.name.clone();
-        self.note_from(report, || match &self.kind {
+        self.note_from(report, beat, || match &self.kind {
             Kind::Many { bus, .. } => Arc::new(RemoteNode::new(&name, Arc::clone(bus))),
             Kind::Local => Arc::new(Nobody),
         })
@@ -179,6 +183,7 @@ impl Fleet {
     fn note_from(
         &self,
         report: NodeReport,
+        beat: Option<u64>,
         link: impl FnOnce() -> Arc<dyn Link>,
     ) -> Option<Passage> {
         let name: Name = report.status.name.parse().ok()?;
@@ -191,6 +196,7 @@ impl Fleet {
             let entry = Entry {
                 gauge: Gauge::new(&report, now),
                 report: Arc::new(report),
+                revision: beat.unwrap_or(0),
                 heard: now,
                 lost: false,
                 link: link(),
@@ -200,7 +206,7 @@ impl Fleet {
             self.wake();
             return Some(Passage::Joined(name));
         };
-        if report.order() <= entry.report.order() {
+        if !entry.is_before(&report, beat, self.believed()) {
             return None;
         }
         let tells = tells_more(&entry.report, &report);
@@ -208,6 +214,7 @@ impl Fleet {
         entry.gauge.observe(&entry.report, &report, now);
         (entry.heard, entry.lost) = (now, is);
         entry.report = Arc::new(report);
+        entry.revision = beat.unwrap_or(entry.revision);
         drop(nodes);
         if tells || was != is {
             self.wake();
@@ -227,7 +234,7 @@ impl Fleet {
         command: Command,
     ) -> Result<Answer, Refusal> {
         let answer = link.give(Order::new(term, command)).await?;
-        self.note(answer.report.clone());
+        self.note(answer.report.clone(), None);
         Ok(answer)
     }
 
@@ -273,7 +280,9 @@ impl Fleet {
             while let Some(change) = changes.next().await {
                 match change {
                     Ok(Change::Put(_, entry)) => {
-                        let passage = read(&entry.value).and_then(|report| self.note(report));
+                        let report = read(&entry.value);
+                        let passage =
+                            report.and_then(|report| self.note(report, Some(entry.revision)));
                         passage.into_iter().for_each(tell);
                     }
                     Ok(Change::UpToDate) => {
@@ -366,9 +375,16 @@ impl Fleet {
         };
         // The watch has missed it, or will bring it in a moment.
         if let Some(report) = read(&entry.value) {
-            self.note(report);
+            self.note(report, Some(entry.revision));
         }
         Ok(false)
+    }
+
+    fn believed(&self) -> Duration {
+        match &self.kind {
+            Kind::Local => Duration::MAX,
+            Kind::Many { beat, .. } => beat.believed,
+        }
     }
 
     fn lose(&self, name: &Name) {
@@ -380,6 +396,19 @@ impl Fleet {
 
     fn forget(&self) {
         lock(&self.nodes).retain(|_, entry| !entry.lost || entry.heard.elapsed() < LOST_SHOWN);
+    }
+}
+
+impl Entry {
+    /// Whether a report is newer than what is known. Those of one life are numbered. Of two lives the newer one is that
+    /// whose beat the store wrote later, whatever the node's clock says; an answer does not tell. Who beats while the
+    /// life that is known is silent is the newer one too: the bucket may have been made anew, and counts from 1.
+    fn is_before(&self, report: &NodeReport, beat: Option<u64>, believed: Duration) -> bool {
+        if report.life == self.report.life {
+            return report.number > self.report.number;
+        }
+        let silent = self.lost || self.heard.elapsed() > believed;
+        beat.is_some_and(|revision| revision > self.revision || silent)
     }
 }
 

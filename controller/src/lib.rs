@@ -25,6 +25,7 @@ mod link;
 mod metrics;
 mod placing;
 mod plan;
+mod random;
 mod reconcile;
 mod routes;
 mod state;

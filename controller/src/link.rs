@@ -12,6 +12,7 @@
 
 mod in_hand;
 mod order;
+mod pulse;
 mod remote;
 mod report;
 mod serving;

@@ -139,7 +139,7 @@ impl Consumer {
             return Verdict::Done;
         };
         let (round, attempt) = (submission.round, delivery.attempt);
-        match verdict::delay(&problem, round, attempt, delivery.age) {
+        match verdict::delay(&problem, round, attempt) {
             Some(delay) => {
                 tracing::debug!(job = %self.job, %problem, "a submitted update is put off");
                 Verdict::Again(delay)

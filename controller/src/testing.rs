@@ -76,6 +76,7 @@ pub(crate) fn report(node: &str, jobs: Vec<JobStatus>) -> NodeReport {
         },
         url: Some(format!("http://{node}")),
         labels: BTreeMap::new(),
+        capacity: None,
         jobs,
         elsewhere: BTreeMap::new(),
         term: 0,

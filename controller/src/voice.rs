@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -16,6 +16,8 @@ use tributary_api::{
     event::{Event, EventKind},
 };
 use tributary_store::Bus;
+
+use crate::random;
 
 /// Times that an event is offered to the bus.
 const ATTEMPTS: u32 = 5;
@@ -42,6 +44,7 @@ pub(crate) enum About<'a> {
 pub struct Publisher {
     bus: Arc<dyn Bus>,
     source: String,
+    /// Tells this life of the process from others, so that event ids never repeat.
     life: u64,
     next: Arc<AtomicU64>,
 }
@@ -61,12 +64,10 @@ impl Publisher {
     /// A publisher for a process, such as `/controllers/c1`.
     #[must_use]
     pub fn new(bus: Arc<dyn Bus>, source: String) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let life = since.map_or(0, |since| since.as_micros() as u64);
         Self {
             bus,
             source,
-            life,
+            life: random::number(),
             next: Arc::default(),
         }
     }

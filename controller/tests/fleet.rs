@@ -44,6 +44,8 @@ mod flat;
 mod leaders;
 #[path = "fleet/lossy.rs"]
 mod lossy;
+#[path = "fleet/names.rs"]
+mod names;
 #[path = "fleet/outage.rs"]
 mod outage;
 #[path = "fleet/slow.rs"]

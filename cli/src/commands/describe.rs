@@ -9,7 +9,7 @@ use tributary_api::{
     manifest::{Closing, JobManifest, Staleness, StalenessWeight, Timer, UpdateBounds},
     placement::{BUCKETS, Duty},
     status::{
-        AutoscalerStatus, FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundStatus,
+        AutoscalerStatus, FunctionStatus, JobPhase, JobStatus, PlanStatus, RoundPhase, RoundStatus,
         TenantStatus,
     },
 };
@@ -63,9 +63,9 @@ pub(crate) fn run(client: &Client, output: &Output, what: Describe) -> Result<()
 }
 
 fn fetch_job(client: &Client, name: &Name) -> Result<JobDescription, Failure> {
-    let status = get::job(client, name)?;
+    let mut status = get::job(client, name)?;
     let manifest = client.get(&format!("/v1/jobs/{name}/manifest"))?;
-    let mut rounds: Vec<RoundStatus> = match client.get(&format!("/v1/jobs/{name}/rounds")) {
+    let rounds: Vec<RoundStatus> = match client.get(&format!("/v1/jobs/{name}/rounds")) {
         Ok(rounds) => rounds,
         // No node runs the job: there is nothing to tell of its rounds.
         Err(Failure::Problem(problem)) if matches!(problem.status, 404 | 503) => Vec::new(),
@@ -75,6 +75,8 @@ fn fetch_job(client: &Client, name: &Name) -> Result<JobDescription, Failure> {
         Some(_) => Some(client.get(&format!("/v1/jobs/{name}/placement"))?),
         None => None,
     };
+    follow(&mut status, &rounds);
+    let mut rounds = rounds;
     rounds.truncate(ROUNDS_SHOWN);
     Ok(JobDescription {
         status,
@@ -82,6 +84,16 @@ fn fetch_job(client: &Client, name: &Name) -> Result<JobDescription, Failure> {
         placement,
         rounds,
     })
+}
+
+/// A controller's status is as old as the node's last beat; the rounds come from the node itself. What both tell of the open
+/// round is told as the node has it.
+fn follow(status: &mut JobStatus, rounds: &[RoundStatus]) {
+    let is_open =
+        |round: &&RoundStatus| matches!(round.phase, RoundPhase::Open | RoundPhase::Closing);
+    if let Some(open) = rounds.first().filter(is_open) {
+        (status.version, status.accepted) = (open.round, open.accepted);
+    }
 }
 
 fn job(description: &JobDescription) -> String {
@@ -410,11 +422,7 @@ fn node(entry: &NodeEntry) -> String {
     lines.add("Workers", node.workers);
     lines.add("Jobs", node.jobs);
     if let Some(capacity) = &entry.capacity {
-        let whence = if capacity.measured {
-            "measured"
-        } else {
-            "assumed"
-        };
+        let whence = capacity.whence();
         let (at_once, each) = (
             capacity.concurrency_milli as f64 / 1e3,
             capacity.update_microseconds as f64 / 1e3,

@@ -205,7 +205,7 @@ pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
     }
 }
 
-/// Updates in service, by Little's law, of those that can be: `0.4/16`.
+/// Updates in service, by Little's law, of those that can be, and how that is known: `0.4/16 (assumed)`.
 pub(super) fn load(entry: &NodeEntry) -> String {
     let Some(capacity) = &entry.capacity else {
         return "-".into();
@@ -213,7 +213,7 @@ pub(super) fn load(entry: &NodeEntry) -> String {
     let arrivals = capacity.arrivals_milli_per_second as f64 / 1e3;
     let in_service = arrivals * capacity.update_microseconds as f64 / 1e6;
     let most = capacity.concurrency_milli as f64 / 1e3;
-    format!("{in_service:.1}/{most:.0}")
+    format!("{in_service:.1}/{most:.0} ({})", capacity.whence())
 }
 
 /// A time since something: `0.4s`, `12s`, `5m`.

@@ -445,9 +445,9 @@ fn several_nodes_are_shown_with_state_labels_load_and_beat() {
     let (url, _received) = server(&[(200, JSON, "", NODES), (200, JSON, "", NODES)]);
     let table = run(&["get", "nodes", "--server", &url]).stdout;
     let expected = "\
-NAME   STATE      SLOW IN        LABELS              JOBS   WORKERS   LOAD     BEAT   SIDECAR     CORES   SHM FREE   VERSION   URL
-n1     Draining   -              disk=fast,zone=eu   1      2         2.0/16   0.4s   ebpf        2       8.0 GB     0.1.0     http://n1:8470
-n2     Lost       digits,other   -                   0      0         -        61s    userspace   4       0 B        0.1.0     http://n2:8470
+NAME   STATE      SLOW IN        LABELS              JOBS   WORKERS   LOAD                BEAT   SIDECAR     CORES   SHM FREE   VERSION   URL
+n1     Draining   -              disk=fast,zone=eu   1      2         2.0/16 (measured)   0.4s   ebpf        2       8.0 GB     0.1.0     http://n1:8470
+n2     Lost       digits,other   -                   0      0         -                   61s    userspace   4       0 B        0.1.0     http://n2:8470
 ";
     assert_eq!(table, expected);
     let outcome = run(&["describe", "node", "n1", "--server", &url]);

@@ -52,11 +52,14 @@ pub struct NodeEntry {
     pub slow_in: Vec<Name>,
 }
 
-/// What a node can take: measured, or assumed until it is.
+/// What a node can take: what it was told, else measured, else assumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeCapacity {
-    /// It comes from measurements.
+    /// The number of updates was learnt under load.
     pub measured: bool,
+    /// The node was started with `--capacity`.
+    #[serde(default)]
+    pub given: bool,
     /// Updates that it can have in service at once, in thousandths.
     pub concurrency_milli: u64,
     /// The time that an update takes, in microseconds.
@@ -118,6 +121,18 @@ pub struct MemberDescription {
     /// Why it is slow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+impl NodeCapacity {
+    /// How it is known, for people.
+    #[must_use]
+    pub const fn whence(&self) -> &'static str {
+        match (self.given, self.measured) {
+            (true, _) => "given",
+            (false, true) => "measured",
+            (false, false) => "assumed",
+        }
+    }
 }
 
 impl std::fmt::Display for NodeState {

@@ -287,6 +287,16 @@ pub struct NodeLoad {
     pub updates: u64,
     /// Time that workers spent in steps, in milliseconds.
     pub busy_milliseconds: u64,
+    /// Updates that were folded.
+    #[serde(default)]
+    pub folded: u64,
+    /// Updates in service (accepted, not folded yet, and a worker there for them), times milliseconds: the time that all
+    /// of them were in service.
+    #[serde(default)]
+    pub served_milliseconds: u64,
+    /// Time in which any update was in service, in milliseconds.
+    #[serde(default)]
+    pub occupied_milliseconds: u64,
 }
 
 /// A function's newest revision.

@@ -268,9 +268,7 @@ impl Controller {
             let Some(job) = planned.get(&result.name) else {
                 continue;
             };
-            let leader = known.placed.get(&job.name);
-            let leader = leader.map(|placed| &placed.placement.leader);
-            let failure = work.failure(&job.name, leader);
+            let failure = work.failure(&job.name, known.placed.get(&job.name));
             let failure = failure.map(|failure| &failure.message);
             if let Some(message) = failure.or_else(|| known.nowhere.get(&job.name)) {
                 result

@@ -1,7 +1,8 @@
 //! Bringing each node to its goal.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt as _;
 use tributary_api::{Name, control::NodeError};
 
 use super::{
@@ -18,6 +19,8 @@ use crate::{
 enum StepError {
     Node(NodeError),
     Refusal(Refusal),
+    /// A mistake in this program: the node is not to be busy for ever by it.
+    Panicked,
 }
 
 impl Controller {
@@ -71,7 +74,11 @@ impl Controller {
         let name = node.clone();
         let task = tokio::spawn(async move {
             for step in &steps {
-                let outcome = controller.take(term, &seen, &known, step).await;
+                let taken = AssertUnwindSafe(controller.take(term, &seen, &known, step));
+                let outcome = taken
+                    .catch_unwind()
+                    .await
+                    .unwrap_or(Err(StepError::Panicked));
                 controller.note_outcome(&node, &known, step, outcome);
             }
             lock(&controller.work).end(&node);
@@ -123,7 +130,15 @@ impl Controller {
             Ok(()) => return lock(&self.work).record(node, step.job(), None),
             Err(StepError::Node(NodeError::Refused(message))) => (message, true, starts),
             Err(StepError::Node(error)) => (error.to_string(), false, starts),
-            Err(StepError::Refusal(refusal)) => (refusal.to_string(), false, false),
+            Err(StepError::Refusal(refusal)) => {
+                // Others may know what a node of another version does not.
+                let unfit = starts && matches!(refusal, Refusal::Unsupported { .. });
+                (refusal.to_string(), false, unfit)
+            }
+            Err(StepError::Panicked) => {
+                let message = "carrying the order out ended abnormally; the log says where";
+                (message.into(), false, false)
+            }
         };
         // Of several nodes one should know which; who is not reached is named already.
         let message = if self.fleet.is_many() && !message.starts_with("node ") {

@@ -11,7 +11,7 @@ use tokio::{
 use tributary_api::{Name, event::EventKind};
 use tributary_store::{Campaign, Change, Error as StoreError, Keys, Leadership, Role};
 
-use super::{Controller, Known, lock};
+use super::{Controller, Known, RETRY, lock};
 use crate::{
     Error,
     fleet::Passage,
@@ -72,6 +72,17 @@ impl Controller {
             Lead::Following { leader } => leader.clone(),
         };
         Err(Error::NotLeading { leader })
+    }
+
+    /// Why it cannot do now what it is asked.
+    pub(crate) fn hindrance(&self) -> Option<String> {
+        if !self.state.backend.connected() {
+            return Some("it has no connection to NATS, and answers from what it knew last".into());
+        }
+        match self.leading() {
+            Ok(_) | Err(Error::NotLeading { leader: Some(_) }) => None,
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// Runs for leader and does what a controller does, until `stop` is over; then lets the next one lead.
@@ -202,6 +213,8 @@ impl Controller {
                 nowhere: BTreeMap::new(),
             };
         });
+        // Who has handed over all by now has been told of.
+        *lock(&self.drained) = self.known().drained().cloned().collect();
         // Beats are a little old: what the leader before has just done is not done again.
         self.introduce(term).await;
         self.lead.send_replace(Lead::Leading { term });
@@ -257,13 +270,15 @@ impl Controller {
     /// Reads what the store holds. If another term stands there, this controller does not lead any more.
     pub(super) async fn look_up(&self) -> Result<(), Error> {
         let led = self.term();
+        // Placements first: where a successor has claimed one in between, its term stands in what is read next. The other
+        // way about, this controller would believe to lead, and have the revisions that let it write.
+        let listed = self.state.placements.list("").await?;
         let desired = self.state.store.load(&self.known().desired).await?;
         // A lower one is of a store that was restored; unless it was read before this controller led.
         let other = |term| desired.term() > term || (led == Some(term) && desired.term() < term);
         if self.term().is_some_and(other) {
             self.cease(None);
         }
-        let listed = self.state.placements.list("").await?;
         self.change_known(|known| {
             known.desired.renew(desired);
             known.placed.clear();
@@ -282,21 +297,28 @@ impl Controller {
 
     async fn follow_desired(&self) {
         let keys = Arc::clone(self.state.store.keys());
-        self.watch(
-            &*keys,
-            store::HEADS,
-            |_| {},
-            || async {
-                let loaded = self.state.store.load(&self.known().desired).await?;
-                // Another leader's; or this one leads, and the store was restored.
-                if self.term().is_some_and(|term| term != loaded.term()) {
-                    return self.look_up().await;
-                }
-                self.change_known(|known| known.desired.renew(loaded));
-                Ok(())
-            },
-        )
-        .await;
+        self.watch(&*keys, store::HEADS, |_| {}, || self.reload())
+            .await;
+    }
+
+    /// Reads the desired state as often as it takes: the change that called for it may be the last one for long.
+    async fn reload(&self) {
+        let mut pause = PAUSE;
+        while let Err(error) = self.read_desired().await {
+            tracing::debug!(%error, "a change cannot be followed yet");
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY);
+        }
+    }
+
+    async fn read_desired(&self) -> Result<(), Error> {
+        let loaded = self.state.store.load(&self.known().desired).await?;
+        // Another leader's; or this one leads, and the store was restored.
+        if self.term().is_some_and(|term| term != loaded.term()) {
+            return self.look_up().await;
+        }
+        self.change_known(|known| known.desired.renew(loaded));
+        Ok(())
     }
 
     async fn follow_placements(&self) {
@@ -314,7 +336,7 @@ impl Controller {
                 Change::UpToDate => {}
             });
         };
-        self.watch(&*keys, "", take, || async { Ok(()) }).await;
+        self.watch(&*keys, "", take, || async {}).await;
     }
 
     /// Watches keys for ever: each change goes to `take`, and then `after` is done.
@@ -325,16 +347,14 @@ impl Controller {
         take: impl Fn(&Change),
         after: impl Fn() -> F,
     ) where
-        F: Future<Output = Result<(), Error>>,
+        F: Future<Output = ()>,
     {
         loop {
             if let Ok(mut changes) = keys.watch(prefix).await {
                 while let Some(change) = changes.next().await {
                     let Ok(change) = change else { continue };
                     take(&change);
-                    if let Err(error) = after().await {
-                        tracing::debug!(%error, "a change cannot be followed yet");
-                    }
+                    after().await;
                 }
             }
             sleep(PAUSE).await;
@@ -355,6 +375,13 @@ impl Controller {
 }
 
 impl Known {
+    /// The nodes that have handed over all they had.
+    pub(super) fn drained(&self) -> impl Iterator<Item = &Name> {
+        let placed = || self.placed.values().map(|placed| &placed.placement);
+        let drained = self.desired.drained().iter();
+        drained.filter(move |node| placed().all(|now| now.member(node.as_str()).is_none()))
+    }
+
     fn put_placed(&mut self, key: &str, value: &[u8], revision: u64) {
         if let Some((name, record)) = read_placed(key, value) {
             self.seen.insert(name.clone(), revision);

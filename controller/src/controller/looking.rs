@@ -175,6 +175,7 @@ impl Controller {
         let report = &seen.report;
         let cores = report.status.cores;
         let capacity = seen.gauge.capacity_or_default(cores);
+        let (learnt, given) = seen.gauge.knows();
         let milli = |value: f64| (value * 1e3) as u64;
         let many = self.fleet.is_many();
         NodeEntry {
@@ -185,7 +186,8 @@ impl Controller {
             heard_milliseconds_ago: many
                 .then(|| u64::try_from(seen.heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
             capacity: many.then(|| NodeCapacity {
-                measured: seen.gauge.capacity().is_some(),
+                measured: learnt && !given,
+                given,
                 concurrency_milli: milli(capacity.concurrency),
                 update_microseconds: (capacity.seconds_per_update * 1e6) as u64,
                 arrivals_milli_per_second: milli(seen.gauge.arrivals()),
@@ -215,7 +217,7 @@ impl Controller {
             status.sharing = Some(known.desired.sharing(&record.spec));
         }
         status.workers = running.iter().map(|(_, status)| status.workers).sum();
-        let failure = lock(&self.work).failure(name, leader).cloned();
+        let failure = lock(&self.work).failure(name, placed).cloned();
         let failure = failure.map(|failure| failure.message);
         if let Some(why) = failure.or_else(|| known.nowhere.get(name).cloned()) {
             status.last_error = Some(why);

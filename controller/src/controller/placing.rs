@@ -11,6 +11,7 @@ use crate::{
     Error,
     fleet::Seen,
     placing::{Given, Placed, Placing, Site, Unfit, place},
+    random,
     voice::About,
 };
 
@@ -135,17 +136,11 @@ impl Controller {
 
     /// Tells once of each node that it has handed over all it had.
     fn tell_drained(&self, known: &Known) {
-        let mut told = super::lock(&self.drained);
-        let drained = known.desired.drained();
-        told.retain(|node| drained.contains(node));
-        for node in drained {
-            let is_member = |placed: &Placed| placed.placement.member(node.as_str()).is_some();
-            if known.placed.values().any(is_member) {
-                told.remove(node);
-            } else if told.insert(node.clone()) {
-                self.voice
-                    .tell(EventKind::NodeDrained, About::Node(node), json!({}));
-            }
+        let drained: BTreeSet<Name> = known.drained().cloned().collect();
+        let told = std::mem::replace(&mut *super::lock(&self.drained), drained.clone());
+        for node in drained.difference(&told) {
+            self.voice
+                .tell(EventKind::NodeDrained, About::Node(node), json!({}));
         }
     }
 }
@@ -164,7 +159,7 @@ pub(super) fn sites(known: &Known, nodes: &BTreeMap<Name, Seen>) -> BTreeMap<Nam
         let node = Node {
             labels: report.labels.clone(),
             state,
-            capacity: seen.gauge.capacity(),
+            capacity: seen.gauge.capacity(report.status.cores),
             arrivals_per_second: seen.gauge.arrivals(),
             arrivals_of_jobs: seen.gauge.arrivals_of_jobs(),
             ..Node::new(name.as_str(), report.status.cores)
@@ -181,12 +176,6 @@ pub(super) fn sites(known: &Known, nodes: &BTreeMap<Name, Seen>) -> BTreeMap<Nam
 
 /// 128 bits that nobody can guess.
 fn secret() -> String {
-    let mut bytes = [0; 16];
-    let flags = rustix::rand::GetRandomFlags::empty();
-    match rustix::rand::getrandom(&mut bytes, flags) {
-        Ok(filled) if filled == bytes.len() => {}
-        // The kernel gives up to 256 bytes at once, and fails only before it has any to give.
-        other => tracing::error!(?other, "the kernel gives no random numbers"),
-    }
+    let bytes = random::bytes::<16>();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

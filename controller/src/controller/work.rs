@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 use tributary_api::Name;
 
 use super::RETRY;
+use crate::placing::Placed;
 
 /// How long a node that could not start a job is left out of it; one that refused is until the job changes.
 const UNFIT: Duration = Duration::from_secs(60);
@@ -33,6 +34,8 @@ pub(super) struct Failure {
     pub(super) unfit: bool,
     /// When it was; nothing once it may be tried again at once.
     at: Option<Instant>,
+    /// Attempts before it that failed likewise.
+    times: u32,
 }
 
 /// What was tried: another aim is another attempt.
@@ -51,6 +54,16 @@ impl Failure {
             permanent,
             unfit: false,
             at,
+            times: 0,
+        }
+    }
+
+    /// How long it is left alone: a node that could not start a job, which costs it a look at the model, longer each time.
+    fn pause(&self) -> Duration {
+        if self.unfit {
+            RETRY.saturating_mul(1 << self.times.min(4)).min(UNFIT)
+        } else {
+            RETRY
         }
     }
 }
@@ -87,7 +100,7 @@ impl Work {
     pub(super) fn is_in_vain(&self, node: &Name, job: Option<&Name>, aim: Aim) -> bool {
         let failure = self.failures.get(&(node.clone(), job.cloned()));
         failure.is_some_and(|failure| {
-            let early = failure.at.is_some_and(|at| at.elapsed() < RETRY);
+            let early = failure.at.is_some_and(|at| at.elapsed() < failure.pause());
             failure.aim == aim && (failure.permanent || early)
         })
     }
@@ -95,7 +108,12 @@ impl Work {
     pub(super) fn record(&mut self, node: &Name, job: Option<&Name>, failure: Option<Failure>) {
         let key = (node.clone(), job.cloned());
         match failure {
-            Some(failure) => self.failures.insert(key, failure),
+            Some(mut failure) => {
+                let before = self.failures.get(&key);
+                let before = before.filter(|before| before.aim == failure.aim);
+                failure.times = before.map_or(0, |before| before.times + 1);
+                self.failures.insert(key, failure)
+            }
             None => self.failures.remove(&key),
         };
     }
@@ -129,13 +147,42 @@ impl Work {
         nodes.collect()
     }
 
-    /// What went wrong with a job: first of all what did so on `node`.
-    pub(super) fn failure(&self, job: &Name, node: Option<&Name>) -> Option<&Failure> {
+    /// What went wrong with a job on the nodes that have it now: first of all on the one that leads. Without a placement
+    /// all nodes count.
+    pub(super) fn failure(&self, job: &Name, placed: Option<&Placed>) -> Option<&Failure> {
+        let placement = placed.map(|placed| &placed.placement);
+        let is_member =
+            |node: &Name| placement.is_none_or(|now| now.member(node.as_str()).is_some());
+        let leads = |node: &Name| placement.is_some_and(|now| now.leader == *node);
         let of_job = self
             .failures
             .iter()
-            .filter(|((_, failed), _)| failed.as_ref() == Some(job));
-        let first = of_job.min_by_key(|((at, _), _)| Some(at) != node);
+            .filter(|((node, failed), _)| failed.as_ref() == Some(job) && is_member(node));
+        let first = of_job.min_by_key(|((node, _), _)| !leads(node));
         first.map(|(_, failure)| failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::name;
+
+    #[test]
+    fn a_job_that_cannot_start_is_tried_less_often_each_time() {
+        let (mut work, aim) = (Work::default(), Aim::default());
+        let (node, job) = (name("n1"), name("j"));
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            let mut failure = Failure::new(aim, "/dev/shm is full".into(), false);
+            failure.unfit = true;
+            work.record(&node, Some(&job), Some(failure));
+            pauses.push(work.failure(&job, None).unwrap().pause().as_secs());
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+        assert!(work.is_in_vain(&node, Some(&job), aim));
+        // What may have changed is worth an attempt at once; another aim begins anew.
+        work.forgive();
+        assert!(!work.is_in_vain(&node, Some(&job), aim));
     }
 }

@@ -23,6 +23,10 @@ pub(crate) struct Gauge {
     begun: Instant,
     at: Instant,
     load: NodeLoad,
+    /// What was served when an update was folded last: what is in service for longer than a report is measured whole.
+    served: NodeLoad,
+    /// MC, if the node was told.
+    given: Option<f64>,
     /// Version and accepted updates of each job at `at`.
     jobs: BTreeMap<Name, (u64, u32)>,
     arrivals: f64,
@@ -36,6 +40,8 @@ impl Gauge {
             begun: now,
             at: now,
             load: report.status.load,
+            served: report.status.load,
+            given: report.capacity.map(f64::from),
             jobs: counts(report),
             arrivals: 0.0,
             arrivals_of_jobs: BTreeMap::new(),
@@ -47,6 +53,7 @@ impl Gauge {
         if before.life != report.life {
             // The counters begin anew; what was learnt of the machine stays.
             (self.at, self.load, self.jobs) = (now, report.status.load, counts(report));
+            (self.served, self.given) = (self.load, report.capacity.map(f64::from));
             return;
         }
         let passed = now.saturating_duration_since(self.at);
@@ -56,15 +63,11 @@ impl Gauge {
         let seconds = passed.as_secs_f64();
         let load = report.status.load;
         let updates = load.updates.saturating_sub(self.load.updates) as f64;
-        let busy = load
-            .busy_milliseconds
-            .saturating_sub(self.load.busy_milliseconds);
         let rate = updates / seconds;
         let observation = Observation {
             arrivals_per_second: Some(rate),
-            seconds_per_update: (updates > 0.0).then(|| busy as f64 / 1e3 / updates),
-            in_flight: None,
             cores: Some(report.status.cores),
+            ..self.serve(load)
         };
         self.estimator
             .observe(now.saturating_duration_since(self.begun), observation);
@@ -72,6 +75,26 @@ impl Gauge {
         self.arrivals += step * (rate - self.arrivals);
         self.observe_jobs(counts(report), seconds, step);
         (self.at, self.load) = (now, load);
+    }
+
+    /// What updates took from their arrival to being folded, and how many there were at a time, while there were any: the
+    /// rest of the time says nothing of how long they wait for each other.
+    fn serve(&mut self, load: NodeLoad) -> Observation {
+        let before = std::mem::replace(&mut self.served, load);
+        let folded = load.folded.saturating_sub(before.folded) as f64;
+        if folded == 0.0 {
+            self.served = before;
+            return Observation::default();
+        }
+        let passed = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e3;
+        let served = passed(load.served_milliseconds, before.served_milliseconds);
+        let occupied = passed(load.occupied_milliseconds, before.occupied_milliseconds);
+        Observation {
+            // Counted in milliseconds: less is not told apart.
+            seconds_per_update: Some(served.max(1e-3) / folded),
+            in_flight: (occupied > 0.0).then(|| served / occupied),
+            ..Observation::default()
+        }
     }
 
     fn observe_jobs(&mut self, jobs: BTreeMap<Name, (u64, u32)>, seconds: f64, step: f64) {
@@ -86,15 +109,28 @@ impl Gauge {
         self.jobs = jobs;
     }
 
-    /// What the node can take; `None` until it is measured.
-    pub(crate) fn capacity(&self) -> Option<Capacity> {
-        self.estimator.capacity()
+    /// What the node can take; `None` until anything of it is known.
+    pub(crate) fn capacity(&self, cores: u32) -> Option<Capacity> {
+        let measured = self.estimator.capacity();
+        let Some(concurrency) = self.given else {
+            return measured;
+        };
+        let usual = measured.unwrap_or_else(|| Defaults::default().of(cores));
+        Some(Capacity {
+            concurrency,
+            ..usual
+        })
     }
 
     /// The same, or what is assumed until then.
     pub(crate) fn capacity_or_default(&self, cores: u32) -> Capacity {
-        self.capacity()
+        self.capacity(cores)
             .unwrap_or_else(|| Defaults::default().of(cores))
+    }
+
+    /// Whether MC was learnt, and whether the node was told it.
+    pub(crate) const fn knows(&self) -> (bool, bool) {
+        (self.estimator.has_learnt(), self.given.is_some())
     }
 
     /// Updates that arrive per second.

@@ -98,6 +98,9 @@ pub(crate) enum Refusal {
     /// The node was not reached, or did not answer; whether it was done is not known.
     #[error("node {node} does not answer: {why}")]
     Unreachable { node: String, why: String },
+    /// The node cannot read the order: it is of another version.
+    #[error("node {node} does not know the order, so it is of another version; upgrade it: {why}")]
+    Unsupported { node: String, why: String },
 }
 
 impl Command {

@@ -12,7 +12,7 @@ use tributary_api::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReport {
-    /// The life of the node's process, in milliseconds since 1970: a later one has forgotten all jobs.
+    /// The life of the node's process, a random number: another one has forgotten all jobs.
     pub life: u64,
     /// Grows with every report of a life.
     pub number: u64,
@@ -22,6 +22,9 @@ pub struct NodeReport {
     pub url: Option<String>,
     /// What it was started with.
     pub labels: BTreeMap<String, String>,
+    /// The updates that it can have in service at once, if it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
     /// Its jobs.
     pub jobs: Vec<JobStatus>,
     /// Where it sends clients of other jobs.
@@ -33,12 +36,6 @@ pub struct NodeReport {
 }
 
 impl NodeReport {
-    /// Reports of a node in their order.
-    #[must_use]
-    pub fn order(&self) -> (u64, u64) {
-        (self.life, self.number)
-    }
-
     /// A job that it runs.
     #[must_use]
     pub fn job(&self, name: &Name) -> Option<&JobStatus> {

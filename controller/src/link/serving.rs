@@ -1,6 +1,6 @@
 //! A node among several: takes orders from the bus, and shows that it lives.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -8,9 +8,10 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
-use tributary_store::{Backend, Error as StoreError, Keys, Request};
+use tributary_store::{Backend, Request};
 
-use super::{Link, NODES, Order, Station, in_hand::InHand, subject};
+use super::{Answer, Link, NODES, Order, Refusal, Station, in_hand::InHand, pulse::Pulse, subject};
+use crate::Error;
 
 /// How often a node shows that it lives, and how long that is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,15 +37,22 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Takes orders for `station` and shows that it lives, until `stop` is over; then says that it leaves.
 ///
 /// # Errors
-/// As the store fails at the beginning; later failures are waited out.
+/// [`Error::NameTaken`] if another process beats under the node's name; as the store fails at the beginning, while later
+/// failures are waited out.
 pub async fn serve_node(
     backend: &dyn Backend,
     station: Arc<Station>,
     beat: Beat,
     stop: impl Future<Output = ()>,
-) -> Result<(), StoreError> {
+) -> Result<(), Error> {
     let name = station.node().node_status().await.name;
     let keys = backend.keys(NODES, Some(beat.believed)).await?;
+    let mut stop = pin!(stop);
+    let mut pulse = Pulse::new(&*keys, &name, &station);
+    tokio::select! {
+        claimed = pulse.claim(beat.believed) => claimed?,
+        () = &mut stop => return Ok(()),
+    }
     let bus = backend.bus().await?;
     let mut requests = bus.serve(&subject(&name)).await?;
     let orders = async {
@@ -65,26 +73,31 @@ pub async fn serve_node(
     };
     tokio::select! {
         () = orders => {}
-        () = live(&*keys, &name, &station, beat) => {}
-        () = stop => {}
+        taken = live(&mut pulse, beat.every) => return Err(taken),
+        () = &mut stop => {}
     }
     station.leave();
-    farewell(&*keys, &name, &station).await;
+    pulse.farewell().await;
     Ok(())
 }
 
 async fn answer(station: Arc<Station>, in_hand: Arc<InHand>, request: Request) {
-    let order: Order = match serde_json::from_slice(&request.payload) {
-        Ok(order) => order,
+    let (command, answer) = match serde_json::from_slice::<Order>(&request.payload) {
+        Ok(order) => {
+            let (id, command) = (order.id.clone(), order.command.as_str());
+            let answer = in_hand.answer(&id, carry_out(&station, order));
+            (command, answer.await)
+        }
         Err(error) => {
             tracing::warn!(%error, "an order cannot be read; is the controller of another version?");
-            return;
+            let (node, why) = (station.node().node_status().await.name, error.to_string());
+            (
+                "unknown",
+                written("unknown", &Err(Refusal::Unsupported { node, why })),
+            )
         }
     };
-    let (id, command) = (order.id.clone(), order.command.as_str());
-    let Some(answer) = in_hand.answer(&id, carry_out(&station, order)).await else {
-        return;
-    };
+    let Some(answer) = answer else { return };
     if let Err(error) = request.respond(answer).await {
         tracing::warn!(command, %error, "the answer to an order cannot be sent");
     }
@@ -96,7 +109,11 @@ async fn carry_out(station: &Station, order: Order) -> Option<Bytes> {
     if let Err(refusal) = &answer {
         tracing::warn!(command, "{refusal}");
     }
-    match serde_json::to_vec(&answer) {
+    written(command, &answer)
+}
+
+fn written(command: &str, answer: &Result<Answer, Refusal>) -> Option<Bytes> {
+    match serde_json::to_vec(answer) {
         Ok(json) => Some(json.into()),
         Err(error) => {
             tracing::error!(command, %error, "the answer to an order cannot be written");
@@ -105,52 +122,25 @@ async fn carry_out(station: &Station, order: Order) -> Option<Bytes> {
     }
 }
 
-/// Beats for ever.
-async fn live(keys: &dyn Keys, name: &str, station: &Station, beat: Beat) {
-    let mut ticks = interval(beat.every);
+/// Beats, until somebody else does so under the same name.
+async fn live(pulse: &mut Pulse<'_>, every: Duration) -> Error {
+    let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
     loop {
         ticks.tick().await;
-        let Some(report) = report(station).await else {
-            return pending().await;
-        };
-        match keys.put(name, report).await {
-            Ok(_) if failing => {
+        match pulse.beat().await {
+            Ok(()) if failing => {
                 failing = false;
                 tracing::info!("beats arrive again");
             }
-            Ok(_) => {}
+            Ok(()) => {}
+            Err(taken @ Error::NameTaken { .. }) => return taken,
             Err(error) if !failing => {
                 failing = true;
                 tracing::warn!(%error, "beats do not arrive; jobs go on meanwhile");
             }
             Err(_) => {}
-        }
-    }
-}
-
-/// Lets everybody know at once that the node leaves.
-async fn farewell(keys: &dyn Keys, name: &str, station: &Station) {
-    let Some(report) = report(station).await else {
-        return;
-    };
-    // Who hears neither learns it from the silence.
-    let told = async {
-        keys.put(name, report).await?;
-        keys.delete(name).await
-    };
-    if let Err(error) = told.await {
-        tracing::warn!(%error, "nobody could be told that this node leaves");
-    }
-}
-
-async fn report(station: &Station) -> Option<Bytes> {
-    match serde_json::to_vec(&station.report().await) {
-        Ok(json) => Some(json.into()),
-        Err(error) => {
-            tracing::error!(%error, "reports cannot be written");
-            None
         }
     }
 }

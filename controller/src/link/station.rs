@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,8 +19,7 @@ use tributary_api::{
 };
 
 use super::{Answer, Command, JobOrder, Link, NodeReport, Order, Outcome, Refusal};
-use crate::Spool;
-use crate::{Error, State};
+use crate::{Error, Spool, State, random};
 
 /// How long a stopped job's newest model may take to the store before the node answers that it does not.
 const DELIVERY: Duration = Duration::from_secs(10);
@@ -31,6 +30,7 @@ pub struct Station {
     state: State,
     url: Option<String>,
     labels: BTreeMap<String, String>,
+    capacity: Option<u32>,
     life: u64,
     reports: AtomicU64,
     leaving: AtomicBool,
@@ -45,7 +45,8 @@ pub struct Station {
 }
 
 impl Station {
-    /// A node's station. `url` is its gateway's, and `spool` its own disk, if it is one of several nodes.
+    /// A node's station. `url` is its gateway's, and `spool` its own disk, if it is one of several nodes; `capacity` is
+    /// what it can have in service at once, if that is not to be measured.
     ///
     /// # Errors
     /// As the store fails.
@@ -55,18 +56,16 @@ impl Station {
         url: Option<String>,
         labels: BTreeMap<String, String>,
         spool: Option<Arc<Spool>>,
+        capacity: Option<u32>,
     ) -> Result<Arc<Self>, Error> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let life = since.map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        });
         let term = state.store.term().await?;
         Ok(Arc::new(Self {
             node,
             state,
             url,
             labels,
-            life,
+            capacity,
+            life: random::number(),
             reports: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             spool,
@@ -81,6 +80,16 @@ impl Station {
     #[must_use]
     pub fn node(&self) -> &Arc<dyn NodeControl> {
         &self.node
+    }
+
+    /// This life of the node's process.
+    pub(super) const fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// Whether its gateway is there.
+    pub(super) fn is_at(&self, url: &Option<String>) -> bool {
+        self.url == *url
     }
 
     /// From now on reports say that the process ends, and nothing is begun any more.
@@ -98,6 +107,7 @@ impl Station {
             status: self.node.node_status().await,
             url: self.url.clone(),
             labels: self.labels.clone(),
+            capacity: self.capacity,
             jobs: self.node.jobs().await,
             elsewhere: lock(&self.elsewhere).clone(),
             term: self.term.load(Ordering::SeqCst),

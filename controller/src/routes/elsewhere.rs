@@ -1,6 +1,9 @@
 //! What a process cannot answer itself, and who can: the controller that leads, or a job's node.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -52,7 +55,36 @@ pub fn node_routes(office: Leadership) -> Router {
     let routes = paths.into_iter().fold(Router::new(), |routes, path| {
         routes.route(path, any(to_controller))
     });
-    routes.with_state(office)
+    let guide = Arc::new(Guide {
+        office,
+        known: tokio::sync::Mutex::default(),
+    });
+    routes.with_state(guide)
+}
+
+/// Whoever asks a node for what controllers answer does not cost a look into the store each time.
+struct Guide {
+    office: Leadership,
+    /// Who led, and when that was looked up.
+    known: tokio::sync::Mutex<Option<(Instant, String)>>,
+}
+
+/// How long it is taken for granted who leads. The one who did sends on whoever still comes.
+const LEADER_KNOWN: Duration = Duration::from_secs(1);
+
+impl Guide {
+    async fn leader(&self) -> Result<String, Error> {
+        let mut known = self.known.lock().await;
+        if let Some((at, leader)) = &*known
+            && at.elapsed() < LEADER_KNOWN
+        {
+            return Ok(leader.clone());
+        }
+        let leader = self.office.leader().await?;
+        let leader = leader.ok_or(Error::NotLeading { leader: None })?;
+        *known = Some((Instant::now(), leader.clone()));
+        Ok(leader)
+    }
 }
 
 /// Sends writes to the controller that leads. Blobs need nobody's lead.
@@ -70,11 +102,10 @@ pub(super) async fn to_leader(State(controller): Api, request: Request, next: Ne
     }
 }
 
-async fn to_controller(State(office): State<Leadership>, uri: Uri) -> Response {
-    match office.leader().await {
-        Ok(Some(leader)) => see(&leader, &uri),
-        Ok(None) => Error::NotLeading { leader: None }.into_response(),
-        Err(error) => Error::Store(error).into_response(),
+async fn to_controller(State(guide): State<Arc<Guide>>, uri: Uri) -> Response {
+    match guide.leader().await {
+        Ok(leader) => see(&leader, &uri),
+        Err(error) => error.into_response(),
     }
 }
 
@@ -115,9 +146,15 @@ fn see(server: &str, uri: &Uri) -> Response {
         .into_response()
 }
 
-/// Ready to answer: as long as what the store holds is known, whoever leads.
-async fn ready() -> &'static str {
-    "ready\n"
+/// Whether it can do what it is asked: it follows the store, and leads or knows who does.
+async fn ready(State(controller): Api) -> Response {
+    match controller.hindrance() {
+        None => "ready\n".into_response(),
+        Some(why) => {
+            let detail = format!("this controller is not ready: {why}");
+            problem_response(&Problem::new(503, "not-ready", "Not ready", detail))
+        }
+    }
 }
 
 async fn metrics(State(controller): Api) -> Response {

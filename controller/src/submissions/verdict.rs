@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tributary_api::{event::Event, problem::Problem};
 
-/// An event that is older than this is refused for what else would be tried again.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// After so many attempts an event is refused for what else would be tried again: that is ten minutes of pauses. The
+/// store counts them; ages would be differences between its clock and the node's.
+const ATTEMPTS_MAX: u64 = 25;
 
 /// The longest time between two attempts.
 const DELAY_MAX: Duration = Duration::from_secs(30);
@@ -22,13 +23,8 @@ pub(super) enum Verdict {
 }
 
 /// The time after which it is tried again; `None` if it is refused for good. `attempt` counts from 1.
-pub(super) fn delay(
-    problem: &Problem,
-    round: u64,
-    attempt: u64,
-    age: Duration,
-) -> Option<Duration> {
-    if age >= PATIENCE || !passes(problem, round) {
+pub(super) fn delay(problem: &Problem, round: u64, attempt: u64) -> Option<Duration> {
+    if attempt >= ATTEMPTS_MAX || !passes(problem, round) {
         return None;
     }
     let doublings =
@@ -59,8 +55,6 @@ fn passes(problem: &Problem, round: u64) -> bool {
 mod tests {
     use super::*;
 
-    const YOUNG: Duration = Duration::from_secs(1);
-
     fn problem(status: u16, slug: &str) -> Problem {
         Problem::new(status, slug, "T", "why")
     }
@@ -85,22 +79,24 @@ mod tests {
             (422, "reference-not-found", false),
             (422, "layout-mismatch", false),
         ] {
-            let delay = delay(&problem(status, slug), 3, 1, YOUNG);
+            let delay = delay(&problem(status, slug), 3, 1);
             assert_eq!(delay, again.then(|| Duration::from_secs(1)), "{slug}");
         }
         // The open round is the one before: this node will have the model in a moment.
         for (open, again) in [(1, false), (2, true), (3, false), (4, false)] {
             let problem = problem(409, "wrong-round").with("round", open);
-            assert_eq!(delay(&problem, 3, 1, YOUNG).is_some(), again, "{open}");
+            assert_eq!(delay(&problem, 3, 1).is_some(), again, "{open}");
         }
     }
 
     #[test]
-    fn pauses_grow_and_end_with_the_events_age() {
+    fn pauses_grow_and_end_after_ten_minutes_of_them() {
         let full = problem(429, "no-slot");
-        let delays = [1, 2, 3, 5, 6, 7, u64::MAX].map(|attempt| delay(&full, 1, attempt, YOUNG));
-        let seconds = [1, 2, 4, 16, 30, 30, 30].map(|s| Some(Duration::from_secs(s)));
+        let delays = [1, 2, 3, 5, 6, 7].map(|attempt| delay(&full, 1, attempt));
+        let seconds = [1, 2, 4, 16, 30, 30].map(|s| Some(Duration::from_secs(s)));
         assert_eq!(delays, seconds);
-        assert_eq!(delay(&full, 1, 2, PATIENCE), None);
+        let all: Duration = (1..).map_while(|attempt| delay(&full, 1, attempt)).sum();
+        assert_eq!(all, Duration::from_secs(601));
+        assert_eq!(delay(&full, 1, u64::MAX), None);
     }
 }

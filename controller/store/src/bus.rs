@@ -105,24 +105,16 @@ pub struct Delivery {
     pub message: Message,
     /// How often it has been delivered, this time included.
     pub attempt: u64,
-    /// How long ago it was published, as far as clocks agree.
-    pub age: Duration,
     handle: Box<dyn Acknowledge>,
 }
 
 impl Delivery {
     /// A delivery whose answer goes to `handle`. For implementations.
     #[must_use]
-    pub fn new(
-        message: Message,
-        attempt: u64,
-        age: Duration,
-        handle: Box<dyn Acknowledge>,
-    ) -> Self {
+    pub fn new(message: Message, attempt: u64, handle: Box<dyn Acknowledge>) -> Self {
         Self {
             message,
             attempt,
-            age,
             handle,
         }
     }

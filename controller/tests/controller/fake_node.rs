@@ -33,6 +33,8 @@ pub(crate) struct FakeNode {
     pub(crate) busy: AtomicBool,
     /// What it says of the nodes' times in rounds, as if it led.
     pub(crate) times: Mutex<Vec<RoundTimes>>,
+    /// What it says that it has served.
+    pub(crate) load: Mutex<NodeLoad>,
     /// What it says that its closed rounds wait for.
     pub(crate) awaited: Mutex<Option<Awaited>>,
 }
@@ -77,6 +79,14 @@ impl FakeNode {
         times.push(round);
         let excess = times.len().saturating_sub(5);
         times.drain(..excess);
+    }
+
+    /// An update is folded; it took `milliseconds`, with so many others in service.
+    pub(crate) fn fold(&self, milliseconds: u64, others: u64) {
+        let mut load = self.load.lock().unwrap();
+        load.folded += 1;
+        load.served_milliseconds += milliseconds;
+        load.occupied_milliseconds += milliseconds / (1 + others);
     }
 
     fn status(&self, job: &JobDesired) -> JobStatus {
@@ -214,7 +224,7 @@ impl NodeControl for FakeNode {
             kernel: String::new(),
             cores: 1,
             shm_free_bytes: 0,
-            load: NodeLoad::default(),
+            load: *self.load.lock().unwrap(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::pending,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -215,6 +216,20 @@ impl Cluster {
         self.nodes.insert(name, NodeProcess { node, stop, task });
     }
 
+    /// Another process that is started under a node's name; ends with it.
+    pub(crate) async fn serve(
+        &self,
+        name: &'static str,
+        url: &str,
+    ) -> JoinHandle<Result<(), Error>> {
+        let backend = self.store.connect().await;
+        let state = State::on(Arc::clone(&backend)).await.unwrap();
+        let node = Arc::new(FakeNode::named(name));
+        let station = Station::new(node, state, Some(url.into()), BTreeMap::new(), None);
+        let (station, beat) = (station.await.unwrap(), self.beat);
+        tokio::spawn(async move { serve_node(&*backend, station, beat, pending()).await })
+    }
+
     /// The node's process dies with all it has.
     pub(crate) fn kill(&mut self, name: &str) {
         self.nodes.remove(name).unwrap().task.abort();
@@ -346,7 +361,7 @@ impl Leader {
         }
     }
 
-    async fn entry(&self, node: &str) -> Option<NodeEntry> {
+    pub(crate) async fn entry(&self, node: &str) -> Option<NodeEntry> {
         let nodes = self.controller.nodes().await;
         nodes.into_iter().find(|entry| entry.status.name == node)
     }

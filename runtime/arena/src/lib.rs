@@ -27,6 +27,8 @@ mod contributors;
 mod geometry;
 mod journal;
 mod large_pages;
+#[cfg(not(loom))]
+mod memory;
 pub mod ring;
 #[cfg(not(loom))]
 mod segment;
@@ -45,5 +47,7 @@ pub use geometry::{Geometry, GeometryError, JournalSize, Room, SCALARS_BYTES, Sl
 pub use journal::{Journal, Phase, Progress, SlotRef, Step};
 pub use large_pages::{LARGE_PAGE_BYTES, take_large_pages};
 #[cfg(not(loom))]
-pub use segment::{Error, Proof, memory_bytes_available, remove_stale, shared_memory_bytes_free};
+pub use memory::Memory;
+#[cfg(not(loom))]
+pub use segment::{Error, Proof, remove_stale};
 pub use slot::{Generation, Kind, OWNER_AGENT, Owner, SlotIndex, State, StateWord};

@@ -409,23 +409,3 @@ pub fn remove_stale(prefix: &str) -> io::Result<Vec<String>> {
     }
     Ok(removed)
 }
-
-/// Bytes that /dev/shm can still take.
-///
-/// # Errors
-/// The system's, if /dev/shm is not there.
-pub fn shared_memory_bytes_free() -> io::Result<u64> {
-    let stat = rustix::fs::statvfs("/dev/shm")?;
-    Ok(stat.f_bavail * stat.f_frsize)
-}
-
-/// Bytes of memory that the machine can give without swapping; `None` if the kernel does not say.
-#[must_use]
-pub fn memory_bytes_available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
-}

@@ -44,6 +44,9 @@ use workers::Workers;
 
 /// Arrivals that are dealt with at a time.
 const ARRIVALS: usize = 256;
+/// What arrivals may have changed in what is planned is looked at so much later: that asks every job, and arrivals come by
+/// the thousand. The deadline of a round is not among it: its first update says so itself.
+const SOON: Duration = Duration::from_millis(20);
 /// How long the agent sleeps when nothing is planned.
 const FOREVER: Duration = Duration::from_secs(3600);
 
@@ -91,6 +94,8 @@ pub(crate) struct Agent {
     metrics: Arc<Metrics>,
     wake: Arc<Notify>,
     written: mpsc::UnboundedSender<Written>,
+    /// Something has happened that may change who hosts what, or what is planned.
+    look: bool,
 }
 
 /// Runs the agent until it is told to shut down.
@@ -119,6 +124,7 @@ pub(crate) async fn run(
         metrics: parts.metrics,
         wake: parts.wake,
         written,
+        look: true,
     };
     let mut batch = Vec::with_capacity(ARRIVALS);
     let clock = tokio::time::sleep(Duration::ZERO);
@@ -127,16 +133,20 @@ pub(crate) async fn run(
         if clock.is_elapsed() {
             // It may have rung while something else was dealt with.
             agent.moment();
-            agent.count_workers();
+            agent.look = true;
         }
-        let next = tokio::time::Instant::from_std(agent.next_moment());
-        // A clock that rings too early costs one look; setting it anew for every arrival costs more.
-        if next < clock.deadline() || clock.is_elapsed() {
-            clock.as_mut().reset(next);
+        if std::mem::take(&mut agent.look) {
+            agent.count_workers();
+            clock.as_mut().reset(agent.next_moment().into());
         }
         tokio::select! {
             1.. = arrivals.recv_many(&mut batch, ARRIVALS) => {
                 batch.drain(..).for_each(|arrival| agent.arrival(arrival));
+                let soon = tokio::time::Instant::now() + SOON;
+                if clock.deadline() > soon {
+                    clock.as_mut().reset(soon);
+                }
+                continue;
             }
             Some((owner, event)) = workers.recv() => agent.worker_event(owner, event),
             Some(model) = models.recv() => agent.publish(model),
@@ -153,7 +163,7 @@ pub(crate) async fn run(
             () = agent.wake.notified() => {}
             () = &mut clock => {}
         }
-        agent.count_workers();
+        agent.look = true;
     }
 }
 
@@ -185,6 +195,7 @@ impl Agent {
         };
         self.host(&job, 1);
         self.scaling.hurry(Instant::now(), &self.jobs);
+        self.look = true;
         let Some(hosting) = self.hosting.get_mut(&job.number) else {
             return;
         };
@@ -334,6 +345,11 @@ impl Agent {
         for job in self.jobs.all() {
             let workers = self.hosting.get(&job.number).map_or(0, Hosting::workers) as u32;
             job.workers.store(workers, Ordering::Relaxed);
+            let ready = self
+                .hosting
+                .get(&job.number)
+                .is_some_and(|hosting| hosting.ready() > 0);
+            job.hosted(ready);
         }
     }
 

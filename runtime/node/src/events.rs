@@ -36,10 +36,9 @@ impl Events {
     /// Events of a node.
     #[must_use]
     pub fn new(node: &str) -> Self {
-        let life = jiff::Timestamp::now().as_millisecond().unsigned_abs();
         Self {
             node: node.into(),
-            life,
+            life: crate::node::random_number(),
             next: Arc::default(),
             sender: broadcast::Sender::new(BACKLOG),
         }

@@ -219,7 +219,7 @@ impl Job {
                 before: VecDeque::new(),
                 part,
                 tally: Tally::new(),
-                flow: flow::Flow::new(Instant::now()),
+                flow: flow::Flow::new(Instant::now(), parts.metrics.meter.clone()),
                 scaled: None,
                 model: slot,
                 model_before: None,
@@ -343,6 +343,7 @@ impl Job {
             // Under the lock, as is every count: what is forgotten here does not come back.
             let mut state = self.lock();
             state.stopped = true;
+            state.flow.clear(Instant::now());
             self.metrics.forget_job(self.name.as_str());
         }
         self.slot_freed.notify_one();

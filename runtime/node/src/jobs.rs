@@ -9,7 +9,7 @@ use tributary_api::Name;
 /// The register that gateway and agent share.
 #[derive(Default)]
 pub(crate) struct Jobs {
-    here: RwLock<BTreeMap<Name, Arc<Job>>>,
+    here: RwLock<Here>,
     names: watch::Sender<BTreeSet<Name>>,
     /// Gateways where jobs are that do not run here.
     elsewhere: RwLock<BTreeMap<Name, String>>,
@@ -31,6 +31,12 @@ impl Drop for Starting {
         }
         starting.retain(|_, starts| *starts > 0);
     }
+}
+
+#[derive(Default)]
+struct Here {
+    by_name: BTreeMap<Name, Arc<Job>>,
+    by_number: BTreeMap<u32, Arc<Job>>,
 }
 
 impl Jobs {
@@ -75,35 +81,43 @@ impl Jobs {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Job>> {
-        self.read(|jobs| jobs.get(name).cloned())
+        self.read(|jobs| jobs.by_name.get(name).cloned())
     }
 
     pub(crate) fn by_number(&self, number: u32) -> Option<Arc<Job>> {
-        self.read(|jobs| jobs.values().find(|job| job.number == number).cloned())
+        self.read(|jobs| jobs.by_number.get(&number).cloned())
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Job>> {
-        self.read(|jobs| jobs.values().cloned().collect())
+        self.read(|jobs| jobs.by_name.values().cloned().collect())
     }
 
     pub(crate) fn insert(&self, job: Arc<Job>) {
-        self.write(|jobs| jobs.insert(job.name.clone(), job));
+        self.write(|jobs| {
+            let before = jobs.by_name.insert(job.name.clone(), job.clone());
+            before.and_then(|before| jobs.by_number.remove(&before.number));
+            jobs.by_number.insert(job.number, job);
+        });
     }
 
     pub(crate) fn remove(&self, name: &Name) -> Option<Arc<Job>> {
-        self.write(|jobs| jobs.remove(name))
+        self.write(|jobs| {
+            let job = jobs.by_name.remove(name)?;
+            jobs.by_number.remove(&job.number)
+        })
     }
 
     // A map of handles is whole after every operation: a poisoned lock guards nothing broken.
 
-    fn read<T>(&self, look: impl FnOnce(&BTreeMap<Name, Arc<Job>>) -> T) -> T {
+    fn read<T>(&self, look: impl FnOnce(&Here) -> T) -> T {
         look(&self.here.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write<T>(&self, change: impl FnOnce(&mut BTreeMap<Name, Arc<Job>>) -> T) -> T {
+    fn write<T>(&self, change: impl FnOnce(&mut Here) -> T) -> T {
         let mut jobs = self.here.write().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut jobs);
-        self.names.send_replace(jobs.keys().cloned().collect());
+        self.names
+            .send_replace(jobs.by_name.keys().cloned().collect());
         changed
     }
 }

@@ -20,6 +20,7 @@ mod gateway;
 pub mod identity;
 mod job;
 mod jobs;
+mod meter;
 pub mod metrics;
 pub mod node;
 mod outbox;

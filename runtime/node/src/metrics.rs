@@ -5,13 +5,14 @@ mod sidecar;
 mod spool;
 
 use crate::jobs::Jobs;
+use crate::meter::Meter;
 use crate::protocol::Activation;
 use prometheus::{
     Counter, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tributary_api::control::Checkpoints;
 use tributary_api::model::Encoding;
 use tributary_api::status::NodeLoad;
@@ -81,6 +82,9 @@ pub struct Metrics {
     /// node's status.
     pub(crate) accepted: IntCounter,
     pub(crate) busy: Counter,
+    pub(crate) events_dropped: IntCounter,
+    /// What was in service, for the node's status as well.
+    pub(crate) meter: Meter,
 }
 
 /// Registers a family; the names and labels here are constants, so a clash is a programming error
@@ -355,15 +359,28 @@ impl Metrics {
                     "Seconds that workers have spent in steps, of all jobs that the node ever ran."
                 )
             ),
+            events_dropped: family!(
+                r,
+                IntCounter::new(
+                    "tributary_events_dropped_total",
+                    "Events of the node that were never published: too many waited for NATS."
+                )
+            ),
+            meter: Meter::default(),
             registry,
         }
     }
 
     /// What the node has done since it started.
     pub(crate) fn load(&self) -> NodeLoad {
+        let served = self.meter.read(Instant::now());
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         NodeLoad {
             updates: self.accepted.get(),
             busy_milliseconds: (self.busy.get() * 1e3) as u64,
+            folded: served.folded,
+            served_milliseconds: milliseconds(served.served),
+            occupied_milliseconds: milliseconds(served.occupied),
         }
     }
 

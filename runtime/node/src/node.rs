@@ -10,7 +10,7 @@ use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::peers::{self, Peers};
-use crate::plan::{Machine, Nodes, Plan, plan};
+use crate::plan::{Machine, Nodes, Plan, PlanError, plan};
 use crate::proving::{Prover, Verdict};
 use async_trait::async_trait;
 use axum::Router as Routes;
@@ -36,7 +36,7 @@ use tributary_api::model::{Encodings, ModelLayout};
 use tributary_api::placement::Placement;
 use tributary_api::status::{JobStatus, NodeStatus, RoundStatus, Sidecar};
 use tributary_api::{Digest, Name};
-use tributary_arena::{Arena, memory_bytes_available, remove_stale, shared_memory_bytes_free};
+use tributary_arena::{Arena, Memory, remove_stale};
 use tributary_planning::autoscale;
 use tributary_router::{Choice, Router, RouterKind};
 use tributary_wasm::{Description, window_bytes_max};
@@ -149,7 +149,7 @@ impl Node {
             jobs: jobs.clone(),
             metrics: metrics.clone(),
             events: events.clone(),
-            digest_seed: rand_seed(),
+            digest_seed: random_number(),
             peers: Peers::new(),
             fetcher: Arc::new(Fetcher::new(options.fetch.clone())),
         };
@@ -169,6 +169,11 @@ impl Node {
             runtime,
             gateway,
         })
+    }
+
+    /// Counts events that the world never hears of.
+    pub fn count_dropped_events(&self, events: u64) {
+        self.metrics.events_dropped.inc_by(events);
     }
 
     /// How descriptors are routed, and why not in the kernel.
@@ -240,40 +245,51 @@ impl Node {
                 )));
             }
         };
-        let machine = self.machine(&job.function)?;
+        let memory =
+            Memory::now().map_err(|error| NodeError::Unavailable(format!("/dev/shm: {error}")))?;
         let nodes = job
             .placement
             .as_ref()
             .map_or(Nodes::One, |_| Nodes::Several);
-        let plan = plan(
-            &job.spec,
-            job.layout.elements(),
-            &description,
-            machine,
-            nodes,
-        )
-        .map_err(|error| NodeError::Refused(format!("job {}: {error}", job.name)))?;
-        Ok((plan, encodings(&description, plan.by_windows)))
+        let window_bytes = window_bytes_max(job.function.spec.limits.memory.bytes());
+        let with = |bytes_free| {
+            let machine = self.machine(bytes_free, memory.of, window_bytes);
+            plan(
+                &job.spec,
+                job.layout.elements(),
+                &description,
+                machine,
+                nodes,
+            )
+        };
+        // What the job has here is let go before it is started anew.
+        let own = self.jobs.get(job.name.as_str());
+        let own = own.map_or(0, |running| running.arena.reserved_bytes());
+        match with(memory.free.saturating_add(own)) {
+            Ok(plan) => Ok((plan, encodings(&description, plan.by_windows))),
+            Err(error) => {
+                let text = format!("job {}: {error}", job.name);
+                // Others have it now, and may not have it later.
+                let passes =
+                    matches!(error, PlanError::Memory { .. }) && with(memory.total).is_ok();
+                Err(if passes {
+                    NodeError::Unavailable(text)
+                } else {
+                    NodeError::Refused(text)
+                })
+            }
+        }
     }
 
-    /// What there is to plan with now.
-    fn machine(&self, function: &FunctionRevision) -> Result<Machine, NodeError> {
-        let shm = shared_memory_bytes_free()
-            .map_err(|e| NodeError::Unavailable(format!("/dev/shm: {e}")))?;
-        // Shared memory is memory: a tmpfs may promise more than the machine has.
-        let memory = memory_bytes_available().unwrap_or(u64::MAX);
-        let (bytes_free, bytes_of) = if shm <= memory {
-            (shm, "/dev/shm")
-        } else {
-            (memory, "the machine's memory")
-        };
-        Ok(Machine {
+    /// What there is to plan with.
+    fn machine(&self, bytes_free: u64, bytes_of: &'static str, window_bytes: u64) -> Machine {
+        Machine {
             workers: self.options.workers,
             cores: cores(),
             bytes_free,
             bytes_of,
-            window_bytes: window_bytes_max(function.spec.limits.memory.bytes()),
-        })
+            window_bytes,
+        }
     }
 
     fn segment(&self, name: &Name, number: u32) -> String {
@@ -292,8 +308,8 @@ fn encodings(description: &Description, by_windows: bool) -> Encodings {
     Encodings::from_codes(folded.map(|encoding| encoding.code()))
 }
 
-/// A number that clients cannot guess.
-fn rand_seed() -> u64 {
+/// A number that clients cannot guess, and another in each process.
+pub(crate) fn random_number() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }
@@ -440,7 +456,7 @@ impl NodeControl for Node {
                 .to_string_lossy()
                 .into_owned(),
             cores: cores(),
-            shm_free_bytes: shared_memory_bytes_free().unwrap_or(0),
+            shm_free_bytes: Memory::now().map_or(0, |memory| memory.free),
             load: self.metrics.load(),
         }
     }

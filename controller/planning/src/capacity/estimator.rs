@@ -102,6 +102,12 @@ impl Estimator {
         })
     }
 
+    /// Whether MC comes from measurements; else it is the default.
+    #[must_use]
+    pub const fn has_learnt(&self) -> bool {
+        self.concurrency.is_some()
+    }
+
     /// Takes an observation at `now`, a time since any fixed moment. An older one than the last is left out.
     pub fn observe(&mut self, now: Duration, observation: Observation) {
         if self.seen.is_some_and(|seen| now < seen) {
@@ -128,21 +134,32 @@ impl Estimator {
         let alone = self.seconds_alone.unwrap_or(seconds);
         if in_flight <= f64::from(cores) || seconds <= alone {
             approach(&mut self.seconds_alone, seconds, step);
-            return self.prove(in_flight.min(f64::from(cores)), step);
+            return self.prove(in_flight.min(f64::from(cores)), cores, step);
         }
         let useful = (in_flight * alone / seconds).max(CONCURRENCY_MIN);
         if seconds >= alone * self.settings.knee {
-            approach(&mut self.concurrency, useful, step);
+            self.move_to(useful, cores, step);
         } else {
-            self.prove(useful, step);
+            self.prove(useful, cores, step);
         }
     }
 
     /// So many in service took no longer than one alone: MC is no less.
-    fn prove(&mut self, useful: f64, step: f64) {
-        if self.concurrency.is_some_and(|known| useful > known) {
-            approach(&mut self.concurrency, useful, step);
+    fn prove(&mut self, useful: f64, cores: u32, step: f64) {
+        if useful > self.known(cores) {
+            self.move_to(useful, cores, step);
         }
+    }
+
+    /// MC comes from its default: one slow second is no measure of a machine.
+    fn move_to(&mut self, useful: f64, cores: u32, step: f64) {
+        let known = self.known(cores);
+        self.concurrency = Some(known + step * (useful - known));
+    }
+
+    fn known(&self, cores: u32) -> f64 {
+        let usual = || self.settings.defaults.of(cores).concurrency;
+        self.concurrency.unwrap_or_else(usual)
     }
 
     fn recover(&mut self, in_flight: f64, seconds: f64, cores: u32, passed: f64) {

@@ -152,12 +152,11 @@ impl Consumer {
         let Taken {
             number,
             attempt,
-            age,
             message,
         } = receiver.await.ok()?;
         let consumer = self.clone();
         let handle = Handle { consumer, number };
-        Some(Delivery::new(message, attempt, age, Box::new(handle)))
+        Some(Delivery::new(message, attempt, Box::new(handle)))
     }
 }
 

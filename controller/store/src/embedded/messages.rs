@@ -116,22 +116,21 @@ pub(super) fn acknowledge(
     Ok(false)
 }
 
-/// A stored message, and when it was stored.
+/// A stored message.
 pub(super) fn message(
     transaction: &ReadTransaction,
     name: &str,
     number: u64,
-) -> Result<Option<(Message, u64)>, redb::Error> {
+) -> Result<Option<Message>, redb::Error> {
     let messages = transaction.open_table(tables::MESSAGES)?;
     let row = messages.get((name, number))?;
     Ok(row.map(|row| {
-        let (subject, id, stored, payload) = row.value();
-        let message = Message {
+        let (subject, id, _, payload) = row.value();
+        Message {
             subject: subject.to_owned(),
             id: id.to_owned(),
             payload: Bytes::copy_from_slice(payload),
-        };
-        (message, stored)
+        }
     }))
 }
 

@@ -27,7 +27,6 @@ pub(super) struct Streams {
 pub(super) struct Taken {
     pub(super) number: u64,
     pub(super) attempt: u64,
-    pub(super) age: Duration,
     pub(super) message: Message,
 }
 
@@ -297,7 +296,7 @@ impl Durable {
         &mut self,
         now: Instant,
         again: Instant,
-        message: impl Fn(u64) -> Result<Option<(Message, u64)>, redb::Error>,
+        message: impl Fn(u64) -> Result<Option<Message>, redb::Error>,
     ) -> Result<(), redb::Error> {
         self.waiting.retain(|sender| !sender.is_closed());
         if self.waiting.is_empty() {
@@ -312,14 +311,12 @@ impl Durable {
                 self.forget(number);
                 continue;
             };
-            let (message, stored) = message;
-            let age = milliseconds(SystemTime::now()).saturating_sub(stored);
-            self.deliver(number, (message, Duration::from_millis(age)), again);
+            self.deliver(number, message, again);
         }
         Ok(())
     }
 
-    fn deliver(&mut self, number: u64, (message, age): (Message, Duration), again: Instant) {
+    fn deliver(&mut self, number: u64, message: Message, again: Instant) {
         let attempt = self
             .attempts
             .get(&number)
@@ -327,7 +324,6 @@ impl Durable {
         let mut taken = Taken {
             number,
             attempt,
-            age,
             message,
         };
         while let Some(sender) = self.waiting.pop_front() {
@@ -350,7 +346,7 @@ impl Reader {
     fn hand_out(
         self,
         index: &BTreeMap<u64, String>,
-        message: impl Fn(u64) -> Result<Option<(Message, u64)>, redb::Error>,
+        message: impl Fn(u64) -> Result<Option<Message>, redb::Error>,
     ) -> Result<Option<Self>, redb::Error> {
         if self.sender.is_closed() {
             return Ok(None);
@@ -358,7 +354,7 @@ impl Reader {
         let wanted = |(_, subject): &(&u64, &String)| names::matches(&self.filter, subject);
         for (number, _) in index.range(self.after + 1..).filter(wanted) {
             let number = *number;
-            if let Some((message, _)) = message(number)? {
+            if let Some(message) = message(number)? {
                 let _ = self.sender.send(Next { number, message });
                 return Ok(None);
             }

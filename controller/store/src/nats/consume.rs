@@ -1,7 +1,7 @@
 //! Durable consumers: pulled, acknowledged one by one, taken up again after every interruption.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
@@ -130,11 +130,7 @@ impl Consumer {
     }
 
     fn delivery(&self, message: jetstream::Message) -> Delivery {
-        let info = message.info();
-        let (delivered, age) = info.map_or((1, Duration::ZERO), |info| {
-            let published = info.published.unix_timestamp_nanos();
-            (info.delivered, since(published))
-        });
+        let delivered = message.info().map_or(1, |info| info.delivered);
         let attempt = u64::try_from(delivered).unwrap_or(1);
         let (message, acker) = message.split();
         let handle = Handle {
@@ -142,16 +138,8 @@ impl Consumer {
             acker,
         };
         let message = read_message(&self.connection, message);
-        Delivery::new(message, attempt, age, Box::new(handle))
+        Delivery::new(message, attempt, Box::new(handle))
     }
-}
-
-/// The time since a moment that is given in nanoseconds since 1970; nothing if clocks disagree.
-fn since(nanoseconds: i128) -> Duration {
-    let published = u64::try_from(nanoseconds).unwrap_or(u64::MAX);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.unwrap_or_default()
-        .saturating_sub(Duration::from_nanos(published))
 }
 
 impl Session {

@@ -100,7 +100,6 @@ pub(crate) async fn work_that_goes_on_does_not_come_again(bench: Bench) {
         let (long, later) = (format!("long-{trial}"), format!("later-{trial}"));
         order(&*bus, &[&long]).await;
         let held = next_named(&mut work, &long).await;
-        assert!(held.age < Duration::from_secs(60), "{:?}", held.age);
         let prompt = goes_on(&held).await;
         order(&*bus, &[&later]).await;
         if prompt {

@@ -1,13 +1,18 @@
 //! What flows through a job on this node, counted as it happens: what the autoscaler is told of it.
 
 use super::{Inner, Job};
+use crate::meter::Meter;
 use crate::round::Round;
 use std::time::{Duration, Instant};
 use tributary_arena::State;
 
 /// Counters since somebody looked last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Flow {
+    /// The node's, of all jobs. While no worker hosts the job, nothing of it is in service there: what waits for a
+    /// worker that starts says nothing of what the node can take.
+    meter: Meter,
+    hosted: bool,
     since: Instant,
     changed: Instant,
     /// Updates that wait or are worked on, by what has been told: the arena has the last word.
@@ -62,8 +67,10 @@ pub(crate) struct RoundLook {
 }
 
 impl Flow {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant, meter: Meter) -> Self {
         Self {
+            meter,
+            hosted: false,
             since: now,
             changed: now,
             in_service: 0,
@@ -84,20 +91,39 @@ impl Flow {
     /// An update was accepted.
     pub(super) fn arrive(&mut self, now: Instant) {
         self.pass(now);
-        self.in_service += 1;
+        self.set(now, self.in_service + 1);
         self.arrived += 1;
+    }
+
+    /// A worker hosts the job, or none does any more.
+    pub(super) fn host(&mut self, now: Instant, hosted: bool) {
+        let there = self.in_service;
+        self.set(now, 0);
+        self.hosted = hosted;
+        self.set(now, there);
+    }
+
+    /// So many are in service now.
+    fn set(&mut self, now: Instant, in_service: u32) {
+        if self.hosted && in_service > self.in_service {
+            self.meter.enter(now, in_service - self.in_service);
+        } else if self.hosted {
+            self.meter.leave(now, self.in_service - in_service);
+        }
+        self.in_service = in_service;
     }
 
     /// Updates of the open round were folded.
     pub(super) fn fold(&mut self, now: Instant, updates: u32) {
         self.leave(now, updates);
+        self.meter.fold(updates);
         self.folded += updates;
     }
 
     /// Updates are out of service.
     pub(super) fn leave(&mut self, now: Instant, updates: u32) {
         self.pass(now);
-        self.in_service = self.in_service.saturating_sub(updates);
+        self.set(now, self.in_service.saturating_sub(updates));
     }
 
     /// A worker has spent so long in a step.
@@ -131,10 +157,9 @@ impl Flow {
                 f64::from(self.in_service)
             },
         };
-        *self = Self {
-            in_service,
-            ..Self::new(now)
-        };
+        self.set(now, in_service);
+        (self.since, self.waited) = (now, 0.0);
+        (self.arrived, self.folded, self.busy_seconds) = (0, 0, 0.0);
         passed
     }
 
@@ -167,6 +192,14 @@ impl Job {
             before: state.before.front().and_then(look),
             leads: state.leads(),
             keep_alive: state.spec.keep_alive.is_some(),
+        }
+    }
+
+    /// A worker hosts the job, or none does any more.
+    pub(crate) fn hosted(&self, hosted: bool) {
+        let mut state = self.lock();
+        if state.flow.hosted != hosted {
+            state.flow.host(Instant::now(), hosted);
         }
     }
 
@@ -224,7 +257,7 @@ mod tests {
     #[test]
     fn what_was_in_service_is_averaged_over_the_interval() {
         let begin = Instant::now();
-        let mut flow = Flow::new(begin);
+        let mut flow = Flow::new(begin, Meter::default());
         assert!(flow.is_still());
         // One for a second, two for half a second, none for half a second.
         flow.arrive(at(begin, 0));
@@ -243,7 +276,7 @@ mod tests {
     #[test]
     fn the_arena_has_the_last_word() {
         let begin = Instant::now();
-        let mut flow = Flow::new(begin);
+        let mut flow = Flow::new(begin, Meter::default());
         flow.arrive(begin);
         // Its record was lost with a worker: it is told as in service, and is not.
         let _ = flow.take(at(begin, 1000), 0);
@@ -258,7 +291,7 @@ mod tests {
     #[test]
     fn a_long_sleep_is_no_part_of_the_interval() {
         let begin = Instant::now();
-        let mut flow = Flow::new(begin);
+        let mut flow = Flow::new(begin, Meter::default());
         flow.arrive(at(begin, 3_600_000));
         flow.restart(at(begin, 3_600_000));
         let passed = flow.take(at(begin, 3_600_500), 1);
@@ -267,9 +300,30 @@ mod tests {
     }
 
     #[test]
+    fn the_node_counts_what_is_there_for_a_worker() {
+        let (begin, meter) = (Instant::now(), Meter::default());
+        let mut flows = [(); 2].map(|()| Flow::new(begin, meter.clone()));
+        // One waits a second for a worker: that is no service.
+        flows[0].arrive(begin);
+        flows[0].host(at(begin, 1000), true);
+        flows[1].host(at(begin, 1000), true);
+        flows[1].arrive(at(begin, 1500));
+        flows[0].fold(at(begin, 2000), 1);
+        flows[1].fold(at(begin, 2500), 1);
+        // What the arena does not have is not there, and what is over either.
+        flows[0].arrive(at(begin, 3000));
+        let _ = flows[0].take(at(begin, 3000), 0);
+        flows[1].arrive(at(begin, 3000));
+        flows[1].clear(at(begin, 3000));
+        let served = meter.read(at(begin, 4000));
+        let milliseconds = [served.served, served.occupied].map(|time| time.as_millis());
+        assert_eq!((served.folded, milliseconds), (2, [2000, 1500]));
+    }
+
+    #[test]
     fn another_round_begins_with_nothing_in_service() {
         let begin = Instant::now();
-        let mut flow = Flow::new(begin);
+        let mut flow = Flow::new(begin, Meter::default());
         flow.arrive(begin);
         flow.clear(at(begin, 500));
         let passed = flow.take(at(begin, 1000), 0);
