@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::network::{NatsOptions, ServedOptions};
+use crate::network::{HostOptions, NatsOptions, ServedOptions};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tributary_api::{ClientName, Name, manifest::Kind, quantity::Interval};
 use tributary_node::Prefix;
@@ -153,6 +153,8 @@ pub(crate) struct UpOptions {
     /// The address to listen on.
     #[arg(long, default_value = LISTEN, value_name = "ADDR")]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) hosts: HostOptions,
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
 }

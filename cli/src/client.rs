@@ -189,7 +189,10 @@ impl Client {
         url: &str,
         body: Payload<'_>,
     ) -> Result<Response<Body>, Failure> {
-        let request = Request::builder().method(method).uri(url);
+        let mut request = Request::builder().method(method).uri(url);
+        if method == "POST" {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
         let mut broken = None;
         let sent = match body {
             Payload::None => self.agent.run(request.body(()).context("the request")?),

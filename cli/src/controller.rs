@@ -5,15 +5,18 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::sync::watch;
 use tributary_controller::{Controller, Options, State, controller_routes};
+use tributary_node::{DoorMetrics, serve_routes};
 
 use crate::{
     args::ControllerOptions,
     logging,
+    machine::raise_open_files,
     network::{Ending, listen},
 };
 
 pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
     logging::start();
+    raise_open_files();
     tokio::runtime::Runtime::new()?.block_on(control(options))
 }
 
@@ -28,23 +31,20 @@ async fn control(options: ControllerOptions) -> anyhow::Result<()> {
         () = ending.come() => return Ok(()),
         joined = join(&options, &name) => joined?,
     };
-    let (stop, mut stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+    let hosts = options
+        .served
+        .hosts
+        .hosts(listener.local_addr()?, Some(&url));
+    let metrics = DoorMetrics::new(controller.registry())?;
     let routes = controller_routes(Arc::clone(&controller));
-    let server = tokio::spawn(async move {
-        let stopped = async move {
-            // An end of the channel is a stop as well.
-            let _ = stopped.changed().await;
-        };
-        axum::serve(listener, routes)
-            .with_graceful_shutdown(stopped)
-            .await
-    });
+    let server = tokio::spawn(serve_routes(listener, hosts, routes, metrics, stopped));
     controller
         .run_among(&Options { url, lease }, ending.come())
         .await?;
     // Nobody listens any more if the server has ended by itself.
     let _ = stop.send(true);
-    server.await.context("the server ended abnormally")??;
+    server.await.context("the server ended abnormally")?;
     Ok(())
 }
 

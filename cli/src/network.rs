@@ -19,6 +19,7 @@ use tributary_api::{
     quantity::{ByteSize, Interval},
 };
 use tributary_controller::{Agreement, Told};
+use tributary_node::{HostName, Hosts};
 use tributary_store::nats::{self, Credentials, Identity, Nats, Options};
 
 /// The time after which a server that cannot be reached is tried again.
@@ -94,12 +95,36 @@ pub(crate) struct NatsOptions {
     pub(crate) nats_nkey: Option<PathBuf>,
 }
 
+/// The names of this process in requests.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HostOptions {
+    /// A name by which clients call this process; may be given several times. Addresses, localhost and the name in
+    /// --advertise are known, and so are names without a dot where others can reach the process.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "TRIBUTARY_HOSTS"
+    )]
+    host: Vec<HostName>,
+}
+
+impl HostOptions {
+    /// What a process that listens on `address`, and is advertised by that URL, answers to.
+    pub(crate) fn hosts(&self, address: SocketAddr, advertised: Option<&str>) -> Hosts {
+        let advertised = advertised.and_then(HostName::of_url);
+        Hosts::new(address.ip(), self.host.iter().cloned().chain(advertised))
+    }
+}
+
 /// How others know this process.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ServedOptions {
     /// The URL by which others reach this process [default: from --listen, unless that is a wildcard].
     #[arg(long, value_name = "URL", env = "TRIBUTARY_ADVERTISE")]
     pub(crate) advertise: Option<String>,
+    #[command(flatten)]
+    pub(crate) hosts: HostOptions,
     /// The name of this process among the others [default: made once, and kept].
     #[arg(long, value_name = "NAME", value_parser = parse_name, env = "TRIBUTARY_NAME")]
     pub(crate) name: Option<Name>,

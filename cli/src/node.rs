@@ -76,7 +76,11 @@ async fn serve(
     let office = || Leadership::open(&*backend, "leader", agreement.lease());
     let office = options.nats.waited(office).await?;
     let (stop, stopped) = watch::channel(false);
-    let server = node.serve(listener, node_routes(office), stopped);
+    let hosts = options
+        .served
+        .hosts
+        .hosts(listener.local_addr()?, Some(&url));
+    let server = node.serve(listener, hosts, node_routes(office), stopped);
     let labels: BTreeMap<_, _> = options.labels.iter().cloned().collect();
     let started = || {
         Station::new(

@@ -40,7 +40,8 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let node = machine::start(identity, &options.machine, setting)?;
     let controller = Controller::start(state, node.clone()).await?;
     let (stop, stopped) = watch::channel(false);
-    let server = node.serve(listener, routes(controller.clone()), stopped);
+    let hosts = options.hosts.hosts(address, None);
+    let server = node.serve(listener, hosts, routes(controller.clone()), stopped);
     tracing::info!("listening on http://{address}");
     if !address.ip().is_loopback() {
         tracing::warn!("{address} is not a loopback address, and there is no authentication yet");

@@ -297,6 +297,12 @@ impl Controller {
         &self.metrics
     }
 
+    /// Where this process registers what else it measures.
+    #[must_use]
+    pub fn registry(&self) -> &prometheus::Registry {
+        self.metrics.registry()
+    }
+
     fn known(&self) -> Arc<Known> {
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }

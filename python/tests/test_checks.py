@@ -183,7 +183,7 @@ def test_weights(client: Client, proxy: Proxy, weight: Any) -> None:
     assert proxy.received == sent
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a b", "ü", "a" * 129, "a\r\nHost: b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "ü", "a" * 129, "a\r\nHost: b"])
 def test_names_of_clients(client: Client, name: str) -> None:
     with pytest.raises(errors.InvalidName, match="cannot be the name of a client"):
         client.push(SMALL, name=name)

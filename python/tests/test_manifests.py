@@ -36,6 +36,7 @@ FULL_JOB = Job(
     fan_in=4,
     keep_alive="30s",
     idle_timeout="5s",
+    min_rate="32KiB",
     non_finite="allow",
     slots=600,
 )

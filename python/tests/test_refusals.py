@@ -176,7 +176,7 @@ def _half_an_update(process: Process, job: str, name: str) -> socket.socket:
     head = header([("a", "F32", (256,), 1024)])
     sock = socket.create_connection(("127.0.0.1", process.port))
     request = (
-        f"PUT /v1/jobs/{job}/updates/{name}?round=1 HTTP/1.1\r\nHost: a\r\nContent-Length: {len(head) + 1024}\r\n\r\n"
+        f"PUT /v1/jobs/{job}/updates/{name}?round=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(head) + 1024}\r\n\r\n"
     )
     sock.sendall(request.encode() + head + b"\0" * 512)
     return sock

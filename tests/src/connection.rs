@@ -55,7 +55,7 @@ impl Connection {
 
     /// Sends the head of a PUT.
     pub fn send_head(&mut self, path: &str, headers: &[&str]) {
-        let mut head = format!("PUT {path} HTTP/1.1\r\nHost: tributary\r\n");
+        let mut head = format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\n");
         for header in headers {
             head.push_str(header);
             head.push_str("\r\n");
@@ -69,7 +69,7 @@ impl Connection {
     #[track_caller]
     pub fn put(&mut self, path: &str, body: &[u8]) -> Answer {
         let head = format!(
-            "PUT {path} HTTP/1.1\r\nHost: tributary\r\nContent-Length: {}\r\n\r\n",
+            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         // In one piece, as clients do it with small bodies.
@@ -81,7 +81,7 @@ impl Connection {
     #[must_use]
     #[track_caller]
     pub fn get(&mut self, path: &str) -> Answer {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: tributary\r\n\r\n").as_bytes());
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         self.answer()
     }
 
@@ -90,7 +90,7 @@ impl Connection {
     #[track_caller]
     pub fn ask(&mut self, method: &str, path: &str) -> Answer {
         let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: tributary\r\nContent-Length: 0\r\n\r\n");
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         self.send(head.as_bytes());
         self.answer()
     }

@@ -38,6 +38,12 @@ pub enum NameError {
         /// The refused text.
         text: String,
     },
+    /// What a path of a URL has for "here" and "above".
+    #[error("client name {text:?} is no name: clients of HTTP take it out of the URL")]
+    Dots {
+        /// The refused text.
+        text: String,
+    },
 }
 
 /// The name of a function, tenant, job or node: a DNS label of 1 to 63 characters of `a-z0-9-`.
@@ -58,7 +64,7 @@ struct NameText(
     String,
 );
 
-/// The name of a client: 1 to 128 characters of `A-Za-z0-9._-`.
+/// The name of a client: 1 to 128 characters of `A-Za-z0-9._-`, but neither `.` nor `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClientName(String);
@@ -104,6 +110,9 @@ impl FromStr for ClientName {
             "A-Z, a-z, 0-9, '.', '_' and '-'",
             |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'),
         )?;
+        if matches!(text, "." | "..") {
+            return Err(NameError::Dots { text: text.into() });
+        }
         Ok(Self(text.into()))
     }
 }
@@ -214,13 +223,13 @@ mod tests {
 
     #[test]
     fn client_names_keep_to_url_safe_characters() {
-        for good in ["a", "Client_7.eu-west", &"c".repeat(128)] {
+        for good in ["a", "Client_7.eu-west", "...", ".a", &"c".repeat(128)] {
             assert_eq!(
                 good.parse::<ClientName>().map(String::from).as_deref(),
                 Ok(good)
             );
         }
-        for bad in ["", "a/b", "a b", "ü", "a%2f", &"c".repeat(129)] {
+        for bad in ["", ".", "..", "a/b", "a b", "ü", "a%2f", &"c".repeat(129)] {
             assert!(bad.parse::<ClientName>().is_err(), "{bad:?} was taken");
         }
     }

@@ -30,7 +30,8 @@ class Client:
             used. When it cannot be reached, the next one is, in turn, within the same patience. Redirects are followed:
             any node is good to begin with, and a client's home is remembered until it fails or redirects.
         job: the job's name.
-        name: this client's name: 1 to 128 characters of ``A-Za-z0-9._-``. Needed to push, here or there.
+        name: this client's name: 1 to 128 characters of ``A-Za-z0-9._-``, not ``.`` or ``..``. Needed to push, here or
+            there.
         timeout: seconds without a byte after which a connection is given up.
         patience: seconds after a first failure for which the client goes on trying: when the server is not there, a
             connection breaks, all slots are in use, or the round is closing. 0 for one attempt only.

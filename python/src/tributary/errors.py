@@ -161,6 +161,12 @@ class StalledUpdate(UpdateRefused):
     slug = "stalled-update"
 
 
+class SlowUpdate(UpdateRefused):
+    """The body came more slowly than the job's ``spec.ingest.minRate``."""
+
+    slug = "slow-update"
+
+
 class WrongRound(UpdateRefused):
     """Another round is open: pull the newest model and train from it."""
 
@@ -439,6 +445,42 @@ class MalformedRequest(Problem):
     """Wrong body, query or digest of an operator's request."""
 
     slug = "malformed-request"
+
+
+class SlowRequest(Problem):
+    """The request's head, or the body of an operator's request, took too long."""
+
+    slug = "slow-request"
+
+
+class HeadTooLarge(Problem):
+    """The request's head has too many headers or bytes."""
+
+    slug = "head-too-large"
+
+
+class ForeignHost(Problem):
+    """The server does not answer to the name that it was called by: its operator gives names by ``--host``."""
+
+    slug = "foreign-host"
+
+
+class ForeignOrigin(Problem):
+    """The request came from a web page of another origin."""
+
+    slug = "foreign-origin"
+
+
+class NotJson(Problem):
+    """The body of a POST was not sent as ``application/json``."""
+
+    slug = "not-json"
+
+
+class TooManyConnections(Problem):
+    """The server has as many connections as it may have."""
+
+    slug = "too-many-connections"
 
 
 class JobCompleted(Problem):

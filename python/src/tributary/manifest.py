@@ -142,6 +142,7 @@ class Job(_Manifest):
         fan_in: children of an aggregator.
         keep_alive: idle time after which the job's aggregators and workers go; without it the autoscaler decides.
         idle_timeout: a client that sends nothing for so long in mid-body is given up.
+        min_rate: the least that a client must send of its body in a second, on average, as ``64KiB``.
         non_finite: what is done with NaN and infinity, in updates and in the models that are made of them.
         weight_min: the least weight of an update.
         weight_max: the greatest weight of an update.
@@ -184,6 +185,7 @@ class Job(_Manifest):
     fan_in: int | None = _at("spec.tree.fanIn")
     keep_alive: str | None = _at("spec.keepAlive")
     idle_timeout: str | None = _at("spec.ingest.idleTimeout")
+    min_rate: str | None = _at("spec.ingest.minRate")
     non_finite: Literal["reject", "allow"] | None = _at("spec.ingest.nonFinite")
     weight_min: float | None = _at("spec.ingest.weight.min")
     weight_max: float | None = _at("spec.ingest.weight.max")

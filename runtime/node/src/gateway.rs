@@ -6,18 +6,24 @@
 //! this host may write its update into a slot itself ([`lease`]); nothing is copied then. And one may say where its
 //! update lies ([`reference`]): the gateway fetches it, and reads it as a body.
 
+mod answer;
 pub(crate) mod body;
 mod connection;
+pub(crate) mod door;
 pub(crate) mod fetch;
 mod fill;
+mod guests;
 mod head;
 mod home;
+pub(crate) mod hosts;
 pub(crate) mod ingest;
 mod lease;
 mod members;
 mod model;
 mod one_request;
+mod pace;
 mod pieces;
+mod query;
 mod reader;
 pub(crate) mod reference;
 mod refusal;
@@ -32,10 +38,7 @@ use crate::peers::{self, Peers};
 use axum::Router;
 use fetch::Fetcher;
 use std::sync::Arc;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 use tributary_api::Name;
 
 pub(crate) use refusal::{OUTCOMES, Refusal, is_rejection};
@@ -83,34 +86,5 @@ impl Gateway {
 
 /// Routes of the data plane and of other parts of the process.
 pub(crate) fn routes(gateway: Gateway, others: Router) -> Router {
-    routes::with_fallbacks(routes::routes(gateway).merge(others))
-}
-
-/// Serves connections until `stop` says so.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    gateway: Gateway,
-    routes: Router,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    // Answers are small and must not wait for more.
-                    let _ = stream.set_nodelay(true);
-                    connections.spawn(connection::serve(stream, peer.ip(), gateway.clone(), routes.clone()));
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: let some connections end.
-                    warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
-            },
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            _ = stop.changed() => break,
-        }
-    }
-    connections.shutdown().await;
+    routes::with_fallbacks(routes::routes(gateway).merge(pace::bounded(others)))
 }

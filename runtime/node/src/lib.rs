@@ -33,6 +33,8 @@ mod submit;
 mod tree;
 pub mod worker;
 
+pub use gateway::door::{DoorMetrics, serve_routes};
 pub use gateway::fetch::{FetchOptions, Prefix, UrlError};
+pub use gateway::hosts::{HostName, HostNameError, Hosts};
 pub use node::{Node, Options};
 pub use tributary_planning::autoscale::Config as Autoscaler;

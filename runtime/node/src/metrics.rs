@@ -4,6 +4,7 @@
 mod sidecar;
 mod spool;
 
+use crate::gateway::door::DoorMetrics;
 use crate::jobs::Jobs;
 use crate::meter::Meter;
 use crate::protocol::Activation;
@@ -85,6 +86,7 @@ pub struct Metrics {
     pub(crate) events_dropped: IntCounter,
     /// What was in service, for the node's status as well.
     pub(crate) meter: Meter,
+    pub(crate) door: DoorMetrics,
 }
 
 /// Registers a family; the names and labels here are constants, so a clash is a programming error
@@ -367,6 +369,10 @@ impl Metrics {
                 )
             ),
             meter: Meter::default(),
+            door: {
+                #[allow(clippy::expect_used, reason = "constant names and labels")]
+                DoorMetrics::new(r).expect("families registered once")
+            },
             registry,
         }
     }

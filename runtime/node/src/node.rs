@@ -2,7 +2,9 @@
 
 use crate::agent::{self, Command};
 use crate::events::Events;
+use crate::gateway::door::{self, Door};
 use crate::gateway::fetch::{FetchOptions, Fetcher};
+use crate::gateway::hosts::Hosts;
 use crate::gateway::{self, Gateway};
 use crate::identity::Identity;
 use crate::job::{Job, Parts};
@@ -182,17 +184,22 @@ impl Node {
         (self.router.kind(), self.sidecar_reason.as_deref())
     }
 
-    /// Opens the door: data-plane routes merged with `others`.
+    /// Opens the door to requests for one of `hosts`: data-plane routes merged with `others`.
     pub fn serve(
         &self,
         listener: TcpListener,
+        hosts: Hosts,
         others: Routes,
         stop: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
-        let gateway = self.gateway.clone();
-        let routes = gateway::routes(gateway.clone(), others);
+        let door = Door {
+            routes: gateway::routes(self.gateway.clone(), others),
+            gateway: Some(self.gateway.clone()),
+            hosts,
+        };
+        let metrics = self.metrics.door.clone();
         self.runtime
-            .spawn(gateway::serve(listener, gateway, routes, stop))
+            .spawn(door::serve(listener, door, metrics, stop))
     }
 
     /// Ends workers, lets all shared memory go. Rounds in progress are lost; models are kept.

@@ -25,5 +25,7 @@ mod returns;
 mod rounds;
 #[path = "members/stages.rs"]
 mod stages;
+#[path = "members/visitors.rs"]
+mod visitors;
 #[path = "members/world.rs"]
 mod world;

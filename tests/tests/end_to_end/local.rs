@@ -265,23 +265,27 @@ fn other_ways_are_told_to_send_a_body(sidecar: Sidecar) {
             problem.detail
         );
     };
-    let empty = "Content-Length: 0\r\n";
+    let (empty, json) = (
+        "Content-Length: 0\r\n",
+        "Content-Type: application/json\r\n",
+    );
     by_hand(format!(
-        "POST {slot} HTTP/1.1\r\n{empty}Connection: close\r\n\r\n"
+        "POST {slot} HTTP/1.1\r\nHost: localhost\r\n{empty}Connection: close\r\n\r\n"
     ));
     by_hand(format!("POST {slot} HTTP/1.0\r\n{empty}\r\n"));
     by_hand(format!(
-        "POST {slot} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+        "POST {slot} HTTP/1.1\r\nHost: localhost\r\n{json}Content-Length: 4\r\n\r\nbody"
     ));
     by_hand(format!("DELETE {slot} HTTP/1.0\r\n{empty}\r\n"));
     by_hand(format!("PUT {commit} HTTP/1.0\r\n{empty}\r\n"));
     by_hand(format!(
-        "PUT {commit} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+        "PUT {commit} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody"
     ));
     for (method, path) in [("POST", &slot), ("DELETE", &slot), ("PUT", &commit)] {
         let output = Command::new(place::tool("curl"))
             .args(["--silent", "--http2-prior-knowledge", "--request", method])
-            .args(["--data", "", &server.client().url(path)])
+            .args(["--header", "Content-Type: application/json", "--data", ""])
+            .arg(server.client().url(path))
             .output();
         let text = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
         assert!(text.contains("problems/not-local"), "{method}: {text}");

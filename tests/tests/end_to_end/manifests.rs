@@ -121,9 +121,9 @@ fn what_cannot_be_run_is_refused_before_it_is_kept(sidecar: Sidecar) {
         .refused(404, "unknown-job");
 
     let post = |body: &str| {
-        server
-            .client()
-            .send("POST", "/v1/apply", &[], body.as_bytes())
+        let json = [("content-type", "application/json")];
+        let client = server.client();
+        client.send("POST", "/v1/apply", &json, body.as_bytes())
     };
     let _ = post("not JSON").refused(400, "malformed-request");
     let problem = post(r#"[{"kind": "Job"}]"#).refused(422, "invalid-manifest");

@@ -196,13 +196,13 @@ fn requests_may_be_pipelined(sidecar: Sidecar) {
         let path = job.update_path(&format!("c{index}"), &format!("?round=1&weight={weight}"));
         bytes.extend(
             format!(
-                "PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+                "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
                 file.len()
             )
             .bytes(),
         );
         bytes.extend(file);
-        bytes.extend(b"GET /v1/jobs/piped HTTP/1.1\r\nHost: x\r\n\r\n");
+        bytes.extend(b"GET /v1/jobs/piped HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
     let mut connection = Connection::open(server.address());
     connection.send(&bytes);
@@ -225,7 +225,7 @@ fn bytes_may_trickle(sidecar: Sidecar) {
     let file = update.file();
     let path = job.update_path("c", "?round=1");
     let head = format!(
-        "PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
         file.len()
     );
     let mut connection = Connection::open(server.address());

@@ -20,6 +20,9 @@ const MEMORY_MIN: ByteSize = ByteSize::new(64 << 10);
 /// A 32-bit linear memory.
 const MEMORY_MAX: ByteSize = ByteSize::new(4 << 30);
 
+/// The least that a client's minimum rate may be, in a second.
+const RATE_MIN: ByteSize = ByteSize::new(1 << 10);
+
 /// Everything that is wrong with `manifest` although each value by itself is right.
 pub(super) fn check(manifest: &Manifest) -> Vec<FieldError> {
     let mut errors = Errors::default();
@@ -95,6 +98,12 @@ fn job(spec: &JobSpec, errors: &mut Errors) {
         spec.ingest.idle_timeout,
         Interval::from_millis(100),
     );
+    let rate = spec.ingest.min_rate;
+    errors.refuse_if(rate < RATE_MIN, "spec.ingest.minRate", || {
+        format!(
+            "must be at least {RATE_MIN}, is {rate}: a slower body would hold its slot for hours"
+        )
+    });
 }
 
 fn arithmetic(spec: &JobSpec, errors: &mut Errors) {

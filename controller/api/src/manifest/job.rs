@@ -8,7 +8,10 @@ use super::{
     Accumulate, ApiVersion, Determinism, FileReference, Metadata, RoundSpec, WeightSpec,
     placement::PlacementSpec, tenant::default_tenant,
 };
-use crate::{Name, quantity::Interval};
+use crate::{
+    Name,
+    quantity::{ByteSize, Interval},
+};
 
 /// A federated-learning job: a model, the function that aggregates its updates, and when a round closes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -133,6 +136,9 @@ pub struct ArenaSpec {
 pub struct IngestSpec {
     /// A client that sends nothing for so long in mid-body is given up.
     pub idle_timeout: Interval,
+    /// The least that a client must send of its body in a second, on average.
+    #[serde(skip_serializing_if = "is_default_min_rate")]
+    pub min_rate: ByteSize,
     /// What is done with NaN and infinity, in updates and in the models that are made of them.
     pub non_finite: NonFinite,
     /// The weights that updates may have.
@@ -262,11 +268,20 @@ impl Default for IngestSpec {
     fn default() -> Self {
         Self {
             idle_timeout: Interval::from_secs(10),
+            min_rate: MIN_RATE,
             non_finite: NonFinite::Reject,
             weight: WeightSpec::default(),
             local: LocalPath::Allow,
         }
     }
+}
+
+/// Each client has a slot while it sends.
+const MIN_RATE: ByteSize = ByteSize::new(64 << 10);
+
+/// Nodes of the version before do not know it.
+fn is_default_min_rate(rate: &ByteSize) -> bool {
+    *rate == MIN_RATE
 }
 
 fn is_default_tenant(tenant: &Name) -> bool {

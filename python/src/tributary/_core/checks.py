@@ -10,7 +10,7 @@ from typing import TypeGuard
 from tributary import errors
 
 _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_CLIENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 
 _ROUND_MAX = 2**64 - 1
 
@@ -32,7 +32,8 @@ def client(name: str) -> str:
     """A client's name, if it can be one."""
     if not isinstance(name, str) or not _CLIENT.fullmatch(name):
         raise errors.InvalidName(
-            f"{name!r} cannot be the name of a client: 1 to 128 characters of A-Z, a-z, 0-9, '.', '_' and '-'"
+            f"{name!r} cannot be the name of a client: 1 to 128 characters of A-Z, a-z, 0-9, '.', '_' and '-', "
+            "not '.' or '..'"
         )
     return name
 

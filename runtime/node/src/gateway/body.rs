@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// A body that is read piece by piece into memory of the reader's choosing.
 pub(crate) trait Source: Send {
@@ -88,10 +89,11 @@ impl Source for SocketBody<'_> {
         Some(self.length)
     }
 
-    async fn proceed(&mut self, _idle: Duration) -> Result<(), Refusal> {
+    async fn proceed(&mut self, idle: Duration) -> Result<(), Refusal> {
         if std::mem::take(&mut self.held_back) {
             let word = b"HTTP/1.1 100 Continue\r\n\r\n";
-            let told = self.stream.write_all(word).await;
+            let told = timeout(idle, self.stream.write_all(word)).await;
+            let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             told.map_err(|error| Refusal::Malformed(error.to_string()))?;
         }
         Ok(())

@@ -1,41 +1,45 @@
 //! One connection: request after request, each read by whom it suits.
 
 use super::Gateway;
+use super::answer::{Refused, answer, taken};
 use super::body::{SocketBody, Source};
-use super::head::{self, Framing, Next, PartialHead, SlotHead, UpdateHead, Wish};
-use super::ingest::{self, Taken};
+use super::door::Door;
+use super::guests::Guest;
+use super::head::{self, Framing, Next, PartialHead, Search, SlotHead, UpdateHead, Wish};
+use super::ingest;
 use super::lease::Leases;
 use super::members;
 use super::one_request;
-use super::refusal::Refusal;
-use axum::Router;
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
-use serde::Serialize;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout, timeout_at};
 use tracing::debug;
-use tributary_api::problem::{self, Problem};
+use tributary_api::problem::Problem;
 
 /// Room for what is read at a time while a head is waited for.
 const READ_BYTES: usize = 8 << 10;
 /// The longest head that is waited for.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// How long a connection may be silent between requests, or within a head.
-const IDLE: Duration = Duration::from_secs(75);
+/// The time that a head has, from its first byte to its last.
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection may be silent between requests.
+pub(super) const IDLE: Duration = Duration::from_secs(75);
+/// How long a client may take nothing of what is sent to it.
+pub(super) const STALL: Duration = Duration::from_secs(60);
 /// An unread body up to this size is read away, so that the connection can go on.
 const DRAIN_BYTES: u64 = 1 << 20;
 /// How long a connection that is given up is read, so that the client sees the answer before the reset.
 const LINGER: Duration = Duration::from_secs(5);
 
-pub(super) async fn serve(stream: TcpStream, peer: IpAddr, gateway: Gateway, routes: Router) {
+pub(super) async fn serve(stream: TcpStream, peer: IpAddr, door: &Door, guest: &Guest) {
     let mut leases = Leases::new(peer);
-    if let Err(error) = requests(stream, &gateway, &routes, &mut leases).await {
+    if let Err(error) = requests(stream, door, guest, &mut leases).await {
         debug!(%error, "a connection ended");
     }
     leases.end().await;
@@ -43,41 +47,46 @@ pub(super) async fn serve(stream: TcpStream, peer: IpAddr, gateway: Gateway, rou
 
 async fn requests(
     mut stream: TcpStream,
-    gateway: &Gateway,
-    routes: &Router,
+    door: &Door,
+    guest: &Guest,
     leases: &mut Leases,
 ) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
-    let mut silence = Silence::new();
+    let mut waiting = Waiting::new(guest);
     loop {
-        match next(&mut stream, &mut buffer, &mut silence, leases).await? {
-            // `next` waits while a head is incomplete, and hands a too long one to hyper.
-            None | Some(Next::Incomplete) => return Ok(()),
-            Some(Next::Http2) => return one_request::http2(stream, buffer, routes.clone()).await,
-            Some(Next::Update(head)) => {
-                buffer.advance(head.framing.head_bytes);
-                if !update(&mut stream, &mut buffer, gateway, head).await? {
-                    return Ok(());
-                }
+        let next = next(&mut stream, &mut buffer, door, &mut waiting, leases).await?;
+        let goes_on = match (next, &door.gateway) {
+            // `next` waits while a head is incomplete.
+            (None | Some(Next::Incomplete), _) => false,
+            (Some(Next::Http2), _) => {
+                return one_request::http2(stream, buffer, door, guest).await;
             }
-            Some(Next::Partial(head)) => {
-                buffer.advance(head.framing.head_bytes);
-                if !partial(&mut stream, &mut buffer, gateway, head).await? {
-                    return Ok(());
-                }
+            (Some(Next::Refused(problem)), _) => {
+                refuse(&mut stream, Refused::new(*problem)).await?
             }
-            Some(Next::Slot(head)) => {
+            (Some(Next::Update(head)), Some(gateway)) => {
+                buffer.advance(head.framing.head_bytes);
+                update(&mut stream, &mut buffer, gateway, head).await?
+            }
+            (Some(Next::Partial(head)), Some(gateway)) => {
+                buffer.advance(head.framing.head_bytes);
+                partial(&mut stream, &mut buffer, gateway, head).await?
+            }
+            (Some(Next::Slot(head)), Some(gateway)) => {
                 buffer.advance(head.head_bytes);
-                if !slot(&mut stream, gateway, leases, head).await? {
-                    return Ok(());
-                }
+                slot(&mut stream, gateway, leases, head).await?
             }
-            Some(Next::Other { keep_alive }) => {
-                match one_request::http1(stream, buffer, routes.clone()).await? {
-                    Some((again, rest)) if keep_alive => (stream, buffer) = (again, rest),
+            (Some(other), _) => {
+                let keeps_alive = other.keeps_alive();
+                match one_request::http1(stream, buffer, door.routes.clone()).await? {
+                    Some((again, rest)) if keeps_alive => (stream, buffer) = (again, rest),
                     _ => return Ok(()),
                 }
+                true
             }
+        };
+        if !goes_on {
+            return Ok(());
         }
     }
 }
@@ -86,23 +95,34 @@ async fn requests(
 async fn next(
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
-    silence: &mut Silence,
+    door: &Door,
+    waiting: &mut Waiting<'_>,
     leases: &mut Leases,
 ) -> io::Result<Option<Next>> {
+    let mut search = Search::default();
+    let mut deadline = None;
     loop {
-        match head::next(buffer) {
+        match head::next(buffer, &mut search, &door.hosts) {
             Next::Incomplete if buffer.len() >= HEAD_BYTES_MAX => {
-                return Ok(Some(Next::Other { keep_alive: false }));
+                let problem = head::too_large(format_args!("more than {HEAD_BYTES_MAX} bytes"));
+                return Ok(Some(Next::Refused(problem.into())));
             }
             Next::Incomplete => {}
             known => return Ok(Some(known)),
         }
+        let begun = !buffer.is_empty();
         buffer.reserve(READ_BYTES);
         let read = stream.read_buf(buffer);
-        let came = if leases.are_out() {
-            Some(leases.wait(read).await)
-        } else {
-            silence.bound(read).await
+        let came = match (begun, leases.are_out()) {
+            (true, _) => {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + HEAD_TIME);
+                match timeout_at(deadline, read).await {
+                    Ok(came) => Some(came),
+                    Err(_) => return Ok(Some(Next::Refused(slow_head().into()))),
+                }
+            }
+            (false, true) => Some(leases.wait(read).await),
+            (false, false) => waiting.bound(read).await,
         };
         match came {
             None | Some(Ok(0)) => return Ok(None),
@@ -112,28 +132,43 @@ async fn next(
     }
 }
 
-/// Ends a wait of [`IDLE`]. One timer serves a connection's life: it is not set anew for every wait, but
-/// looks, when it rings, for how long the connection has really been silent.
-struct Silence(Pin<Box<Sleep>>);
+fn slow_head() -> Problem {
+    let seconds = HEAD_TIME.as_secs();
+    let detail = format!("the request's head was not whole {seconds} s after its first byte");
+    Problem::new(408, "slow-request", "Slow request", detail)
+}
 
-impl Silence {
-    fn new() -> Self {
-        Self(Box::pin(tokio::time::sleep(IDLE)))
+/// Ends a wait for a request after [`IDLE`], or when somebody else needs the room. One timer serves a connection's
+/// life: it is not set anew for every wait, but looks, when it rings, for how long the connection has really been
+/// silent.
+struct Waiting<'a> {
+    guest: &'a Guest,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(guest: &'a Guest) -> Self {
+        Self {
+            guest,
+            timer: Box::pin(tokio::time::sleep(IDLE)),
+        }
     }
 
     /// What comes; `None` if nothing does.
     async fn bound<T>(&mut self, wait: impl Future<Output = T>) -> Option<T> {
         let since = Instant::now();
         let mut wait = std::pin::pin!(wait);
+        let _idle = self.guest.idle();
         loop {
             tokio::select! {
                 biased;
                 came = &mut wait => return Some(came),
-                () = &mut self.0 => {
+                () = self.guest.sent_away() => return None,
+                () = &mut self.timer => {
                     if since.elapsed() >= IDLE {
                         return None;
                     }
-                    self.0.as_mut().reset(since + IDLE);
+                    self.timer.as_mut().reset(since + IDLE);
                 }
             }
         }
@@ -199,41 +234,13 @@ async fn end(
     // A client that was not told to go on may send its body or not: only closing is unambiguous.
     let keep = framing.keep_alive && !spoiled && !body.is_held_back() && unread <= DRAIN_BYTES;
     let answer = answer(keep)?;
+    // The answer first: the client may send the rest only when it has read it.
+    write(body.socket(), &answer).await?;
     if keep {
         drain(&mut body, unread).await?;
-        body.socket().write_all(&answer).await?;
         return Ok(true);
     }
-    let stream = body.socket();
-    stream.write_all(&answer).await?;
-    stream.shutdown().await?;
-    linger(stream).await;
-    Ok(false)
-}
-
-/// A problem as it is answered.
-struct Refused {
-    problem: Problem,
-    /// Headers that only refusals have.
-    headers: String,
-}
-
-impl Refused {
-    fn new(problem: Problem) -> Self {
-        Self {
-            problem,
-            headers: String::new(),
-        }
-    }
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            headers: headers_of(&refusal),
-            ..Self::new(refusal.problem())
-        }
-    }
+    close(body.socket()).await
 }
 
 /// Serves a request of the local path; true if the connection can go on.
@@ -260,72 +267,27 @@ async fn slot(
             answer(given_back.map_err(Refused::from), keep)?
         }
     };
-    stream.write_all(&answer).await?;
+    write(stream, &answer).await?;
     if keep {
         return Ok(true);
     }
-    stream.shutdown().await?;
-    linger(stream).await;
-    Ok(false)
+    close(stream).await
 }
 
-/// What a client whose update was taken is told.
-fn taken(outcome: Result<Taken, Refusal>) -> Result<(StatusCode, Option<impl Serialize>), Refusal> {
-    outcome.map(|(accepted, receipt)| {
-        let status = if accepted.repeated {
-            StatusCode::OK
-        } else {
-            StatusCode::ACCEPTED
-        };
-        (status, Some(receipt))
-    })
+/// Answers what is no request, or is not let in, and closes.
+pub(super) async fn refuse(stream: &mut TcpStream, refused: Refused) -> io::Result<bool> {
+    let refused = Err::<(StatusCode, Option<()>), _>(refused);
+    write(stream, &answer(refused, false)?).await?;
+    close(stream).await
 }
 
-/// An answer's bytes: a status with or without a document, or a problem.
-fn answer(
-    outcome: Result<(StatusCode, Option<impl Serialize>), Refused>,
-    keep: bool,
-) -> io::Result<Vec<u8>> {
-    let (status, content_type, text, more) = match outcome {
-        Ok((status, document)) => {
-            let text = document.map(|document| serde_json::to_vec(&document));
-            (status, "application/json", text.transpose()?, String::new())
-        }
-        Err(Refused { problem, headers }) => {
-            let status =
-                StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let text = serde_json::to_vec(&problem)?;
-            (status, problem::CONTENT_TYPE, Some(text), headers)
-        }
-    };
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16());
-    if let Some(text) = &text {
-        let length = text.len();
-        head += &format!("content-type: {content_type}\r\ncontent-length: {length}\r\n");
-    }
-    head += &more;
-    head += if keep {
-        "\r\n"
-    } else {
-        "connection: close\r\n\r\n"
-    };
-    let mut answer = head.into_bytes();
-    answer.extend(text.unwrap_or_default());
-    Ok(answer)
-}
-
-/// Headers that only refusals have.
-fn headers_of(refusal: &Refusal) -> String {
-    let retry_after = refusal
-        .retry_after()
-        .map(|seconds| format!("retry-after: {seconds}\r\n"));
-    let location = refusal.location().map(|url| format!("location: {url}\r\n"));
-    retry_after.into_iter().chain(location).collect()
+/// Sends an answer, to a client that reads it.
+async fn write(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
+    timeout(STALL, stream.write_all(answer)).await?
 }
 
 async fn drain(body: &mut SocketBody<'_>, unread: u64) -> io::Result<()> {
-    let mut scratch = vec![0; 16 << 10];
+    let mut scratch = vec![0; unread.min(16 << 10) as usize];
     let all = async {
         let mut left = unread;
         while left > 0 {
@@ -336,13 +298,15 @@ async fn drain(body: &mut SocketBody<'_>, unread: u64) -> io::Result<()> {
         }
         Ok(())
     };
-    tokio::time::timeout(LINGER, all)
-        .await
-        .map_err(|_| io::ErrorKind::TimedOut)?
+    timeout(LINGER, all).await?
 }
 
-async fn linger(stream: &mut TcpStream) {
+/// Closes a connection behind its last answer. Never true: it cannot go on.
+async fn close(stream: &mut TcpStream) -> io::Result<bool> {
+    stream.shutdown().await?;
     let mut scratch = vec![0; 64 << 10];
     let rest = async { while stream.read(&mut scratch).await.is_ok_and(|read| read > 0) {} };
-    let _ = tokio::time::timeout(LINGER, rest).await;
+    // What still comes is of no interest.
+    let _ = timeout(LINGER, rest).await;
+    Ok(false)
 }

@@ -302,6 +302,12 @@ impl Source for Referred<'_> {
             (Refusal::Stalled { seconds, received }, _) => self.unreachable(&format!(
                 "no byte came for {seconds} s, after {received} bytes"
             )),
+            (
+                Refusal::Slow {
+                    seconds, received, ..
+                },
+                _,
+            ) => self.unreachable(&format!("only {received} bytes came in {seconds:.1} s")),
             (Refusal::Truncated { received, .. }, Some(why)) => {
                 self.unreachable(&format!("it broke off after {received} bytes: {why}"))
             }

@@ -1,17 +1,22 @@
 //! What the next request on a plaintext connection is: an update or a partial, which this gateway reads itself, or
 //! anything else, which hyper serves.
 
+use super::hosts::{Hosts, Visit};
 use super::ingest::Address;
 use super::members::Handing;
+use super::query;
+use std::fmt::Display;
+use std::mem::MaybeUninit;
+use tributary_api::problem::Problem;
 use tributary_api::stages::FOLD_HEADER;
 
-/// Headers that are looked at; a request with more is hyper's.
-const HEADERS_MAX: usize = 64;
+/// The most headers of a request.
+const HEADERS_MAX: usize = 100;
 /// What an HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection's buffer begins with.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Next {
     /// Not enough bytes to tell.
     Incomplete,
@@ -23,11 +28,26 @@ pub(super) enum Next {
     Partial(PartialHead),
     /// A request of the local path.
     Slot(SlotHead),
-    /// Any other HTTP/1 request, well-formed or not.
+    /// What is no request, or is not let in. Nobody can say where the next one begins.
+    Refused(Box<Problem>),
+    /// Any other HTTP/1 request.
     Other {
         /// The connection may serve another request afterwards.
         keep_alive: bool,
     },
+}
+
+impl Next {
+    /// Whether the connection may serve another request behind it, for whoever serves this one.
+    pub(super) fn keeps_alive(&self) -> bool {
+        match self {
+            Self::Update(UpdateHead { framing, .. })
+            | Self::Partial(PartialHead { framing, .. }) => framing.keep_alive,
+            Self::Slot(head) => head.keep_alive,
+            Self::Other { keep_alive } => *keep_alive,
+            Self::Incomplete | Self::Http2 | Self::Refused(_) => false,
+        }
+    }
 }
 
 /// The head of an update.
@@ -76,8 +96,79 @@ pub(super) enum Wish {
     GiveBack,
 }
 
-/// Looks at the beginning of a connection's unread bytes.
-pub(super) fn next(buffer: &[u8]) -> Next {
+/// Looks for the end of a head, at each byte once however they come.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    looked: usize,
+    /// Where the line begins in which that is.
+    line: usize,
+    /// A line before it was not empty.
+    begun: bool,
+}
+
+impl Search {
+    /// The bytes of the head, once it is whole.
+    fn end(&mut self, buffer: &[u8]) -> Result<Option<usize>, Malformed> {
+        let fresh = &buffer[self.looked..];
+        let odd = |byte: &u8| byte.is_ascii_control() && !b"\t\r\n".contains(byte);
+        if fresh.iter().any(odd) {
+            return Err(Malformed::Control);
+        }
+        while let Some(at) = buffer[self.looked..].iter().position(|byte| *byte == b'\n') {
+            let feed = self.looked + at;
+            self.looked = feed + 1;
+            let line = std::mem::replace(&mut self.line, feed + 1);
+            match &buffer[line..feed] {
+                b"\r" if self.begun => return Ok(Some(feed + 1)),
+                // Empty lines may stand before a request.
+                b"\r" => {}
+                [.., b'\r'] => self.begun = true,
+                // Who takes it for the end of a line, and who does not, reads another request.
+                _ => return Err(Malformed::BareLineFeed),
+            }
+        }
+        self.looked = buffer.len();
+        Ok(None)
+    }
+}
+
+/// Why a head is no request's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("a line of the request's head ends in a bare line feed; lines end in CR LF")]
+    BareLineFeed,
+    #[error(
+        "the request's head has control characters; is this a client of TLS? This server speaks plain HTTP"
+    )]
+    Control,
+    #[error("the request's head is no HTTP/1: {0}")]
+    Syntax(httparse::Error),
+}
+
+impl Malformed {
+    fn problem(&self) -> Problem {
+        match self {
+            Self::Syntax(httparse::Error::TooManyHeaders) => {
+                too_large(format!("more than {HEADERS_MAX} headers"))
+            }
+            _ => Problem::new(
+                400,
+                "malformed-request",
+                "Malformed request",
+                self.to_string(),
+            ),
+        }
+    }
+}
+
+/// The refusal of a head that has `what`.
+pub(super) fn too_large(what: impl Display) -> Problem {
+    let detail = format!("the request's head has {what}");
+    Problem::new(431, "head-too-large", "Head too large", detail)
+}
+
+/// Looks at the beginning of a connection's unread bytes; `search` is of the same head.
+pub(super) fn next(buffer: &[u8], search: &mut Search, hosts: &Hosts) -> Next {
     if !buffer.is_empty()
         && HTTP2_PREFACE.starts_with(&buffer[..buffer.len().min(HTTP2_PREFACE.len())])
     {
@@ -87,18 +178,57 @@ pub(super) fn next(buffer: &[u8]) -> Next {
             Next::Incomplete
         };
     }
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(buffer) {
-        Ok(httparse::Status::Partial) => Next::Incomplete,
-        Ok(httparse::Status::Complete(head_bytes)) => classify(&request, head_bytes),
-        // hyper answers what cannot be parsed, and closes.
-        Err(_) => Next::Other { keep_alive: false },
+    match search.end(buffer) {
+        Ok(None) => Next::Incomplete,
+        Ok(Some(head_bytes)) => whole(&buffer[..head_bytes], hosts),
+        Err(malformed) => Next::Refused(malformed.problem().into()),
+    }
+}
+
+fn whole(head: &[u8], hosts: &Hosts) -> Next {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let problem = match request.parse_with_uninit_headers(head, &mut headers) {
+        Ok(httparse::Status::Complete(head_bytes)) => match hosts.check(visit(&request)) {
+            Ok(()) => return classify(&request, head_bytes),
+            Err(unwelcome) => unwelcome.problem(),
+        },
+        // It ends, so it is all there.
+        Ok(httparse::Status::Partial) => Malformed::Syntax(httparse::Error::NewLine).problem(),
+        Err(error) => Malformed::Syntax(error).problem(),
+    };
+    Next::Refused(problem.into())
+}
+
+/// What a request says of where it comes from and where it goes.
+fn visit<'a>(
+    request: &'a httparse::Request<'_, 'a>,
+) -> Visit<'a, impl Iterator<Item = (&'a str, &'a [u8])>> {
+    let target = request.path.unwrap_or_default();
+    let elsewhere = Some(target).filter(|target| !target.starts_with('/'));
+    let authority = elsewhere
+        .and_then(|target| target.split_once("://"))
+        .map(|(_, rest)| {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            &rest[..end]
+        });
+    Visit {
+        posts: request.method == Some("POST"),
+        has_body: has(request, "transfer-encoding")
+            || values(request, "content-length").any(|length| length != b"0"),
+        names_host: request.version == Some(1),
+        authority,
+        headers: request
+            .headers
+            .iter()
+            .map(|header| (header.name, header.value)),
     }
 }
 
 fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
-    let keep_alive = request.version == Some(1) && !mentions(request, "connection", "close");
+    let keep_alive = request.version == Some(1)
+        && !mentions(request, "connection", "close")
+        && is_clear(request);
     if let Some((wish, address)) = local(request) {
         return Next::Slot(SlotHead {
             wish,
@@ -127,10 +257,25 @@ fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
     }
 }
 
+/// Whether everybody who reads the head sees the body end at the same byte; else nothing is read behind it.
+fn is_clear(request: &httparse::Request<'_, '_>) -> bool {
+    let mut codings = values(request, "transfer-encoding");
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            coding.eq_ignore_ascii_case(b"chunked") && !has(request, "content-length")
+        }
+        _ => false,
+    }
+}
+
 /// What a local client wants, if it asks for it without a body.
 fn local(request: &httparse::Request<'_, '_>) -> Option<(Wish, Address)> {
     let lengthless = || !has(request, "content-length") && !has(request, "transfer-encoding");
-    if request.version != Some(1) || !(content_length(request) == Some(0) || lengthless()) {
+    let empty = content_length(request) == Some(0) || lengthless();
+    // Whoever expects or announces something has a body in mind.
+    let plain = ["expect", "content-encoding", "trailer", "upgrade"];
+    if request.version != Some(1) || !empty || plain.iter().any(|name| has(request, name)) {
         return None;
     }
     let target = request.path?;
@@ -139,8 +284,7 @@ fn local(request: &httparse::Request<'_, '_>) -> Option<(Wish, Address)> {
         "DELETE" => Some((Wish::GiveBack, slot_address(target)?)),
         "PUT" => {
             let address = address(target)?;
-            let mut parameters = address.query.split('&');
-            let committed = parameters.any(|pair| pair.starts_with("slot="));
+            let committed = query::pairs(&address.query).any(|(key, _)| key == "slot");
             committed.then_some((Wish::Commit, address))
         }
         _ => None,
@@ -148,8 +292,16 @@ fn local(request: &httparse::Request<'_, '_>) -> Option<(Wish, Address)> {
 }
 
 fn has(request: &httparse::Request<'_, '_>, name: &str) -> bool {
-    let mut headers = request.headers.iter();
-    headers.any(|header| header.name.eq_ignore_ascii_case(name))
+    values(request, name).next().is_some()
+}
+
+fn values<'a>(
+    request: &'a httparse::Request<'_, '_>,
+    name: &str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let headers = request.headers.iter();
+    let named = headers.filter(move |header| header.name.eq_ignore_ascii_case(name));
+    named.map(|header| header.value)
 }
 
 /// The one length of a body that is not encoded; `None` for anything less plain.
@@ -157,9 +309,8 @@ fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
     if has(request, "transfer-encoding") || has(request, "content-encoding") {
         return None;
     }
-    let headers = request.headers.iter();
-    let mut lengths = headers.filter(|header| header.name.eq_ignore_ascii_case("content-length"));
-    let length = std::str::from_utf8(lengths.next()?.value).ok()?;
+    let mut lengths = values(request, "content-length");
+    let length = std::str::from_utf8(lengths.next()?).ok()?;
     let plain = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
     if lengths.next().is_some() || !plain {
         None
@@ -169,11 +320,7 @@ fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
 }
 
 fn mentions(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bool {
-    let values = request
-        .headers
-        .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case(name));
-    let mut tokens = values.flat_map(|header| header.value.split(|byte| *byte == b','));
+    let mut tokens = values(request, name).flat_map(|value| value.split(|byte| *byte == b','));
     tokens.any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
@@ -213,9 +360,7 @@ fn handing(request: &httparse::Request<'_, '_>, target: &str) -> Option<Handing>
 
 /// The first value of a header, if it is text.
 fn value(request: &httparse::Request<'_, '_>, name: &str) -> Option<String> {
-    let mut headers = request.headers.iter();
-    let header = headers.find(|header| header.name.eq_ignore_ascii_case(name))?;
-    String::from_utf8(header.value.to_vec()).ok()
+    String::from_utf8(values(request, name).next()?.to_vec()).ok()
 }
 
 fn plain(part: &str) -> bool {
@@ -223,166 +368,4 @@ fn plain(part: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn update(head: &str) -> Option<UpdateHead> {
-        match next(head.as_bytes()) {
-            Next::Update(head) => Some(head),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn an_update_is_recognised() {
-        let text = "PUT /v1/jobs/digits/updates/c-1?round=2 HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\nbody";
-        let head = update(text).unwrap();
-        assert_eq!(
-            (head.address.job.as_str(), head.address.client.as_str()),
-            ("digits", "c-1")
-        );
-        assert_eq!(head.address.query, "round=2");
-        let Framing {
-            content_length,
-            expects_continue,
-            keep_alive,
-            head_bytes,
-        } = head.framing;
-        assert_eq!(
-            (content_length, expects_continue, keep_alive),
-            (12, true, true)
-        );
-        assert_eq!(&text[head_bytes..], "body");
-    }
-
-    #[test]
-    fn a_partial_is_recognised() {
-        let put = |path: &str, headers: &str| {
-            let text = format!("PUT {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\nbody");
-            match next(text.as_bytes()) {
-                Next::Partial(head) => Some(head),
-                _ => None,
-            }
-        };
-        let path = "/v1/jobs/digits/members/n-2/partial?version=3";
-        let headers =
-            "Content-Length: 12\r\nAuthorization: Bearer s\r\nTributary-Fold-Microseconds: 7\r\n";
-        let head = put(path, headers).unwrap();
-        let expected = Handing {
-            job: "digits".into(),
-            node: "n-2".into(),
-            query: "version=3".into(),
-            authorization: Some("Bearer s".into()),
-            fold: Some("7".into()),
-        };
-        assert_eq!(head.handing, expected);
-        assert_eq!(head.framing.content_length, 12);
-        let bare = put(
-            "/v1/jobs/digits/members/n-2/partial",
-            "Content-Length: 1\r\n",
-        )
-        .unwrap();
-        assert_eq!(
-            (bare.handing.authorization, bare.handing.fold),
-            (None, None)
-        );
-        for (path, headers) in [
-            (path, "Transfer-Encoding: chunked\r\n"),
-            (
-                "/v1/jobs/digits/members/n-2/report",
-                "Content-Length: 1\r\n",
-            ),
-            (
-                "/v1/jobs/digits/members/n%32/partial",
-                "Content-Length: 1\r\n",
-            ),
-            ("/v1/jobs/digits/members//partial", "Content-Length: 1\r\n"),
-        ] {
-            assert_eq!(put(path, headers), None, "{path} {headers}");
-        }
-    }
-
-    #[test]
-    fn the_local_paths_requests_are_recognised() {
-        let path = "/v1/jobs/digits/updates/c-1";
-        let wish = |line: String, headers: &str| match next(
-            format!("{line} HTTP/1.1\r\n{headers}\r\n").as_bytes(),
-        ) {
-            Next::Slot(head) => Some((head.wish, head.address.client, head.address.query)),
-            _ => None,
-        };
-        let told = |wish, query: &str| Some((wish, "c-1".to_owned(), query.to_owned()));
-        let empty = "Content-Length: 0\r\n";
-        for headers in [empty, ""] {
-            let asked = wish(format!("POST {path}/slot?round=2"), headers);
-            assert_eq!(asked, told(Wish::Ask, "round=2"));
-            let given_back = wish(format!("DELETE {path}/slot?ticket=1"), headers);
-            assert_eq!(given_back, told(Wish::GiveBack, "ticket=1"));
-            let committed = wish(format!("PUT {path}?round=2&slot=1"), headers);
-            assert_eq!(committed, told(Wish::Commit, "round=2&slot=1"));
-        }
-        for (line, headers) in [
-            (format!("PUT {path}?round=2"), empty),
-            (
-                format!("PUT {path}?round=2&slot=1"),
-                "Content-Length: 4\r\n",
-            ),
-            (format!("PUT {path}/slot?round=2"), empty),
-            (format!("POST {path}/slot"), "Content-Length: 4\r\n"),
-            (
-                format!("POST {path}/slot"),
-                "Transfer-Encoding: chunked\r\n",
-            ),
-            (format!("POST {path}"), empty),
-            ("POST /v1/jobs/digits/updates/slot".into(), empty),
-            (format!("GET {path}/slot"), ""),
-        ] {
-            assert_eq!(wish(line.clone(), headers), None, "{line}");
-        }
-    }
-
-    #[test]
-    fn everything_else_is_hypers() {
-        let put = |headers: &str| format!("PUT /v1/jobs/a/updates/b HTTP/1.1\r\n{headers}\r\n");
-        for other in [
-            put("Transfer-Encoding: chunked\r\n"),
-            put("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
-            put("Content-Length: 3\r\nContent-Length: 4\r\n"),
-            put("Content-Length: +3\r\n"),
-            put(""),
-            "PUT /v1/jobs/a/updates/b HTTP/1.0\r\nContent-Length: 3\r\n\r\n".into(),
-            "PUT /v1/jobs/a/updates/b%2fc HTTP/1.1\r\nContent-Length: 3\r\n\r\n".into(),
-            "GET /v1/jobs/a/model HTTP/1.1\r\n\r\n".into(),
-        ] {
-            assert!(
-                matches!(next(other.as_bytes()), Next::Other { .. }),
-                "{other}"
-            );
-        }
-        assert_eq!(
-            next(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"),
-            Next::Other { keep_alive: false }
-        );
-        assert_eq!(
-            next(b"\x16\x03\x01 not http"),
-            Next::Other { keep_alive: false }
-        );
-    }
-
-    #[test]
-    fn http2_is_recognised_in_pieces() {
-        for end in 1..HTTP2_PREFACE.len() {
-            assert_eq!(next(&HTTP2_PREFACE[..end]), Next::Incomplete, "{end}");
-        }
-        assert_eq!(next(HTTP2_PREFACE), Next::Http2);
-        assert_eq!(next(b""), Next::Incomplete);
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_survived(bytes: Vec<u8>) {
-            let _ = next(&bytes);
-        }
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@
 use super::Gateway;
 use super::body::Source;
 use super::fill::{PIECE_BYTES, Target};
+use super::pace::Pace;
 use super::reader::Reader;
 use super::refusal::Refusal;
 use super::told::Told;
@@ -117,12 +118,12 @@ async fn put_into<S: Source>(
         check_sender(job, &client, round)?;
     }
     check_length(job, body.length())?;
-    let idle = job.ingest().idle_timeout.duration();
-    body.proceed(idle).await?;
+    let pace = Pace::from(&job.ingest());
+    body.proceed(pace.idle).await?;
     // What is fetched tells its length only now.
     check_length(job, body.length())?;
 
-    let mut reader = Reader::new(body, idle);
+    let mut reader = Reader::new(body, pace);
     let (header_bytes, header) = read_header(job, &mut reader).await?;
     let (round, weight) = told.or_header(&header)?.settled(job)?;
     if wait_for_header {
@@ -136,10 +137,10 @@ async fn put_into<S: Source>(
     };
     let mut digest = sender.digest(gateway);
     digest.write(&header_bytes);
-    if job.has(&sender.client, round) {
-        return repeat(&sender, &mut reader, &header, digest).await;
+    let known = job.has(&sender.client, round);
+    if !known {
+        check_round(job, round)?;
     }
-    check_round(job, round)?;
     check_encoding(job, &header)?;
     let plan = job
         .layout
@@ -148,6 +149,9 @@ async fn put_into<S: Source>(
             job: job.name.clone(),
             mismatch,
         })?;
+    if known {
+        return repeat(&sender, &mut reader, &header, digest).await;
+    }
     until_open(job, round).await?;
     let mut filling = claim(job).await?;
     // The round may have ended while it waited.

@@ -10,6 +10,7 @@
 use super::Gateway;
 use super::fill::Mark;
 use super::ingest::{self, Address, Bytes, Sender, Taken};
+use super::query;
 use super::refusal::Refusal;
 use super::told::Told;
 use crate::job::Job;
@@ -294,10 +295,15 @@ impl Leases {
 
     /// Frees a slot that the client does not want any more.
     pub(super) fn give_back(&mut self, address: &Address) -> Result<(), Refusal> {
-        let ticket = address.query.strip_prefix("ticket=").ok_or_else(|| {
-            Refusal::Malformed("name the slot to give back: ?ticket= and nothing else".into())
-        })?;
-        let at = self.position(ticket)?;
+        let mut pairs = query::pairs(&address.query);
+        let ticket = match (pairs.next(), pairs.next()) {
+            (Some((key, ticket)), None) if key == "ticket" => ticket,
+            _ => {
+                let why = "name the slot to give back: ?ticket= and nothing else";
+                return Err(Refusal::Malformed(why.into()));
+            }
+        };
+        let at = self.position(&ticket)?;
         self.held.swap_remove(at).give_back();
         Ok(())
     }

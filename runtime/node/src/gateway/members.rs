@@ -5,6 +5,9 @@
 
 use super::Gateway;
 use super::body::{HyperBody, Source};
+use super::pace::{self, Pace};
+use super::reader::Reader;
+use super::refusal::Refusal;
 use super::routes::{problem, unknown_job};
 use crate::job::{Job, MemberRefusal, Travel, WholePartial};
 use axum::body::Body;
@@ -25,8 +28,6 @@ use tributary_api::{ClientName, Name};
 
 /// The longest wait for another directive.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// The longest silence in the middle of a partial.
-const SILENCE: Duration = Duration::from_secs(10);
 /// Bytes of a partial that are read at a time.
 const PIECE_BYTES: usize = 1 << 20;
 /// What to look at when partials are of different sizes.
@@ -34,7 +35,10 @@ const SAME_REVISION: &str = "do both nodes run the same revision?";
 
 pub(super) fn routes() -> Router<Gateway> {
     Router::new()
-        .route("/v1/jobs/{job}/members/{node}/report", post(report))
+        .route(
+            "/v1/jobs/{job}/members/{node}/report",
+            pace::bounded_method(post(report)),
+        )
         .route("/v1/jobs/{job}/members/{node}/directive", get(directive))
         .route("/v1/jobs/{job}/members/{node}/partial", put(partial))
         .route("/v1/jobs/{job}/members/{node}/claims/{client}", post(claim))
@@ -300,15 +304,17 @@ async fn take_into<S: Source>(
             "the partial has {length} bytes, and {bytes} are expected; {SAME_REVISION}"
         )));
     }
-    let proceeds = body.proceed(SILENCE).await;
-    proceeds.map_err(|error| Refused::Body(error.to_string()))?;
+    let broken = |refusal: Refusal| Refused::Body(format!("{refusal}; {SAME_REVISION}"));
+    let pace = Pace::from(&job.ingest());
+    body.proceed(pace.idle).await.map_err(broken)?;
     let filling = job.claim_partial().await.map_err(Refused::Memory)?;
     let mut filling = filling.ok_or(MemberRefusal::Stopped)?;
     let begun = Instant::now();
+    let mut reader = Reader::new(body, pace);
     for piece in filling.content_mut()[..bytes as usize].chunks_mut(PIECE_BYTES) {
-        fill(body, piece).await.map_err(Refused::Body)?;
+        reader.fill(piece).await.map_err(broken)?;
     }
-    if !matches!(body.read(&mut [0; 1]).await, Ok(0)) {
+    if reader.expect_end().await.is_err() {
         return Err(Refused::Body(format!(
             "the partial has more than {bytes} bytes; {SAME_REVISION}"
         )));
@@ -327,24 +333,6 @@ async fn take_into<S: Source>(
     };
     job.enter_partial(&node, &partial, travel, filling)?;
     Ok(job.directive(&node)?)
-}
-
-async fn fill<S: Source>(body: &mut S, into: &mut [u8]) -> Result<(), String> {
-    let mut filled = 0;
-    while filled < into.len() {
-        let read = tokio::time::timeout(SILENCE, body.read(&mut into[filled..])).await;
-        match read {
-            Ok(Ok(0)) => {
-                return Err(format!(
-                    "the body ends before the partial does; {SAME_REVISION}"
-                ));
-            }
-            Ok(Ok(read)) => filled += read,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("no byte came for {} s", SILENCE.as_secs())),
-        }
-    }
-    Ok(())
 }
 
 #[derive(Debug, Deserialize)]

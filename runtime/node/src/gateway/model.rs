@@ -56,14 +56,20 @@ pub(super) async fn get(
     }
     let model = job.model();
     let tag = format!("\"{}\"", model.version);
-    let known = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .any(|value| value.as_bytes() == tag.as_bytes());
-    if known {
+    if is_known(&headers, &tag) {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
     }
     safetensors(&job, model, tag)
+}
+
+/// Whether the client has the version of that tag. Weak tags count: a proxy that compresses makes them so.
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let values = headers.get_all(header::IF_NONE_MATCH).into_iter();
+    let mut tags = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tags.any(|known| {
+        let known = known.trim_ascii();
+        known == b"*" || known.strip_prefix(b"W/").unwrap_or(known) == tag.as_bytes()
+    })
 }
 
 /// Waits for another model than a client has; gives the version that is here if none has come.
@@ -127,4 +133,40 @@ fn piece(job: &Weak<Job>, model: ModelSlot, offset: u64, bytes: usize) -> io::Re
     let job = running.ok_or_else(|| io::Error::other("the job has ended"))?;
     let piece = job.read_model(model, offset, bytes);
     piece.map(Bytes::from).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn knows(values: &[&'static str]) -> bool {
+        let values = values.iter().map(|value| {
+            let value = http::HeaderValue::from_static(value);
+            (header::IF_NONE_MATCH, value)
+        });
+        is_known(&values.collect(), "\"4\"")
+    }
+
+    #[test]
+    fn tags_are_weak_or_not_one_or_many() {
+        for known in [
+            &["\"4\""][..],
+            &["W/\"4\""],
+            &["\"3\", W/\"4\" ,\"5\""],
+            &["\"3\"", "\"4\""],
+            &["*"],
+        ] {
+            assert!(knows(known), "{known:?}");
+        }
+        for other in [
+            &[][..],
+            &["\"44\""],
+            &["4"],
+            &["W/4"],
+            &["w/\"4\""],
+            &["\"3\",\"5\""],
+        ] {
+            assert!(!knows(other), "{other:?}");
+        }
+    }
 }

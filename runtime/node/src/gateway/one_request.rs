@@ -6,29 +6,36 @@
 //! down gracefully, which for an idle HTTP/1 connection means to be done; `into_parts` then returns
 //! the socket and what was read beyond the request.
 
+mod streams;
+
+use super::connection::{HEAD_TIME, STALL};
+use super::door::Door;
+use super::guests::Guest;
 use axum::Router;
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tower::ServiceExt;
 
 type BoxedResponse = Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>;
 
 /// Serves one HTTP/1 request. Gives the socket back with the bytes behind the request, unless the
-/// request's body was not read to its end (then nobody can say where the next request begins).
+/// request's body was not read to its end (then nobody can say where the next request begins), or the response has
+/// announced that the connection closes.
 pub(super) async fn http1(
     stream: TcpStream,
     buffer: BytesMut,
@@ -36,21 +43,23 @@ pub(super) async fn http1(
 ) -> io::Result<Option<(TcpStream, BytesMut)>> {
     let answered = Arc::new(AtomicBool::new(false));
     let request_read = Arc::new(AtomicBool::new(false));
-    let (done, read) = (answered.clone(), request_read.clone());
+    let closes = Arc::new(AtomicBool::new(false));
+    let (done, read, ends) = (answered.clone(), request_read.clone(), closes.clone());
     let service = service_fn(move |request: Request<Incoming>| -> BoxedResponse {
         let request =
             request.map(|body| Body::new(Watched::new(Body::new(body), read.clone(), Ends::Read)));
-        let (routes, done) = (routes.clone(), done.clone());
+        let (routes, done, ends) = (routes.clone(), done.clone(), ends.clone());
         Box::pin(async move {
             let response = routes.oneshot(request).await?;
+            ends.store(announces_end(response.headers()), Ordering::Relaxed);
             Ok(response.map(|body| Watched::new(body, done, Ends::ReadOrDropped)))
         })
     });
-    let io = TokioIo::new(Rewound {
-        ahead: buffer.freeze(),
-        stream,
-    });
-    let mut connection = http1::Builder::new().serve_connection(io, service);
+    let io = TokioIo::new(Rewound::new(stream, buffer));
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .serve_connection(io, service);
     let running = &mut connection;
     std::future::poll_fn(move |context| {
         loop {
@@ -64,29 +73,30 @@ pub(super) async fn http1(
     })
     .await
     .map_err(io::Error::other)?;
-    if !request_read.load(Ordering::Relaxed) {
+    if !request_read.load(Ordering::Relaxed) || closes.load(Ordering::Relaxed) {
         return Ok(None);
     }
     let parts = connection.into_parts();
-    let Rewound { ahead, stream } = parts.io.into_inner();
+    let Rewound { ahead, stream, .. } = parts.io.into_inner();
     let mut rest = BytesMut::from(&parts.read_buf[..]);
     rest.extend_from_slice(&ahead);
     Ok(Some((stream, rest)))
 }
 
+fn announces_end(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
 /// Serves an HTTP/2 connection to its end.
-pub(super) async fn http2(stream: TcpStream, buffer: BytesMut, routes: Router) -> io::Result<()> {
-    let service = service_fn(move |request: Request<Incoming>| {
-        routes.clone().oneshot(request.map(Body::new))
-    });
-    let io = TokioIo::new(Rewound {
-        ahead: buffer.freeze(),
-        stream,
-    });
-    http2::Builder::new(TokioExecutor::new())
-        .serve_connection(io, service)
-        .await
-        .map_err(io::Error::other)
+pub(super) async fn http2(
+    stream: TcpStream,
+    buffer: BytesMut,
+    door: &Door,
+    guest: &Guest,
+) -> io::Result<()> {
+    streams::serve(TokioIo::new(Rewound::new(stream, buffer)), door, guest).await
 }
 
 /// When a [`Watched`] body counts as ended.
@@ -145,10 +155,37 @@ impl http_body::Body for Watched {
     }
 }
 
-/// A socket of which some bytes have been read ahead.
+/// A socket of which some bytes have been read ahead. Writing to a client that takes nothing for [`STALL`] fails.
 struct Rewound {
     ahead: Bytes,
     stream: TcpStream,
+    /// Since a write has been waiting.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Rewound {
+    fn new(stream: TcpStream, ahead: BytesMut) -> Self {
+        Self {
+            ahead: ahead.freeze(),
+            stream,
+            stalled: None,
+        }
+    }
+
+    /// The outcome of a write, unless that has waited for too long.
+    fn bound(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl AsyncRead for Rewound {
@@ -173,7 +210,8 @@ impl AsyncWrite for Rewound {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.bound(written, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -189,7 +227,8 @@ impl AsyncWrite for Rewound {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.bound(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,22 +1,26 @@
-//! A body read with a bound on silence.
+//! A body read with a bound on silence and on slowness.
 
 use super::body::Source;
+use super::pace::{Credit, Pace};
 use super::refusal::Refusal;
-use std::time::Duration;
+use std::time::Instant;
+use tokio::time::timeout;
 
-/// Reads with a bound on silence.
+/// Reads a body at the pace that is asked of it.
 pub(super) struct Reader<'a, S> {
     body: &'a mut S,
-    idle: Duration,
+    pace: Pace,
+    credit: Credit,
     /// Bytes that have come.
     pub(super) received: u64,
 }
 
 impl<'a, S: Source> Reader<'a, S> {
-    pub(super) fn new(body: &'a mut S, idle: Duration) -> Self {
+    pub(super) fn new(body: &'a mut S, pace: Pace) -> Self {
         Self {
             body,
-            idle,
+            pace,
+            credit: Credit::new(pace),
             received: 0,
         }
     }
@@ -27,18 +31,32 @@ impl<'a, S: Source> Reader<'a, S> {
     }
 
     async fn read(&mut self, into: &mut [u8]) -> Result<usize, Refusal> {
-        let stalled = Refusal::Stalled {
-            seconds: self.idle.as_secs_f64(),
-            received: self.received,
+        let begun = Instant::now();
+        let came = timeout(self.credit.next(), self.body.read(into)).await;
+        let Ok(came) = came else {
+            return Err(self.too_slow());
         };
-        match tokio::time::timeout(self.idle, self.body.read(into)).await {
-            Err(_) => Err(stalled),
-            Ok(Ok(bytes)) => {
-                self.received += bytes as u64;
-                Ok(bytes)
+        // A reset connection, or chunks that make no sense.
+        let bytes = came.unwrap_or(0);
+        self.credit.book(begun.elapsed(), bytes as u64);
+        self.received += bytes as u64;
+        Ok(bytes)
+    }
+
+    /// Nothing came in time.
+    fn too_slow(&self) -> Refusal {
+        let waited = self.credit.waited + self.credit.next();
+        if self.credit.is_low() {
+            Refusal::Slow {
+                seconds: waited.as_secs_f64(),
+                received: self.received,
+                bytes_per_second: self.pace.bytes_per_second,
             }
-            // A reset connection, or chunks that make no sense.
-            Ok(Err(_)) => Ok(0),
+        } else {
+            Refusal::Stalled {
+                seconds: self.pace.idle.as_secs_f64(),
+                received: self.received,
+            }
         }
     }
 

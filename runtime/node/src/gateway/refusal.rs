@@ -16,6 +16,7 @@ pub(crate) const OUTCOMES: [&str; 35] = [
     "unknown-job",
     "job-starting",
     "stalled-update",
+    "slow-update",
     "wrong-round",
     "stale-update",
     "round-closing",
@@ -84,6 +85,15 @@ pub(crate) enum Refusal {
         "no byte of the body came for {seconds} s, after {received} bytes; the update was dropped"
     )]
     Stalled { seconds: f64, received: u64 },
+    #[error(
+        "the body came at less than {bytes_per_second} bytes per second (spec.ingest.minRate): {received} bytes in \
+         {seconds:.1} s; the update was dropped"
+    )]
+    Slow {
+        seconds: f64,
+        received: u64,
+        bytes_per_second: u64,
+    },
     #[error("{0}")]
     TooLarge(String),
     #[error("{mismatch}; the layout of job {job} is that of its model (GET /v1/jobs/{job}/model)")]
@@ -256,7 +266,10 @@ impl Refusal {
 
     /// Whether what the client did may have left the connection unusable.
     pub(crate) fn spoils_connection(&self) -> bool {
-        matches!(self, Self::Truncated { .. } | Self::Stalled { .. })
+        matches!(
+            self,
+            Self::Truncated { .. } | Self::Stalled { .. } | Self::Slow { .. }
+        )
     }
 
     /// Seconds after which trying again makes sense, for the `Retry-After` header.
@@ -315,6 +328,7 @@ impl Refusal {
             Self::UnknownJob(_) => (404, "unknown-job", "Unknown job"),
             Self::Starting(_) => (503, "job-starting", "The job is being started"),
             Self::Stalled { .. } => (408, "stalled-update", "Stalled update"),
+            Self::Slow { .. } => (408, "slow-update", "Slow update"),
             Self::TooLarge(_) => (413, "update-too-large", "Update too large"),
             Self::Layout {
                 mismatch: LayoutMismatch::DoesNotFit { .. },

@@ -3,7 +3,7 @@
 use super::body::HyperBody;
 use super::ingest::{self, Address, Taken};
 use super::refusal::Refusal;
-use super::{Gateway, lease, members, model, reference};
+use super::{Gateway, lease, members, model, pace, reference};
 use crate::events::Told;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -24,7 +24,9 @@ pub(super) fn routes(gateway: Gateway) -> Router {
     Router::new()
         .route(
             "/v1/jobs/{job}/updates/{client}",
-            axum::routing::put(update).post(reference::post).get(held),
+            pace::bounded_method(axum::routing::post(reference::post))
+                .put(update)
+                .get(held),
         )
         .route(
             "/v1/jobs/{job}/updates/{client}/slot",

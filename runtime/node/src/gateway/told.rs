@@ -1,5 +1,6 @@
 //! What a request says of an update: its round, its weight, the slot in which it lies.
 
+use super::query;
 use super::refusal::Refusal;
 use crate::job::Job;
 use tributary_api::model::{Header, HeaderError};
@@ -25,24 +26,31 @@ impl Told {
             layout: None,
             proof: None,
         };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match key {
+        for (key, value) in query::pairs(query) {
+            let known = match &*key {
                 "round" => {
                     let round = value.parse().map_err(|_| {
                         Refusal::Malformed(format!("round is {value:?}; it must be a whole number"))
                     })?;
-                    told.round = Some(round);
+                    told.round.replace(round).is_some()
                 }
-                "weight" => told.weight = Some(weight(value.parse().ok(), value)?),
-                "slot" => told.ticket = Some(value.to_owned()),
-                "layout" => told.layout = Some(value.to_owned()),
-                "proof" => told.proof = Some(value.to_owned()),
+                "weight" => {
+                    let weight = weight(value.parse().ok(), &value)?;
+                    told.weight.replace(weight).is_some()
+                }
+                "slot" => told.ticket.replace(value.into_owned()).is_some(),
+                "layout" => told.layout.replace(value.into_owned()).is_some(),
+                "proof" => told.proof.replace(value.into_owned()).is_some(),
                 other => {
                     return Err(Refusal::Malformed(format!(
                         "unknown query parameter {other:?}; updates take round and weight"
                     )));
                 }
+            };
+            if known {
+                return Err(Refusal::Malformed(format!(
+                    "the query parameter {key} comes twice; give it once"
+                )));
             }
         }
         Ok(told)
@@ -130,6 +138,11 @@ mod tests {
     fn queries_are_strict() {
         let told = Told::from_query("round=3&weight=2.5").unwrap();
         assert_eq!((told.round, told.weight), (Some(3), Some(2.5)));
+        let told = Told::from_query("%72ound=%31&weight=1e%2B22&slot=a%20b").unwrap();
+        assert_eq!((told.round, told.weight), (Some(1), Some(1e22)));
+        assert_eq!(told.ticket.as_deref(), Some("a b"));
+        let told = Told::from_query("weight=1e+22").unwrap();
+        assert_eq!(told.weight, Some(1e22));
         let told = Told::from_query("").unwrap();
         assert_eq!((told.round, told.weight), (None, None));
         for bad in [
@@ -140,6 +153,12 @@ mod tests {
             "weight=nan",
             "weight=inf",
             "wieght=1",
+            "round=%zz",
+            "round=%ff",
+            "round=1&round=1",
+            "round=9&weight=1&%72ound=1",
+            "weight=1&weight=2",
+            "slot=a&slot=b",
         ] {
             assert!(Told::from_query(bad).is_err(), "{bad}");
         }

@@ -314,8 +314,17 @@ fn a_reference_is_judged_before_anything_is_fetched() {
         let _ = refer(&door, client, query, document).refused(status, slug);
     }
     let other = "/v1/jobs/other/updates/c?round=1";
-    let answer = door.send("POST", other, &[], url.to_string().as_bytes());
+    let json = [("content-type", "application/json")];
+    let answer = door.send("POST", other, &json, url.to_string().as_bytes());
     let _ = answer.refused(404, "unknown-job");
+    let form = [("content-type", "text/plain")];
+    let answer = door.send(
+        "POST",
+        &path("c", "round=1"),
+        &form,
+        url.to_string().as_bytes(),
+    );
+    let _ = answer.refused(415, "not-json");
     assert!(files.asked().is_empty(), "{:?}", files.asked());
 }
 

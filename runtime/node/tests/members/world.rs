@@ -23,7 +23,7 @@ use tributary_api::{ClientName, Digest, Name};
 use tributary_node::events::Events;
 use tributary_node::identity::Identity;
 use tributary_node::metrics::Metrics;
-use tributary_node::{Autoscaler, FetchOptions, Node, Options};
+use tributary_node::{Autoscaler, FetchOptions, Hosts, Node, Options};
 use tributary_router::Choice;
 use tributary_tests::http::{Answer, Client};
 use tributary_tests::tensors::{LARGE, Model};
@@ -388,7 +388,8 @@ async fn host(fetch: FetchOptions) -> Host {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    node.serve(listener, axum::Router::new(), stopped);
+    let hosts = Hosts::new(address.ip(), []);
+    node.serve(listener, hosts, axum::Router::new(), stopped);
     Host {
         node,
         name,

@@ -100,7 +100,7 @@ impl Stranger {
         let port = job.client().address().port();
         let script = format!(
             "exec 3<>/dev/tcp/127.0.0.1/{port}; \
-             printf 'POST {path} HTTP/1.1\\r\\nContent-Length: 0\\r\\n\\r\\n' >&3; exec cat <&3"
+             printf 'POST {path} HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: 0\\r\\n\\r\\n' >&3; exec cat <&3"
         );
         let mut child = Command::new(place::tool("bash"))
             .args(["-c", &script])
@@ -159,7 +159,8 @@ fn a_client_that_dies_leaves_nothing(sidecar: Sidecar) {
         } else {
             let slot = format!("/slot?round=1&{}", local::credentials(&job));
             let path = job.update_path("gone", &slot);
-            let head = format!("POST {path} HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+            let head =
+                format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
             client.connection.send(head.as_bytes());
         }
     }
@@ -269,10 +270,10 @@ fn a_slot_stays_its_clients_until_the_clients_side_ends(sidecar: Sidecar) {
         "no request at all\r\n\r\n".to_owned(),
         // A body that stalls: the gateway gives the connection up.
         format!(
-            "PUT {} HTTP/1.1\r\nContent-Length: 1000\r\n\r\n",
+            "PUT {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
             job.update_path("other", "?round=1")
         ),
-        "GET /live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
     ];
     for request in spoil {
         let mut client = LocalClient::open(&job);

@@ -1,10 +1,17 @@
 //! Bodies of every encoding into a vector, in any order and cut anywhere.
 
+use super::super::pace::Pace;
 use super::*;
 use proptest::prelude::*;
 use std::io;
 use std::time::Duration;
 use tributary_api::model::{Encoding, Header};
+
+const PACE: Pace = Pace {
+    idle: Duration::from_secs(60),
+    credit: Duration::from_secs(60),
+    bytes_per_second: 1,
+};
 
 /// A body in memory that comes in small portions.
 struct Portions<'a> {
@@ -123,7 +130,7 @@ fn fill(
         .build()
         .unwrap();
     let filled = runtime.block_on(async {
-        let mut reader = Reader::new(&mut body, Duration::from_secs(60));
+        let mut reader = Reader::new(&mut body, PACE);
         target
             .fill(&mut vector, &plan, &mut reader, &mut digest)
             .await
