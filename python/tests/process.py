@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -64,6 +65,13 @@ class Process:
         series = f'tributary_updates_total{{fl_job="{job}",outcome="{outcome}"}} '
         counts = [line.removeprefix(series) for line in text.splitlines() if line.startswith(series)]
         return float(counts[0]) if counts else 0
+
+    def signal_workers(self, number: signal.Signals) -> None:
+        """Sends a signal to every process that hosts aggregators."""
+        assert self._child is not None
+        for children in Path(f"/proc/{self._child.pid}/task").glob("*/children"):
+            for child in children.read_text().split():
+                os.kill(int(child), number)
 
     def __enter__(self) -> Process:
         return self

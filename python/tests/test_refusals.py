@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import socket
+import signal
 import threading
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from conftest import SMALL, MakeClient, MakeJob
 from process import ROOT, Process, eventually
 from proxy import Plan, Proxy
 from tributary import Server, errors
-from tributary._core.layout import header
 from tributary._core.problems import CLASSES
 
 
@@ -149,37 +148,32 @@ def test_stalled(process: Process, new_job: MakeJob, new_client: MakeClient) -> 
 
 
 def test_no_slot_is_waited_for(process: Process, new_job: MakeJob, new_client: MakeClient) -> None:
-    """Uploads that do not go on hold all slots; the push goes through when they end."""
-    job = new_job({"a": np.zeros(256, np.float32)}, expected=64, slots=12, idle_timeout="1m")
-    client = new_client(job, patience=0)
-    client.pull()
+    """While workers stand still, updates keep all slots; the push goes through when they go on."""
+    job = new_job({"a": np.zeros(256, np.float32)}, expected=64, slots=12)
     update = {"a": np.ones(256, np.float32)}
-    stuck = [_half_an_update(process, job, f"stuck-{number}") for number in range(64)]
-    with pytest.raises(errors.NoSlot) as caught:
-        client.push(update)
-    assert (caught.value.status, caught.value.retry_after) == (429, 1.0)
-    patient = new_client(job, "patient")
-    refused = process.count_updates(job, "no-slot")
+    new_client(job, "first").push(update, round=1)
 
-    def let_go() -> None:
-        eventually(lambda: process.count_updates(job, "no-slot") > refused, "the push is refused once")
-        for sock in stuck:
-            sock.close()
+    def fill() -> None:
+        for number in range(64):
+            process.signal_workers(signal.SIGSTOP)
+            new_client(job, f"taken-{number}", patience=0).push(update, round=1)
 
-    freeing = threading.Thread(target=let_go)
-    freeing.start()
-    assert patient.push(update, round=1).contributors == 1
-    freeing.join()
+    try:
+        with pytest.raises(errors.NoSlot) as caught:
+            fill()
+        assert (caught.value.status, caught.value.retry_after) == (429, 1.0)
+        refused = process.count_updates(job, "no-slot")
 
+        def go_on() -> None:
+            eventually(lambda: process.count_updates(job, "no-slot") > refused, "the push is refused once")
+            process.signal_workers(signal.SIGCONT)
 
-def _half_an_update(process: Process, job: str, name: str) -> socket.socket:
-    head = header([("a", "F32", (256,), 1024)])
-    sock = socket.create_connection(("127.0.0.1", process.port))
-    request = (
-        f"PUT /v1/jobs/{job}/updates/{name}?round=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(head) + 1024}\r\n\r\n"
-    )
-    sock.sendall(request.encode() + head + b"\0" * 512)
-    return sock
+        going_on = threading.Thread(target=go_on)
+        going_on.start()
+        assert not new_client(job, "patient").push(update, round=1).repeated
+        going_on.join()
+    finally:
+        process.signal_workers(signal.SIGCONT)
 
 
 def test_functions_in_use(server: Server, new_job: MakeJob) -> None:

@@ -28,6 +28,7 @@ mod reader;
 pub(crate) mod reference;
 mod refusal;
 mod routes;
+pub(crate) mod stage;
 mod told;
 
 use crate::events::Events;
@@ -37,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use axum::Router;
 use fetch::Fetcher;
+use stage::Stages;
 use std::sync::Arc;
 use tracing::debug;
 use tributary_api::Name;
@@ -55,6 +57,8 @@ pub(crate) struct Gateway {
     pub peers: Peers,
     /// Fetches what clients refer to.
     pub fetcher: Arc<Fetcher>,
+    /// Where bodies wait for a slot.
+    pub stages: Arc<Stages>,
 }
 
 impl Gateway {

@@ -10,6 +10,7 @@
 //! ```
 
 mod books;
+mod fillers;
 mod flow;
 mod follower;
 mod homes;
@@ -24,6 +25,7 @@ mod shared;
 mod stages;
 mod status;
 
+pub(crate) use fillers::{Filler, Seat};
 #[cfg(test)]
 pub(crate) use flow::Passed;
 pub(crate) use flow::{Look, RoundLook};
@@ -38,6 +40,7 @@ use crate::outbox::Outbox;
 use crate::plan::Plan;
 use crate::round::{Epoch, Round};
 use crate::tree::Tree;
+use fillers::Fillers;
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -117,6 +120,8 @@ pub(crate) struct Job {
     /// Held from looking for a free slot to having it: the reserve is kept whatever comes at once, and
     /// who came first is served first.
     admission: tokio::sync::Mutex<()>,
+    /// Those who fill a slot now.
+    fillers: Fillers,
     /// One for each slot that local clients may hold at a time.
     lease_turns: Arc<Semaphore>,
     /// Heard by updates that wait for the next round.
@@ -249,6 +254,7 @@ impl Job {
             workers: AtomicU32::new(0),
             slot_freed: Notify::new(),
             admission: tokio::sync::Mutex::new(()),
+            fillers: Fillers::default(),
             lease_turns: Arc::new(Semaphore::new(parts.plan.leases() as usize)),
             opened: Notify::new(),
             version: watch::Sender::new(version),

@@ -5,6 +5,7 @@ use crate::events::Events;
 use crate::gateway::door::{self, Door};
 use crate::gateway::fetch::{FetchOptions, Fetcher};
 use crate::gateway::hosts::Hosts;
+use crate::gateway::stage::Stages;
 use crate::gateway::{self, Gateway};
 use crate::identity::Identity;
 use crate::job::{Job, Parts};
@@ -154,6 +155,7 @@ impl Node {
             digest_seed: random_number(),
             peers: Peers::new(),
             fetcher: Arc::new(Fetcher::new(options.fetch.clone())),
+            stages: Stages::new(),
         };
         Ok(Self {
             identity,

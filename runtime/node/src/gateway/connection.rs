@@ -78,11 +78,13 @@ async fn requests(
             }
             (Some(other), _) => {
                 let keeps_alive = other.keeps_alive();
-                match one_request::http1(stream, buffer, door.routes.clone()).await? {
-                    Some((again, rest)) if keeps_alive => (stream, buffer) = (again, rest),
-                    _ => return Ok(()),
+                let behind = one_request::http1(stream, buffer, door.routes.clone()).await?;
+                (stream, buffer) = (behind.stream, behind.rest);
+                if behind.goes_on && keeps_alive {
+                    true
+                } else {
+                    close(&mut stream).await?
                 }
-                true
             }
         };
         if !goes_on {

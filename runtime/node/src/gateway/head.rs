@@ -109,17 +109,21 @@ pub(super) struct Search {
 impl Search {
     /// The bytes of the head, once it is whole.
     fn end(&mut self, buffer: &[u8]) -> Result<Option<usize>, Malformed> {
-        let fresh = &buffer[self.looked..];
-        let odd = |byte: &u8| byte.is_ascii_control() && !b"\t\r\n".contains(byte);
-        if fresh.iter().any(odd) {
-            return Err(Malformed::Control);
-        }
-        while let Some(at) = buffer[self.looked..].iter().position(|byte| *byte == b'\n') {
-            let feed = self.looked + at;
-            self.looked = feed + 1;
-            let line = std::mem::replace(&mut self.line, feed + 1);
-            match &buffer[line..feed] {
-                b"\r" if self.begun => return Ok(Some(feed + 1)),
+        let odd = |byte: &u8| byte.is_ascii_control() && !b"\t\r".contains(byte);
+        loop {
+            let fresh = &buffer[self.looked..];
+            let feed = fresh.iter().position(|byte| *byte == b'\n');
+            if fresh[..feed.unwrap_or(fresh.len())].iter().any(odd) {
+                return Err(Malformed::Control);
+            }
+            let Some(feed) = feed else {
+                self.looked = buffer.len();
+                return Ok(None);
+            };
+            self.looked += feed + 1;
+            let line = std::mem::replace(&mut self.line, self.looked);
+            match &buffer[line..self.looked - 1] {
+                b"\r" if self.begun => return Ok(Some(self.looked)),
                 // Empty lines may stand before a request.
                 b"\r" => {}
                 [.., b'\r'] => self.begun = true,
@@ -127,8 +131,6 @@ impl Search {
                 _ => return Err(Malformed::BareLineFeed),
             }
         }
-        self.looked = buffer.len();
-        Ok(None)
     }
 }
 

@@ -1,7 +1,8 @@
 //! One update, from its first byte to its slot.
 //!
 //! The order matters: what can be refused by address, length or header is refused before a slot is
-//! claimed, and a slot is published only after every byte was seen. A client that lies, stalls or
+//! claimed, the beginning of a body is read before it has a slot, and a slot is published only after every byte was
+//! seen. A client that lies, stalls or
 //! goes away leaves nothing behind: the claim is given up when it is dropped.
 
 use super::Gateway;
@@ -23,8 +24,8 @@ use tributary_api::status::UpdateReceipt;
 use tributary_arena::Filling;
 use twox_hash::XxHash3_128;
 
-/// How long an update waits for a slot before its client is told to come again. Waiting costs
-/// nothing: the body stays in the client's socket, and who comes again has to send it again.
+/// How long an update waits for a slot before its client is told to come again. Waiting costs little: the body stays in
+/// the client's socket but for its beginning, and who comes again has to send it again.
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whose update it is, as the URL says.
@@ -153,13 +154,21 @@ async fn put_into<S: Source>(
         return repeat(&sender, &mut reader, &header, digest).await;
     }
     until_open(job, round).await?;
-    let mut filling = claim(job).await?;
+    if let Some(stage) = gateway.stages.take() {
+        reader.stage(stage, header.data_bytes()).await?;
+    }
+    let claimed = claim(job, reader.pace()).await?;
+    // Before the claim in this order, so that it ends after it.
+    let seat = job.seat();
+    let mut filling = claimed;
+    reader.takes(&seat);
     // The round may have ended while it waited.
     check_round(job, round)?;
     target(job, weight)
         .fill(filling.vector_mut(), &plan, &mut reader, &mut digest)
         .await?;
     reader.expect_end().await?;
+    seat.is_full();
     let bytes = Bytes {
         sent: reader.received,
         copied: reader.received * S::COPIES,
@@ -193,9 +202,9 @@ pub(super) fn target(job: &Job, weight: f64) -> Target<'_> {
     }
 }
 
-/// A slot for an update; waits for one.
-pub(super) async fn claim(job: &Job) -> Result<Filling, Refusal> {
-    let slot = job.claim_slot(SLOT_PATIENCE).await?;
+/// A slot for an update that comes at `pace` bytes in a second; waits for one.
+pub(super) async fn claim(job: &Job, pace: f64) -> Result<Filling, Refusal> {
+    let slot = job.claim_slot(pace, SLOT_PATIENCE).await?;
     slot.ok_or_else(|| Refusal::NoSlot {
         job: job.name.clone(),
         slots: job.plan.geometry.updates.count,

@@ -33,14 +33,22 @@ use tower::ServiceExt;
 
 type BoxedResponse = Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>;
 
-/// Serves one HTTP/1 request. Gives the socket back with the bytes behind the request, unless the
-/// request's body was not read to its end (then nobody can say where the next request begins), or the response has
-/// announced that the connection closes.
+/// A connection behind a request.
+pub(super) struct Behind {
+    pub stream: TcpStream,
+    /// What was read there.
+    pub rest: BytesMut,
+    /// Whether another request may follow: not if the request's body was not read to its end (then nobody can say where
+    /// the next request begins), nor if the response has announced that the connection closes.
+    pub goes_on: bool,
+}
+
+/// Serves one HTTP/1 request, and gives the socket back.
 pub(super) async fn http1(
     stream: TcpStream,
     buffer: BytesMut,
     routes: Router,
-) -> io::Result<Option<(TcpStream, BytesMut)>> {
+) -> io::Result<Behind> {
     let answered = Arc::new(AtomicBool::new(false));
     let request_read = Arc::new(AtomicBool::new(false));
     let closes = Arc::new(AtomicBool::new(false));
@@ -73,14 +81,15 @@ pub(super) async fn http1(
     })
     .await
     .map_err(io::Error::other)?;
-    if !request_read.load(Ordering::Relaxed) || closes.load(Ordering::Relaxed) {
-        return Ok(None);
-    }
     let parts = connection.into_parts();
     let Rewound { ahead, stream, .. } = parts.io.into_inner();
     let mut rest = BytesMut::from(&parts.read_buf[..]);
     rest.extend_from_slice(&ahead);
-    Ok(Some((stream, rest)))
+    Ok(Behind {
+        stream,
+        rest,
+        goes_on: request_read.load(Ordering::Relaxed) && !closes.load(Ordering::Relaxed),
+    })
 }
 
 fn announces_end(headers: &HeaderMap) -> bool {

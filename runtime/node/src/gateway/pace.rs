@@ -21,8 +21,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use tributary_api::manifest::IngestSpec;
 use tributary_api::problem::Problem;
 
-/// The least credit of an update.
-const CREDIT_MIN: Duration = Duration::from_secs(5);
+/// An update's credit beyond one silence.
+const GRACE: Duration = Duration::from_secs(5);
 /// How a request with anything but an update must come.
 const CONTROL: Pace = Pace {
     idle: Duration::from_secs(10),
@@ -44,7 +44,7 @@ impl From<&IngestSpec> for Pace {
         let idle = ingest.idle_timeout.duration();
         Self {
             idle,
-            credit: idle.max(CREDIT_MIN),
+            credit: idle + GRACE,
             bytes_per_second: ingest.min_rate.bytes(),
         }
     }

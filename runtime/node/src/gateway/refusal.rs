@@ -157,6 +157,11 @@ pub(crate) enum Refusal {
     #[error("all {slots} slots of job {job} are in use; send the update again in a second")]
     NoSlot { job: Name, slots: u32 },
     #[error(
+        "others wait for a slot, and this update's client was the slowest of those that have one: {received} bytes had \
+         come; send the update again in a second"
+    )]
+    SentAway { received: u64 },
+    #[error(
         "local clients hold {most} slots of job {job}, as many as are lent at a time; \
          ask again in a second, or send the update by PUT with a body"
     )]
@@ -268,7 +273,10 @@ impl Refusal {
     pub(crate) fn spoils_connection(&self) -> bool {
         matches!(
             self,
-            Self::Truncated { .. } | Self::Stalled { .. } | Self::Slow { .. }
+            Self::Truncated { .. }
+                | Self::Stalled { .. }
+                | Self::Slow { .. }
+                | Self::SentAway { .. }
         )
     }
 
@@ -285,6 +293,7 @@ impl Refusal {
             self,
             Self::NoSlot { .. }
                 | Self::NoLease { .. }
+                | Self::SentAway { .. }
                 | Self::SharedMemory(_)
                 | Self::TooManyFetches
                 | Self::ReferenceUnreachable(_)
@@ -352,7 +361,9 @@ impl Refusal {
                 (403, "not-local", "Not on the local path")
             }
             Self::UnknownSlot(_) => (404, "unknown-slot", "Unknown slot"),
-            Self::NoSlot { .. } | Self::NoLease { .. } => (429, "no-slot", "No free slot"),
+            Self::NoSlot { .. } | Self::NoLease { .. } | Self::SentAway { .. } => {
+                (429, "no-slot", "No free slot")
+            }
             Self::SharedMemory(_) => (507, "shared-memory-full", "Shared memory is full"),
             Self::Elsewhere { .. } => (307, "elsewhere", "At another node"),
             Self::HomeUnknown { .. } => (503, "home-unknown", "Homes are moving"),

@@ -152,15 +152,26 @@ mod tests {
         let paces = [1_000_000, 10_000, 5_000];
         let all = paces.map(|_| fillers.enter(begun).1);
         let second = |number| {
-            all.iter().zip(paces).for_each(|(filler, pace)| filler.came(pace));
+            all.iter()
+                .zip(paces)
+                .for_each(|(filler, pace)| filler.came(pace));
             begun + Duration::from_secs(number)
         };
         fillers.make_room(LEAST, 0.0, begun + WINDOW / 2);
-        assert!(!all.iter().any(|filler| is_sent_away(filler)), "it is too early to say");
+        assert!(
+            !all.iter().any(|filler| is_sent_away(filler)),
+            "it is too early to say"
+        );
         fillers.make_room(LEAST, 0.0, second(1));
-        assert_eq!(all.each_ref().map(|filler| is_sent_away(filler)), [false, false, true]);
+        assert_eq!(
+            all.each_ref().map(|filler| is_sent_away(filler)),
+            [false, false, true]
+        );
         fillers.make_room(LEAST, 0.0, second(2));
-        assert_eq!(all.each_ref().map(|filler| is_sent_away(filler)), [false, true, false]);
+        assert_eq!(
+            all.each_ref().map(|filler| is_sent_away(filler)),
+            [false, true, false]
+        );
         for number in 3..9 {
             fillers.make_room(LEAST, 1e9, second(number));
         }

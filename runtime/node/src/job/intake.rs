@@ -1,5 +1,6 @@
 //! Updates into a round: who may send, what is known of them, when the round closes.
 
+use super::fillers::STANDSTILL;
 use super::{Inner, Job, descriptor};
 use crate::gateway::is_rejection;
 use crate::round::{Close, Placement, Reason};
@@ -354,16 +355,18 @@ impl Job {
         )
     }
 
-    /// Claims a slot for an update; waits up to `patience` for one to become free. `None`: no slot.
+    /// Claims a slot for an update whose body comes at `pace` bytes in a second; waits up to `patience` for one to
+    /// become free. `None`: no slot.
     pub(crate) async fn claim_slot(
         &self,
+        pace: f64,
         patience: Duration,
     ) -> Result<Option<Filling>, tributary_arena::Error> {
-        let slot = tokio::time::timeout(patience, self.next_slot());
+        let slot = tokio::time::timeout(patience, self.next_slot(pace));
         slot.await.unwrap_or(Ok(None))
     }
 
-    async fn next_slot(&self) -> Result<Option<Filling>, tributary_arena::Error> {
+    async fn next_slot(&self, pace: f64) -> Result<Option<Filling>, tributary_arena::Error> {
         // One looks at a time, in the order in which they came: a slot that becomes free wakes one.
         let _turn = self.admission.lock().await;
         loop {
@@ -379,7 +382,10 @@ impl Job {
             if self.is_stopped() {
                 return Ok(None);
             }
-            freed.await;
+            if tokio::time::timeout(STANDSTILL, freed).await.is_err() {
+                let least = self.ingest().min_rate.bytes() as f64;
+                self.fillers.make_room(least, pace, Instant::now());
+            }
         }
     }
 

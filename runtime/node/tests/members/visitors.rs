@@ -79,12 +79,14 @@ fn strangers_are_refused_whatever_they_ask_for() {
         ("Content-Type: text/plain", "not-json"),
     ] {
         let output = Command::new(place::tool("curl"))
-            .args(["--silent", "--http2-prior-knowledge", "--data", "[]"])
+            .args(["--silent", "--show-error", "--http2-prior-knowledge"])
+            .args(["--data", "[]"])
             .args(["--header", header, &world.door(0).url("/v1/apply")])
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(text.contains(slug), "{header}: {text}");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(slug), "{header}: {text} {error}");
     }
     let _ = world.door(0).get("/live").expect(200);
 }

@@ -20,7 +20,7 @@ fn update(head: &str) -> Option<UpdateHead> {
 
 #[test]
 fn an_update_is_recognised() {
-    let text = "PUT /v1/jobs/digits/updates/c-1?round=2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\nbody";
+    let text = "PUT /v1/jobs/digits/updates/c-1?round=2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\nb\0\ny";
     let head = update(text).unwrap();
     assert_eq!(
         (head.address.job.as_str(), head.address.client.as_str()),
@@ -37,7 +37,7 @@ fn an_update_is_recognised() {
         (content_length, expects_continue, keep_alive),
         (12, true, true)
     );
-    assert_eq!(&text[head_bytes..], "body");
+    assert_eq!(&text[head_bytes..], "b\0\ny");
 }
 
 #[test]
