@@ -77,14 +77,10 @@ async fn requests(
                 slot(&mut stream, gateway, leases, head).await?
             }
             (Some(other), _) => {
-                let keeps_alive = other.keeps_alive();
-                let behind = one_request::http1(stream, buffer, door.routes.clone()).await?;
+                let routes = door.routes.clone();
+                let behind = one_request::http1(stream, buffer, other.bytes(), routes).await?;
                 (stream, buffer) = (behind.stream, behind.rest);
-                if behind.goes_on && keeps_alive {
-                    true
-                } else {
-                    close(&mut stream).await?
-                }
+                behind.goes_on || close(&mut stream).await?
             }
         };
         if !goes_on {

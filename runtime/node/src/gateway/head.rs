@@ -32,20 +32,24 @@ pub(super) enum Next {
     Refused(Box<Problem>),
     /// Any other HTTP/1 request.
     Other {
-        /// The connection may serve another request afterwards.
-        keep_alive: bool,
+        /// The bytes of the request, if the connection may serve another one afterwards.
+        bytes: Option<u64>,
     },
 }
 
 impl Next {
-    /// Whether the connection may serve another request behind it, for whoever serves this one.
-    pub(super) fn keeps_alive(&self) -> bool {
+    /// The bytes of the request, if the connection may serve another one behind it.
+    pub(super) fn bytes(&self) -> Option<u64> {
         match self {
             Self::Update(UpdateHead { framing, .. })
-            | Self::Partial(PartialHead { framing, .. }) => framing.keep_alive,
-            Self::Slot(head) => head.keep_alive,
-            Self::Other { keep_alive } => *keep_alive,
-            Self::Incomplete | Self::Http2 | Self::Refused(_) => false,
+            | Self::Partial(PartialHead { framing, .. }) => framing.keep_alive.then(|| {
+                framing
+                    .content_length
+                    .saturating_add(framing.head_bytes as u64)
+            }),
+            Self::Slot(head) => head.keep_alive.then_some(head.head_bytes as u64),
+            Self::Other { bytes } => *bytes,
+            Self::Incomplete | Self::Http2 | Self::Refused(_) => None,
         }
     }
 }
@@ -230,7 +234,13 @@ fn visit<'a>(
 fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
     let keep_alive = request.version == Some(1)
         && !mentions(request, "connection", "close")
-        && is_clear(request);
+        && !has(request, "transfer-encoding");
+    let length = match values(request, "content-length").next() {
+        None => Some(0),
+        Some(_) => plain_length(request),
+    };
+    let bytes = length.filter(|_| keep_alive);
+    let bytes = bytes.map(|length| length.saturating_add(head_bytes as u64));
     if let Some((wish, address)) = local(request) {
         return Next::Slot(SlotHead {
             wish,
@@ -242,7 +252,7 @@ fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
     let target = request.path.filter(|_| request.method == Some("PUT"));
     let framed = content_length(request).filter(|_| request.version == Some(1));
     let (Some(target), Some(content_length)) = (target, framed) else {
-        return Next::Other { keep_alive };
+        return Next::Other { bytes };
     };
     let framing = Framing {
         head_bytes,
@@ -255,19 +265,7 @@ fn classify(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Next {
     }
     match handing(request, target) {
         Some(handing) => Next::Partial(PartialHead { handing, framing }),
-        None => Next::Other { keep_alive },
-    }
-}
-
-/// Whether everybody who reads the head sees the body end at the same byte; else nothing is read behind it.
-fn is_clear(request: &httparse::Request<'_, '_>) -> bool {
-    let mut codings = values(request, "transfer-encoding");
-    match (codings.next(), codings.next()) {
-        (None, _) => true,
-        (Some(coding), None) => {
-            coding.eq_ignore_ascii_case(b"chunked") && !has(request, "content-length")
-        }
-        _ => false,
+        None => Next::Other { bytes },
     }
 }
 
@@ -308,9 +306,12 @@ fn values<'a>(
 
 /// The one length of a body that is not encoded; `None` for anything less plain.
 fn content_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
-    if has(request, "transfer-encoding") || has(request, "content-encoding") {
-        return None;
-    }
+    let plain = !has(request, "transfer-encoding") && !has(request, "content-encoding");
+    plain_length(request).filter(|_| plain)
+}
+
+/// The one Content-Length, if it is a number and nothing else.
+fn plain_length(request: &httparse::Request<'_, '_>) -> Option<u64> {
     let mut lengths = values(request, "content-length");
     let length = std::str::from_utf8(lengths.next()?).ok()?;
     let plain = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());

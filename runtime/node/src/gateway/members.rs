@@ -304,7 +304,14 @@ async fn take_into<S: Source>(
             "the partial has {length} bytes, and {bytes} are expected; {SAME_REVISION}"
         )));
     }
-    let broken = |refusal: Refusal| Refused::Body(format!("{refusal}; {SAME_REVISION}"));
+    let broken = |refusal: Refusal| {
+        Refused::Body(match refusal {
+            Refusal::Truncated { .. } => {
+                format!("the body ends before the partial does; {SAME_REVISION}")
+            }
+            other => other.to_string(),
+        })
+    };
     let pace = Pace::from(&job.ingest());
     body.proceed(pace.idle).await.map_err(broken)?;
     let filling = job.claim_partial().await.map_err(Refused::Memory)?;

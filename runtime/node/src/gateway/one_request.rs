@@ -43,10 +43,12 @@ pub(super) struct Behind {
     pub goes_on: bool,
 }
 
-/// Serves one HTTP/1 request, and gives the socket back.
+/// Serves one HTTP/1 request, and gives the socket back. hyper sees `bytes` of it, or, if that is not known, all that
+/// comes and closes.
 pub(super) async fn http1(
     stream: TcpStream,
     buffer: BytesMut,
+    bytes: Option<u64>,
     routes: Router,
 ) -> io::Result<Behind> {
     let answered = Arc::new(AtomicBool::new(false));
@@ -63,8 +65,9 @@ pub(super) async fn http1(
             Ok(response.map(|body| Watched::new(body, done, Ends::ReadOrDropped)))
         })
     });
-    let io = TokioIo::new(Rewound::new(stream, buffer));
+    let io = TokioIo::new(Rewound::new(stream, buffer, bytes));
     let mut connection = http1::Builder::new()
+        .keep_alive(bytes.is_some())
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .serve_connection(io, service);
@@ -88,7 +91,9 @@ pub(super) async fn http1(
     Ok(Behind {
         stream,
         rest,
-        goes_on: request_read.load(Ordering::Relaxed) && !closes.load(Ordering::Relaxed),
+        goes_on: bytes.is_some()
+            && request_read.load(Ordering::Relaxed)
+            && !closes.load(Ordering::Relaxed),
     })
 }
 
@@ -105,7 +110,12 @@ pub(super) async fn http2(
     door: &Door,
     guest: &Guest,
 ) -> io::Result<()> {
-    streams::serve(TokioIo::new(Rewound::new(stream, buffer)), door, guest).await
+    streams::serve(
+        TokioIo::new(Rewound::new(stream, buffer, None)),
+        door,
+        guest,
+    )
+    .await
 }
 
 /// When a [`Watched`] body counts as ended.
@@ -168,15 +178,18 @@ impl http_body::Body for Watched {
 struct Rewound {
     ahead: Bytes,
     stream: TcpStream,
+    /// What may still be read; all, if there is no bound.
+    left: Option<u64>,
     /// Since a write has been waiting.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Rewound {
-    fn new(stream: TcpStream, ahead: BytesMut) -> Self {
+    fn new(stream: TcpStream, ahead: BytesMut, left: Option<u64>) -> Self {
         Self {
             ahead: ahead.freeze(),
             stream,
+            left,
             stalled: None,
         }
     }
@@ -203,12 +216,36 @@ impl AsyncRead for Rewound {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, into);
-        }
-        let ready = self.ahead.len().min(into.remaining());
-        into.put_slice(&self.ahead[..ready]);
-        self.ahead.advance(ready);
+        let this = &mut *self;
+        let most = match this.left {
+            // What comes is another request; only its end is news.
+            Some(0) if !this.ahead.is_empty() => return Poll::Pending,
+            Some(0) => {
+                let mut byte = [0];
+                let peeked = this.stream.poll_peek(context, &mut ReadBuf::new(&mut byte));
+                return match ready!(peeked)? {
+                    0 => Poll::Ready(Ok(())),
+                    _ => Poll::Pending,
+                };
+            }
+            Some(left) => into
+                .remaining()
+                .min(usize::try_from(left).unwrap_or(usize::MAX)),
+            None => into.remaining(),
+        };
+        let read = if this.ahead.is_empty() {
+            let mut piece = ReadBuf::new(into.initialize_unfilled_to(most));
+            ready!(Pin::new(&mut this.stream).poll_read(context, &mut piece))?;
+            let read = piece.filled().len();
+            into.advance(read);
+            read
+        } else {
+            let ready = this.ahead.len().min(most);
+            into.put_slice(&this.ahead[..ready]);
+            this.ahead.advance(ready);
+            ready
+        };
+        this.left = this.left.map(|left| left - read as u64);
         Poll::Ready(Ok(()))
     }
 }

@@ -13,6 +13,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -24,13 +25,16 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 use tower::ServiceExt;
 
 /// Requests that a client may have open at a time.
 const STREAMS_MAX: u32 = 64;
 /// How often a silent client is asked whether it is there, and how long it has to answer.
 const PING: Duration = Duration::from_secs(20);
+/// A body of a refused request that is read away, and the time that it has.
+const UNREAD_MAX: usize = 64 << 10;
+const UNREAD: Duration = Duration::from_secs(1);
 /// How often streams are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -44,7 +48,12 @@ pub(super) async fn serve(io: TokioIo<Rewound>, door: &Door, guest: &Guest) -> i
         let routes = routes.clone();
         async move {
             let response = match refused {
-                Some(unwelcome) => routes::problem(&unwelcome.problem()),
+                Some(unwelcome) => {
+                    // A small body is read away: its sender may take the answer for an error before it is sent.
+                    let body = Limited::new(request.into_body(), UNREAD_MAX).collect();
+                    let _ = timeout(UNREAD, body).await;
+                    routes::problem(&unwelcome.problem())
+                }
                 None => routes.oneshot(request.map(Body::new)).await?,
             };
             stream.hand_over();
