@@ -8,7 +8,7 @@ use tributary_api::problem::Problem;
 use tributary_api::{Digest, Name};
 
 /// Every value of the `outcome` label: the two good ones, and each problem's slug.
-pub(crate) const OUTCOMES: [&str; 35] = [
+pub(crate) const OUTCOMES: [&str; 36] = [
     "accepted",
     "repeated",
     "malformed-update",
