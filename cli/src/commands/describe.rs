@@ -149,6 +149,7 @@ fn job(description: &JobDescription) -> String {
         );
     }
     lines.add("  Closes", closes(spec.closing()));
+    lines.add("  Timeout", spec.timeout());
     if let Some(allowed) = spec.round.staleness {
         lines.add("  Takes", stale(allowed));
     }

@@ -152,6 +152,7 @@ class Job(_Manifest):
         count: updates with which a round closes, whoever sent them.
         window: time from a round's opening after which it closes with what is in.
         each: whether each update makes a model.
+        timeout: time from a round's close after which what its model waits for is given up.
         staleness_max: updates from models so many versions old are taken; without it, from the newest only.
         staleness_weight: what the weight of such an update is multiplied by.
         staleness_a: the steepness of ``polynomial`` and ``hinge``.
@@ -195,6 +196,7 @@ class Job(_Manifest):
     count: int | None = _at("spec.round.count")
     window: str | None = _at("spec.round.window")
     each: bool | None = _at("spec.round.each")
+    timeout: str | None = _at("spec.round.timeout")
     staleness_max: int | None = _at("spec.round.staleness.max")
     staleness_weight: Literal["constant", "polynomial", "hinge"] | None = _at("spec.round.staleness.weight")
     staleness_a: float | None = _at("spec.round.staleness.a")

@@ -50,4 +50,4 @@ pub use large_pages::{LARGE_PAGE_BYTES, take_large_pages};
 pub use memory::Memory;
 #[cfg(not(loom))]
 pub use segment::{Error, Proof, remove_stale};
-pub use slot::{Generation, Kind, OWNER_AGENT, Owner, SlotIndex, State, StateWord};
+pub use slot::{Generation, Kind, OWNER_AGENT, OWNER_MAX, Owner, SlotIndex, State, StateWord};

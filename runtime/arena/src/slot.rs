@@ -25,6 +25,8 @@ pub type Generation = u32;
 pub type Owner = u32;
 /// The agent and its gateway.
 pub const OWNER_AGENT: Owner = 1;
+/// The last number: owners have 24 bits.
+pub const OWNER_MAX: Owner = (1 << 24) - 1;
 
 /// What a slot is used for, from claim to release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

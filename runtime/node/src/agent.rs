@@ -20,7 +20,7 @@ mod staff;
 mod workers;
 
 use crate::events::Events;
-use crate::job::{Job, ModelSlot};
+use crate::job::{Job, ModelSlot, Watched};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::protocol::Completion;
@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Started(u32),
     /// Forget a job that is no longer registered; tell when no worker has to do with it any more.
     Stopped(u32, oneshot::Sender<()>),
+    /// Say that it is alive.
+    Answer(std::sync::mpsc::SyncSender<()>),
     /// End all workers.
     Shutdown(oneshot::Sender<()>),
 }
@@ -153,6 +155,7 @@ pub(crate) async fn run(
             Some(command) = commands.recv() => match command {
                 Command::Started(job) => { agent.hosting.insert(job, Hosting::default()); }
                 Command::Stopped(job, done) => agent.forget(job, done),
+                Command::Answer(answer) => { let _ = answer.try_send(()); }
                 Command::Shutdown(done) => {
                     agent.workers.shutdown(&mut workers).await;
                     agent.scaling.end().await;
@@ -220,8 +223,11 @@ impl Agent {
         let Some(port) = self.workers.port(owner) else {
             return false;
         };
-        let routed = self.router.set_route(destination, port);
-        let delivered = routed.and_then(|()| self.router.deliver(port, &[*descriptor]));
+        if let Err(error) = self.router.set_route(destination, port) {
+            // The table of routes is full: what is sent there goes on coming here, and is delivered from here.
+            debug!(%destination, %error, "aggregator without a route");
+        }
+        let delivered = self.router.deliver(port, &[*descriptor]);
         if let Err(error) = &delivered {
             // Its worker is ending: when that is told, everything is sent again.
             debug!(%destination, %error, "aggregator not activated");
@@ -293,10 +299,7 @@ impl Agent {
     fn next_moment(&self) -> Instant {
         let now = Instant::now();
         let jobs = self.jobs.all();
-        let deadlines = jobs
-            .iter()
-            .filter_map(|job| job.next_deadline())
-            .filter(|at| *at > now);
+        let deadlines = jobs.iter().filter_map(|job| job.next_deadline(now));
         let idle = jobs.iter().filter_map(|job| {
             let hosted = self.hosting.get(&job.number)?.workers() > 0;
             let keep_alive = job.keep_alive().filter(|_| hosted)?;
@@ -322,6 +325,9 @@ impl Agent {
         }
         for job in self.jobs.all() {
             job.close_if_due(now);
+            if job.watch(now) == Watched::Overdue {
+                self.end_workers_of(job.number);
+            }
             let hosted = self
                 .hosting
                 .get(&job.number)

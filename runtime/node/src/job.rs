@@ -9,6 +9,7 @@
 //!   agent:   finished -> checkpoint -> publish -> sweep -> next round
 //! ```
 
+mod blame;
 mod books;
 mod fillers;
 mod flow;
@@ -19,6 +20,7 @@ mod leader;
 mod lease;
 mod memory;
 mod outcome;
+mod overdue;
 mod part;
 mod scaled;
 mod shared;
@@ -31,6 +33,7 @@ pub(crate) use flow::Passed;
 pub(crate) use flow::{Look, RoundLook};
 pub(crate) use homes::Holding;
 pub(crate) use intake::{Accepted, Refusal, Update};
+pub(crate) use overdue::Watched;
 pub(crate) use shared::{Home, MemberRefusal, Travel, WholePartial};
 
 use crate::clock::monotonic_ns;
@@ -146,6 +149,8 @@ struct Inner {
     /// This node's part in the job, if other nodes may have one.
     part: Option<part::Part>,
     tally: Tally,
+    /// What the open round's failed attempts have taught.
+    blame: blame::Blame,
     flow: flow::Flow,
     /// What the autoscaler decided last.
     scaled: Option<AutoscalerStatus>,
@@ -169,6 +174,9 @@ struct Inner {
 struct Tally {
     opened_at: Timestamp,
     closed: Option<(Timestamp, Instant)>,
+    /// Since when it waits for those that it waits for now.
+    waits_since: Option<Instant>,
+    seen: Option<overdue::Seen>,
     bytes_copied: u64,
     bytes_in_place: u64,
     rejected: u64,
@@ -178,10 +186,17 @@ struct Tally {
 }
 
 impl Tally {
+    fn close(&mut self) {
+        let now = Instant::now();
+        (self.closed, self.waits_since) = (Some((Timestamp::now(), now)), Some(now));
+    }
+
     fn new() -> Self {
         Self {
             opened_at: Timestamp::now(),
             closed: None,
+            waits_since: None,
+            seen: None,
             bytes_copied: 0,
             bytes_in_place: 0,
             rejected: 0,
@@ -224,6 +239,7 @@ impl Job {
                 before: VecDeque::new(),
                 part,
                 tally: Tally::new(),
+                blame: blame::Blame::default(),
                 flow: flow::Flow::new(Instant::now(), parts.metrics.meter.clone()),
                 scaled: None,
                 model: slot,

@@ -28,6 +28,7 @@ mod peers;
 mod plan;
 mod protocol;
 pub mod proving;
+mod pulse;
 mod round;
 mod submit;
 mod tree;

@@ -15,6 +15,7 @@ use crate::outbox::Outbox;
 use crate::peers::{self, Peers};
 use crate::plan::{Machine, Nodes, Plan, PlanError, plan};
 use crate::proving::{Prover, Verdict};
+use crate::pulse;
 use async_trait::async_trait;
 use axum::Router as Routes;
 use bytes::Bytes;
@@ -76,6 +77,9 @@ pub enum Error {
     /// What an earlier life left in /dev/shm could not be removed.
     #[error("cannot remove stale segments from /dev/shm: {0}")]
     Stale(std::io::Error),
+    /// The thread that asks whether the agent lives could not be started.
+    #[error("the agent's watch: {0}")]
+    Pulse(std::io::Error),
     /// The agent's own port could not be used.
     #[error("the agent's port: {0}")]
     Port(std::io::Error),
@@ -121,7 +125,7 @@ impl Node {
         let (arrivals, arriving) = mpsc::unbounded_channel();
         let (router, sidecar_reason) = tributary_router::start(options.sidecar, arrivals)?;
         let (_, port) = router.open_port()?;
-        let outbox = Outbox::start(port).map_err(Error::Port)?;
+        let outbox = Outbox::start(port, end_without_port).map_err(Error::Port)?;
         let jobs = Arc::new(Jobs::default());
         metrics.add_router(router.clone(), jobs.clone());
         metrics.add_checkpoints(checkpoints.clone());
@@ -148,6 +152,7 @@ impl Node {
         };
         let runtime = Handle::current();
         runtime.spawn(agent::run(parts, arriving, commanded));
+        pulse::watch(commands.clone(), end_hanging).map_err(Error::Pulse)?;
         let gateway = Gateway {
             jobs: jobs.clone(),
             metrics: metrics.clone(),
@@ -304,6 +309,21 @@ impl Node {
     fn segment(&self, name: &Name, number: u32) -> String {
         format!("{}{name}-{number}", self.identity.segment_prefix())
     }
+}
+
+/// Ends the process: every round would wait for ever, and who starts it again gets a node that works.
+fn end_without_port(error: &std::io::Error) {
+    tracing::error!(%error, "the agent's port to the sidecar is broken: no work can be sent to workers any more, so the server ends; start it again");
+    std::process::exit(1);
+}
+
+/// Ends the process: its beats would keep the cluster waiting for what it does not do any more.
+fn end_hanging(silence: std::time::Duration) {
+    tracing::error!(
+        ?silence,
+        "the agent does not answer: no round gets on here, so the server ends; start it again"
+    );
+    std::process::exit(1);
 }
 
 fn cores() -> u32 {

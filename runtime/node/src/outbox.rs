@@ -9,7 +9,6 @@ use rustix::time::Timespec;
 use std::io;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use tracing::error;
 use tributary_sidecar_layout::Descriptor;
 
 /// Descriptors that a sender writes himself, in one write: 2 KiB, for which a writable socket has room.
@@ -25,25 +24,33 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Wakes the thread, which then is the writer.
     thread: mpsc::Sender<()>,
+    /// Hears that the port has failed.
+    broken: Broken,
 }
+
+/// Hears that the port has failed: without it no round gets on.
+type Broken = fn(&io::Error);
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<Descriptor>,
     /// Somebody writes, and goes on until nothing waits.
     has_writer: bool,
-    /// The port has failed; that has been said.
+    /// The port has failed.
     broken: bool,
 }
 
 impl Outbox {
     /// Takes a port's socket, which blocks, and starts the thread for what must.
-    pub(crate) fn start(port: TcpStream) -> io::Result<Self> {
+    ///
+    /// `broken` is called, once, when the port fails.
+    pub(crate) fn start(port: TcpStream, broken: Broken) -> io::Result<Self> {
         let (thread, wakes) = mpsc::channel();
         let shared = Arc::new(Shared {
             port,
             queue: Mutex::default(),
             thread,
+            broken,
         });
         let weak = Arc::downgrade(&shared);
         std::thread::Builder::new()
@@ -98,9 +105,10 @@ impl Shared {
             std::mem::swap(&mut batch, &mut queue.waiting);
             drop(queue);
             if let Err(error) = tributary_router::send(&self.port, &batch) {
-                error!(%error, "the agent's port is broken; no descriptor can be sent any more");
                 let mut queue = self.queue();
                 (queue.broken, queue.waiting) = (true, Vec::new());
+                drop(queue);
+                (self.broken)(&error);
                 return true;
             }
         }
@@ -117,7 +125,8 @@ impl Shared {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::net::TcpListener;
+    use std::net::{Shutdown, TcpListener};
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     fn descriptor(slot: u32) -> Descriptor {
         Descriptor {
@@ -138,7 +147,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut reader, _) = listener.accept().unwrap();
-        let outbox = Outbox::start(port).unwrap();
+        let outbox = Outbox::start(port, |error| panic!("{error}")).unwrap();
         std::thread::scope(|scope| {
             for sender in 0..SENDERS {
                 let outbox = &outbox;
@@ -156,5 +165,21 @@ mod tests {
                 "{slot} came twice"
             );
         }
+    }
+
+    /// A node whose descriptors go nowhere must not go on as if nothing were.
+    #[test]
+    fn a_broken_port_is_told_once() {
+        static TOLD: AtomicU32 = AtomicU32::new(0);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        port.shutdown(Shutdown::Write).unwrap();
+        let broken = |_: &io::Error| {
+            TOLD.fetch_add(1, Ordering::Relaxed);
+        };
+        let outbox = Outbox::start(port, broken).unwrap();
+        outbox.send([descriptor(0)]);
+        outbox.send([descriptor(1)]);
+        assert_eq!(TOLD.load(Ordering::Relaxed), 1);
     }
 }

@@ -123,12 +123,14 @@ impl Peer {
             .await
     }
 
-    /// Hands the partial over; `content` gives its bytes, `bytes` of them. True if it is taken or was before.
+    /// Hands the partial over; `content` gives its bytes, `bytes` of them. Gives up after `patience`: its length decides
+    /// how long it takes, and the round does not wait longer.
     pub(crate) async fn hand_over(
         &self,
         partial: &WholePartial,
         bytes: u64,
         content: Body,
+        patience: Duration,
     ) -> Result<Directive, PeerError> {
         let WholePartial {
             version,
@@ -149,14 +151,13 @@ impl Peer {
         };
         let request = request.body(content);
         let request = request.map_err(|error| malformed(&url, error))?;
-        // Its length decides how long it takes: silence is noticed by who receives it.
-        let answer = self
-            .peers
-            .client
-            .request(request)
+        let exchange = async {
+            let answer = self.peers.client.request(request).await;
+            document(&url, answer.map_err(|error| unreachable(&url, &error))?).await
+        };
+        tokio::time::timeout(patience, exchange)
             .await
-            .map_err(|error| unreachable(&url, &error))?;
-        document(&url, answer).await
+            .unwrap_or_else(|_| Err(silent(&url, patience)))
     }
 
     /// Whether the member holds an update of the client in the round; if not, it leaves it to this node, which is the

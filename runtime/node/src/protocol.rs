@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+#[cfg(doc)]
+use tributary_arena::Contributors;
 use tributary_arena::ring::Record;
 use tributary_sidecar_layout::Destination;
 
@@ -93,23 +95,30 @@ pub(crate) enum FromWorker {
         /// Why.
         error: String,
     },
-    /// The function failed on one input; the input's slot has been released.
+    /// The function failed on one input. The worker has forgotten it; the agent strikes it from the book and frees its
+    /// slot, both at once, so that the death of either leaves the two in agreement.
     Refused {
         /// The aggregator.
         destination: u64,
         /// The round's epoch.
         round: u32,
+        /// The input's slot.
+        slot: u32,
+        /// The generation of that slot.
+        generation: u32,
         /// The client's number in the round.
         client: u32,
         /// What the function did.
         error: String,
     },
-    /// A merge or finish failed: the round has no result.
+    /// A step failed: the round has no result.
     Failed {
         /// The aggregator.
         destination: u64,
         /// The round's epoch.
         round: u32,
+        /// The clients inside what the function failed on, as [`Contributors::words`]; none where it is not at fault.
+        inside: (u32, Vec<u64>),
         /// What went wrong.
         error: String,
     },

@@ -10,6 +10,7 @@
 
 use crate::tree::Tree;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 use tributary_api::ClientName;
 use tributary_api::manifest::{Closing, Timer};
@@ -109,6 +110,7 @@ pub(crate) enum Reason {
 /// An update, by its number.
 #[derive(Debug)]
 struct Entry {
+    client: Arc<ClientName>,
     /// The round that it was trained for.
     trained: u64,
     digest: u128,
@@ -178,7 +180,7 @@ pub(crate) struct Round {
     last_update: Option<Instant>,
     entries: Vec<Entry>,
     /// Each client's newest update.
-    newest: HashMap<ClientName, u32>,
+    newest: HashMap<Arc<ClientName>, u32>,
     staleness: StalenessSum,
     /// By index. A leaf without updates is not there yet: the lanes before it came first.
     leaves: Vec<Leaf>,
@@ -193,6 +195,10 @@ pub(crate) struct Round {
     /// they are looked at, so that what an update costs does not grow with the round.
     changed: BTreeSet<u32>,
     told_top: Told,
+    /// Updates of clients that were turned away, but show that nobody else is to be waited for.
+    turned_away: u32,
+    /// It does not close before.
+    resumes: Option<Instant>,
 }
 
 impl Round {
@@ -215,6 +221,8 @@ impl Round {
             follows: false,
             changed: BTreeSet::new(),
             told_top: Told::default(),
+            turned_away: 0,
+            resumes: None,
         }
     }
 
@@ -311,7 +319,37 @@ impl Round {
 
     /// Changes the rule of closing under an open round.
     pub(crate) fn set_closing(&mut self, closing: Closing) {
-        self.closing = closing;
+        if !self.closed {
+            self.closing = closing;
+        }
+    }
+
+    /// The updates with which it closes at once.
+    pub(crate) fn full(&self) -> u32 {
+        self.closing.full
+    }
+
+    /// The fewest updates of which its model may be made.
+    pub(crate) fn least(&self) -> u32 {
+        self.closing.least().max(1)
+    }
+
+    pub(crate) fn set_turned_away(&mut self, updates: u32) {
+        self.turned_away = updates;
+    }
+
+    /// Contributors, and clients that were turned away to find out without whom the model can be made.
+    pub(crate) fn contributors_or_sought(&self) -> u32 {
+        self.contributors_everywhere() + self.turned_away
+    }
+
+    /// It closes no sooner: attempts before this one have failed.
+    pub(crate) fn set_resumes(&mut self, at: Instant) {
+        self.resumes = Some(at);
+    }
+
+    pub(crate) fn resumes(&self) -> Option<Instant> {
+        self.resumes
     }
 
     /// The client's update for the round `trained`.
@@ -359,8 +397,10 @@ impl Round {
         let leaf = self.tree.leaf(number);
         self.assign(leaf);
         self.staleness.add(self.number().saturating_sub(trained));
-        let earlier = self.newest.insert(client, number);
+        let client = Arc::new(client);
+        let earlier = self.newest.insert(client.clone(), number);
         self.entries.push(Entry {
+            client,
             trained,
             digest,
             leaf,
@@ -391,19 +431,50 @@ impl Round {
         }
     }
 
-    /// The function failed on a client's update: it is not part of the result.
-    pub(crate) fn refuse(&mut self, client: u32, why: String) {
+    /// The clients of this node with these numbers.
+    pub(crate) fn names(&self, numbers: &Contributors) -> BTreeSet<ClientName> {
+        self.names_where(|number| !numbers.is_disjoint(&number))
+    }
+
+    /// The clients of this node inside the result without these numbers.
+    pub(crate) fn names_beside(&self, numbers: &Contributors) -> BTreeSet<ClientName> {
+        let inside = self.numbers();
+        self.names_where(|number| inside.contains_all(&number) && numbers.is_disjoint(&number))
+    }
+
+    fn names_where(&self, is_one: impl Fn(Contributors) -> bool) -> BTreeSet<ClientName> {
+        let entries = (0..).zip(&self.entries);
+        let chosen = entries.filter(|(number, _)| is_one(Contributors::single(*number)));
+        chosen.map(|(_, entry)| (*entry.client).clone()).collect()
+    }
+
+    /// Updates of this node on which the function failed.
+    pub(crate) fn refusals(&self) -> u32 {
+        self.refused
+    }
+
+    /// The name behind a client's number.
+    pub(crate) fn client(&self, number: u32) -> Option<&ClientName> {
+        self.entries
+            .get(number as usize)
+            .map(|entry| &*entry.client)
+    }
+
+    /// The function failed on a client's update: it is not part of the result. False if that is known.
+    pub(crate) fn refuse(&mut self, client: u32, why: String) -> bool {
         let Some(entry) = self.entries.get_mut(client as usize) else {
-            return;
+            return false;
         };
-        if entry.refused.replace(why).is_some() {
-            return;
+        if entry.refused.is_some() {
+            return false;
         }
+        entry.refused = Some(why);
         let leaf = entry.leaf;
         self.refused += 1;
         self.leaves[leaf as usize].refused += 1;
         self.middles[self.tree.middle(leaf) as usize].contributors -= 1;
         self.changed.insert(leaf);
+        true
     }
 
     /// The clients on whose updates the function failed.
@@ -420,11 +491,12 @@ impl Round {
     /// Whether the round must close now, and by which rule.
     pub(crate) fn due(&self, now: Instant) -> Option<Reason> {
         let accepted = self.accepted_everywhere();
-        if self.closed || accepted == 0 {
+        let pauses = self.resumes.is_some_and(|at| now < at);
+        if self.closed || pauses || accepted == 0 {
             return None;
         }
         // What is enough on one node is enough for all.
-        if accepted >= self.closing.full {
+        if accepted + self.turned_away >= self.closing.full {
             return Some(Reason::Full);
         }
         let passed = self.deadline().is_some_and(|deadline| now >= deadline);
@@ -432,7 +504,7 @@ impl Round {
             Timer::Deadline(..) => Reason::Deadline,
             Timer::Window(_) => Reason::Window,
         };
-        (passed && self.contributors_everywhere() >= self.closing.least()).then_some(reason)
+        (passed && self.contributors_or_sought() >= self.least()).then_some(reason)
     }
 
     /// When the deadline or the window passes, once a first update is in and if this node says when the round closes.

@@ -25,7 +25,7 @@ use job::{Job, StepError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tracing::{debug, warn};
+use tracing::debug;
 use tributary_sidecar_layout::{Descriptor, Destination};
 use tributary_wasm::{Engine, ModuleCache};
 
@@ -283,10 +283,13 @@ impl Worker {
         match outcome {
             Ok(()) | Err(StepError::NoRoom) => Ok(()),
             Err(StepError::Disowned) => Err(Error::Disowned),
-            Err(StepError::Refused(message) | StepError::Failed(message)) => {
-                warn!(?message, "function failed");
-                self.control.send(&message)
+            Err(StepError::Refused(message)) => {
+                failpoint::reach(Step::Refused, Moment::Begun);
+                self.control.send(&message)?;
+                failpoint::reach(Step::Refused, Moment::Told);
+                Ok(())
             }
+            Err(StepError::Failed(message)) => self.control.send(&message),
         }
     }
 }

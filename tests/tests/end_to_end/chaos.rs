@@ -259,6 +259,8 @@ fn die_at_every(sidecar: Sidecar, mode: Mode, chosen: impl Fn(&str) -> bool) {
 
 /// The steps of the commit protocol; every other failpoint lies between them.
 const STEPS: [&str; 4] = ["fold.", "merge.", "finish.", "in-place."];
+/// No update is refused here.
+const REFUSED: &str = "refused.";
 
 fn workers_die_at_every_failpoint_of_a_fold(sidecar: Sidecar) {
     die_at_every(sidecar, Mode::Exact, |failpoint| {
@@ -280,14 +282,18 @@ fn workers_die_at_every_failpoint_of_a_finish(sidecar: Sidecar) {
 
 fn workers_die_at_every_failpoint_between_steps(sidecar: Sidecar) {
     die_at_every(sidecar, Mode::Exact, |failpoint| {
-        !STEPS.iter().any(|step| failpoint.starts_with(step))
+        let elsewhere = STEPS.iter().chain([&REFUSED]);
+        !elsewhere
+            .into_iter()
+            .any(|step| failpoint.starts_with(step))
     });
 }
 
 fn in_order_workers_die_at_every_failpoint(sidecar: Sidecar) {
     // One leaf takes all updates, so there is nothing to merge.
     die_at_every(sidecar, Mode::Ordered, |failpoint| {
-        !failpoint.starts_with(STEPS[1]) && !failpoint.starts_with(STEPS[3])
+        let elsewhere = [STEPS[1], STEPS[3], REFUSED];
+        !elsewhere.iter().any(|step| failpoint.starts_with(step))
     });
 }
 

@@ -63,7 +63,7 @@ fn an_update_that_a_function_fails_on_is_left_out(sidecar: Sidecar) {
     ];
     for (index, (name, mark, told)) in cases.into_iter().enumerate() {
         let job = server.deploy(
-            &mischief(&server, name, "{ expected: 4 }"),
+            &mischief(&server, name, "{ expected: 4, quorum: 3, deadline: 1h }"),
             &Model::filled(SMALL, 0.0),
         );
         let free = job.free_slots();
@@ -119,7 +119,8 @@ fn a_bad_update_among_many_costs_only_itself(sidecar: Sidecar) {
     const CLIENTS: u8 = 30;
     let server = Server::start(sidecar);
     for attempt in 0..10 {
-        let manifest = mischief(&server, &format!("many-{attempt}"), "{ expected: 30 }");
+        let round = "{ expected: 30, quorum: 24, deadline: 1h }";
+        let manifest = mischief(&server, &format!("many-{attempt}"), round);
         let job = server.deploy(&manifest, &Model::filled(SMALL, 0.0));
         let is_bad = |client: u8| client % 5 == 3;
         std::thread::scope(|scope| {

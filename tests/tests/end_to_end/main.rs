@@ -26,6 +26,7 @@ mod models;
 mod nonsense;
 mod operations;
 mod privileges;
+mod refusals;
 mod repeats;
 mod restarts;
 mod rounds;

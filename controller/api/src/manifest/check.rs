@@ -172,6 +172,7 @@ fn round(round: &RoundSpec, clients_max: u32, errors: &mut Errors) {
     for (path, interval) in [
         ("spec.round.deadline", round.deadline),
         ("spec.round.window", round.window),
+        ("spec.round.timeout", round.timeout),
     ] {
         if let Some(interval) = interval {
             errors.interval(path, interval, Interval::from_millis(1));

@@ -38,6 +38,11 @@ pub struct RoundSpec {
     /// Each update makes a model.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub each: bool,
+    /// The time from a round's close after which what its model still waits for is given up: what other nodes owe is
+    /// lost, and what the leader owes begins the round anew. If it is given, an open round has the same time from its
+    /// first update until it closes. Default: ten times `deadline` or `window`, but 5 minutes at least and an hour at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Interval>,
     /// Whether rounds take updates that were trained from older models; without it they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staleness: Option<Staleness>,
@@ -152,6 +157,9 @@ impl Staleness {
 }
 
 impl RoundSpec {
+    /// The least and the greatest timeout where none is given.
+    const TIMEOUTS: (Interval, Interval) = (Interval::from_secs(300), Interval::from_secs(3600));
+
     /// The greatest staleness of an update that is taken.
     #[must_use]
     pub fn staleness_max(&self) -> u32 {
@@ -186,6 +194,23 @@ impl JobSpec {
             full: full.unwrap_or(self.clients.max),
             timer,
         }
+    }
+
+    /// The time that a closed round has to make its model.
+    #[must_use]
+    pub fn timeout(&self) -> Interval {
+        let RoundSpec {
+            timeout,
+            deadline,
+            window,
+            ..
+        } = self.round;
+        let timer = deadline.or(window).map_or(0, Interval::millis);
+        let (least, most) = RoundSpec::TIMEOUTS;
+        let usual = timer
+            .saturating_mul(10)
+            .clamp(least.millis(), most.millis());
+        timeout.unwrap_or(Interval::from_millis(usual))
     }
 
     /// The updates that a round of this job is planned for.

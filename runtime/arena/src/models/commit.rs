@@ -101,6 +101,8 @@ struct Worker {
     inbox: BTreeSet<Letter>,
     aggregators: Vec<Option<worker::Aggregator>>,
     doing: worker::Doing,
+    /// Inputs that it has refused, on their way to the agent, which reads them though it has died.
+    refusals: Vec<At>,
 }
 
 impl Worker {
@@ -111,6 +113,7 @@ impl Worker {
             inbox: BTreeSet::new(),
             aggregators: vec![None; places],
             doing: worker::Doing::Nothing,
+            refusals: Vec::new(),
         }
     }
 }
@@ -120,6 +123,8 @@ impl Worker {
 struct World {
     slots: Vec<Slot>,
     accepted: usize,
+    /// Those of them that the agent has struck from the book.
+    struck: Clients,
     /// Where the sidecar routes an aggregator's descriptors.
     routes: Vec<Option<usize>>,
     workers: Vec<Worker>,
@@ -153,6 +158,10 @@ enum Mistake {
     CountsTwice,
     /// What is committed after the round's end is not freed.
     SweepsOnce,
+    /// Who refuses an input frees it, before it says so.
+    FreesRefused,
+    /// Who has refused an input takes it when it comes again.
+    ForgetsRefused,
 }
 
 /// A tree and what may befall it.
@@ -163,6 +172,8 @@ struct Protocol {
     leaves: Vec<Place>,
     slots: usize,
     losses: Losses,
+    /// Clients on whose updates the function may fail. It need not: a call also fails when its time is over.
+    fallible: Clients,
     /// All updates are in from the start; else they come at any time.
     ready: bool,
     mistake: Mistake,
@@ -176,6 +187,7 @@ impl Protocol {
         let mut world = World {
             slots: vec![Slot::free(); self.slots],
             accepted: 0,
+            struck: 0,
             routes: vec![None; places],
             workers: owners
                 .take(WORKERS)
@@ -237,9 +249,9 @@ impl Model for Protocol {
         Ok(())
     }
 
-    /// The round has its model, with everybody in it, and nothing else is kept.
+    /// The round has its model, with everybody in it who was not refused, and nothing else is kept.
     fn is_done(&self, world: &World) -> Result<(), String> {
-        let everybody = (1 << self.leaves.len()) - 1;
+        let everybody = ((1 << self.leaves.len()) - 1) & !world.struck;
         let model = match world.finished {
             Some(model) if world.published => model,
             _ => return Err(format!("the round hangs: {world:?}")),
@@ -266,6 +278,7 @@ fn chain(losses: Losses) -> Protocol {
         leaves: vec![0, 0, 0],
         slots: 6,
         losses,
+        fallible: 0,
         ready: false,
         mistake: Mistake::None,
     }
@@ -280,6 +293,14 @@ fn recovering() -> Protocol {
     }
 }
 
+/// The same, of which one may be refused.
+fn refusing() -> Protocol {
+    Protocol {
+        fallible: 0b10,
+        ..recovering()
+    }
+}
+
 /// Two leaves that are merged, and the top.
 fn merging(losses: Losses) -> Protocol {
     Protocol {
@@ -287,6 +308,7 @@ fn merging(losses: Losses) -> Protocol {
         leaves: vec![0, 1],
         slots: 6,
         losses,
+        fallible: 0,
         ready: true,
         mistake: Mistake::None,
     }
@@ -300,6 +322,7 @@ fn passing(losses: Losses) -> Protocol {
         leaves: vec![1, 0],
         slots: 6,
         losses,
+        fallible: 0,
         ready: true,
         mistake: Mistake::None,
     }
@@ -332,6 +355,12 @@ fn recovery_survives_a_crash_at_any_step() {
     check(&recovering(), 2);
 }
 
+/// Also by a second one, and whether or not the function fails on the update again.
+#[test]
+fn refusals_survive_a_crash_at_any_step() {
+    check(&refusing(), 2);
+}
+
 /// The model is worth something: it notices what the protocol must not do.
 #[test]
 fn every_mistake_in_the_protocol_is_noticed() {
@@ -345,6 +374,8 @@ fn every_mistake_in_the_protocol_is_noticed() {
     assert!(noticed(Mistake::ForgetsPassed, passing(Losses::Ended), 1));
     assert!(noticed(Mistake::CountsTwice, merging(Losses::Ended), 1));
     assert!(noticed(Mistake::SweepsOnce, recovering(), 2));
+    assert!(noticed(Mistake::FreesRefused, refusing(), 1));
+    assert!(noticed(Mistake::ForgetsRefused, refusing(), 1));
 }
 
 /// A worker that was declared dead and has nothing more to write but state words: its commit fails, or

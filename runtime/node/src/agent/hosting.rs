@@ -62,6 +62,12 @@ impl Hosting {
         self.start_seconds
     }
 
+    /// The workers that have to do with the job, be it that they leave.
+    pub(super) fn owners(&self) -> impl Iterator<Item = u32> + '_ {
+        let hosts = self.attached.iter().chain(self.attaching.keys());
+        hosts.chain(&self.leaving).copied()
+    }
+
     /// How many there should be: without a decision, one for each leaf that is filled beside others.
     pub(super) fn target(&self, lanes: u32) -> u32 {
         self.wanted.unwrap_or(lanes).min(lanes)

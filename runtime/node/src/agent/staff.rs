@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
+use tributary_arena::{Contributors, SlotRef};
 use tributary_sidecar_layout::Destination;
 
 impl Agent {
@@ -56,20 +57,25 @@ impl Agent {
             FromWorker::Refused {
                 destination,
                 round,
+                slot,
+                generation,
                 client,
                 error,
             } => {
                 if let Some(job) = self.job_of(destination) {
-                    job.refuse_update(Epoch::from_raw(round), client, error);
+                    let input = SlotRef { slot, generation };
+                    job.refuse_update(Epoch::from_raw(round), client, input, error);
                 }
             }
             FromWorker::Failed {
                 destination,
                 round,
+                inside: (first, words),
                 error,
             } => {
                 if let Some(job) = self.job_of(destination) {
-                    job.fail_round(Epoch::from_raw(round), &error);
+                    let inside = Contributors::from_words(first, words);
+                    job.fail_round(Epoch::from_raw(round), &inside, &error);
                 }
             }
         }
@@ -184,6 +190,16 @@ impl Agent {
             }
         }
         self.host_starved();
+    }
+
+    /// Ends the workers that host a job: they owe something for longer than they may.
+    pub(super) fn end_workers_of(&mut self, number: u32) {
+        let Some(hosting) = self.hosting.get(&number) else {
+            return;
+        };
+        for owner in hosting.owners() {
+            self.workers.kill(owner);
+        }
     }
 
     /// Tries again for jobs that found no worker when they needed one.

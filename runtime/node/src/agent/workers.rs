@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 use tributary_api::event::EventKind;
-use tributary_arena::OWNER_AGENT;
+use tributary_arena::{OWNER_AGENT, OWNER_MAX};
 use tributary_router::{PortId, Router};
 
 /// How long workers have to end by themselves at shutdown.
@@ -49,6 +49,8 @@ struct Worker {
     port: PortId,
     pid: Option<u32>,
     control: mpsc::UnboundedSender<ToWorker>,
+    /// Ends its process.
+    kill: Option<oneshot::Sender<()>>,
     /// It has been told to end.
     stopping: bool,
 }
@@ -128,6 +130,11 @@ impl Workers {
     fn start(&mut self) -> io::Result<u32> {
         let started_ns = monotonic_ns();
         let owner = self.next_owner;
+        if owner > OWNER_MAX {
+            return Err(io::Error::other(format!(
+                "{OWNER_MAX} workers have been started, as many as slots can tell apart: restart the node"
+            )));
+        }
         let ring =
             (0..self.options.max).find(|ring| self.workers.values().all(|w| w.ring != *ring));
         let ring = ring.ok_or_else(|| io::Error::other("all rings are in use"))?;
@@ -148,9 +155,11 @@ impl Workers {
             }
         };
         let pid = child.id();
+        let (kill, killed) = oneshot::channel();
         let control = watch(
             owner,
             child,
+            killed,
             UnixStream::from_std(control)?,
             self.events_to_agent.clone(),
         );
@@ -168,6 +177,7 @@ impl Workers {
             port,
             pid,
             control,
+            kill: Some(kill),
             stopping: false,
         };
         self.workers.insert(owner, worker);
@@ -185,6 +195,15 @@ impl Workers {
         if let Some(worker) = self.workers.get(&owner) {
             // If the process is gone, its watcher says so.
             let _ = worker.control.send(message);
+        }
+    }
+
+    /// Ends a process at once, as if it had died.
+    pub(super) fn kill(&mut self, owner: u32) {
+        let worker = self.workers.get_mut(&owner);
+        if let Some(kill) = worker.and_then(|worker| worker.kill.take()) {
+            // One that has ended by itself is told by its watcher.
+            let _ = kill.send(());
         }
     }
 
@@ -257,6 +276,7 @@ impl Workers {
 fn watch(
     owner: u32,
     mut child: Child,
+    killed: oneshot::Receiver<()>,
     control: UnixStream,
     agent: mpsc::UnboundedSender<(u32, WorkerEvent)>,
 ) -> mpsc::UnboundedSender<ToWorker> {
@@ -286,7 +306,14 @@ fn watch(
         }
     });
     tokio::spawn(async move {
-        let how = match child.wait().await {
+        let ended = tokio::select! {
+            ended = child.wait() => ended,
+            Ok(()) = killed => match child.kill().await {
+                Ok(()) => child.wait().await,
+                Err(error) => Err(error),
+            },
+        };
+        let how = match ended {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };

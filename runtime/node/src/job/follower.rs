@@ -4,7 +4,7 @@ use super::outcome::Made;
 use super::part::{Bond, Role};
 use super::shared::WholePartial;
 use super::{Inner, Job, ModelSlot};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tributary_api::Name;
 use tributary_api::placement::{Directive, Duty, Report};
 use tributary_api::status::RoundStatus;
@@ -101,7 +101,7 @@ impl Job {
     /// Takes no more updates into the node's part of the round.
     pub(super) fn close_here(&self, state: &mut Inner) {
         state.round.close();
-        state.tally.closed = Some((jiff::Timestamp::now(), Instant::now()));
+        state.tally.close();
         self.send_closes(state);
     }
 

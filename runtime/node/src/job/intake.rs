@@ -4,7 +4,6 @@ use super::fillers::STANDSTILL;
 use super::{Inner, Job, descriptor};
 use crate::gateway::is_rejection;
 use crate::round::{Close, Placement, Reason};
-use jiff::Timestamp;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tributary_api::ClientName;
@@ -204,6 +203,7 @@ impl Job {
         }
         state.check_round(update.round)?;
         state.check_client(&self.node, &update.client, update.round)?;
+        self.check_blame(&mut state, &update.client)?;
         let round = state.round.number();
         let staleness = round.saturating_sub(update.round);
         let now = Instant::now();
@@ -269,6 +269,22 @@ impl Job {
         })
     }
 
+    /// Turns away a client whose update may be the one on which attempts at the round have failed. One that is set aside
+    /// has come: the round need not wait for another in its place.
+    fn check_blame(&self, state: &mut Inner, client: &ClientName) -> Result<(), Refusal> {
+        let Some(why) = state.blame.refusal(client) else {
+            return Ok(());
+        };
+        if state.blame.note(client) {
+            let came = state.blame.came();
+            state.round.set_turned_away(came);
+            let reason = state.round.due(Instant::now());
+            self.close_if(state, reason);
+            self.send_closes(state);
+        }
+        Err(Refusal::Function(why))
+    }
+
     /// Enters an update into the book, unless the round is closed or has no number left.
     fn enroll(&self, state: &mut Inner, update: &Update, now: Instant) -> Option<Placement> {
         if state.is_full(self.plan.geometry.clients) {
@@ -305,20 +321,10 @@ impl Job {
         }
     }
 
-    /// When the agent must look at this job again, if at all.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let state = self.lock();
-        if state.round.is_closed() {
-            None
-        } else {
-            state.round.deadline()
-        }
-    }
-
     pub(super) fn close_if(&self, state: &mut Inner, reason: Option<Reason>) {
         let Some(reason) = reason else { return };
         state.round.close();
-        state.tally.closed = Some((Timestamp::now(), Instant::now()));
+        state.tally.close();
         self.note_own_part(state);
         let reason = match reason {
             Reason::Full => "full",
@@ -328,6 +334,7 @@ impl Job {
         self.tell_round(state, EventKind::RoundClosed, || {
             json!({ "round": state.round.number(), "accepted": state.round.accepted_everywhere(), "reason": reason })
         });
+        self.fail_if_short(state);
         self.changed();
     }
 

@@ -24,7 +24,7 @@ impl Job {
         let mut state = self.lock();
         let (version, attempt) = (state.round.number(), state.round.epoch.attempt());
         let follower = follower(&mut state, &report.node)?;
-        if (report.version, report.attempt) != (version, Some(attempt)) {
+        if (report.version, report.attempt) != (version, Some(attempt)) || follower.given_up {
             return Ok(report.version > version);
         }
         // Fewer than before: the follower has begun its part of the round anew.
@@ -224,7 +224,11 @@ impl Inner {
         attempt: u32,
     ) -> Result<bool, MemberRefusal> {
         let (open, open_attempt) = (self.round.number(), self.round.epoch.attempt());
-        let wanted = follower(self, node)?.partial.is_none();
+        let follower = follower(self, node)?;
+        if follower.given_up {
+            return Err(MemberRefusal::GivenUp { version });
+        }
+        let wanted = follower.partial.is_none();
         if (version, attempt) == (open, open_attempt) && !self.finished {
             Ok(wanted)
         } else {

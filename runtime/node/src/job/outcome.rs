@@ -1,5 +1,7 @@
 //! What becomes of a round: steps that workers report, its failure, its model, the next round.
 
+use super::blame::Blame;
+use super::overdue::{NAMES, listed};
 use super::part::Opened;
 use super::{Inner, Job, ModelSlot, Tally, descriptor, memory};
 use crate::protocol::{Completion, Work};
@@ -12,7 +14,7 @@ use tributary_api::control::ModelKey;
 use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
 use tributary_api::status::{RoundPhase, RoundStatus};
-use tributary_arena::{SlotInfo, State};
+use tributary_arena::{Contributors, SlotInfo, SlotRef, State};
 use tributary_sidecar_layout::{Descriptor, Destination, Kind, Level};
 
 /// Rounds whose status is remembered.
@@ -127,11 +129,23 @@ impl Job {
         }
     }
 
-    /// The function failed on one client's update: the round goes on without it.
-    pub(crate) fn refuse_update(&self, epoch: Epoch, client: u32, error: String) {
+    /// The function failed on one client's update, which lies at `input`: the round goes on without it. Its slot is freed
+    /// with the entry in the book, not by the worker: a worker's death would part the two.
+    pub(crate) fn refuse_update(&self, epoch: Epoch, client: u32, input: SlotRef, error: String) {
         let mut state = self.lock();
         if state.stopped || state.round.epoch != epoch {
             return;
+        }
+        // One that is in the result already was left by a worker that died before it could release it.
+        let counted = self.is_inside(epoch, client, input);
+        let freed = self.arena.release(input.slot, input.generation);
+        self.slot_freed.notify_one();
+        if counted || !freed || !state.round.refuse(client, error.clone()) {
+            return;
+        }
+        if let Some(client) = state.round.client(client) {
+            let round = state.round.number();
+            tracing::warn!(job = %self.name, round, %client, error, "the function failed on an update, which is left out");
         }
         self.metrics
             .updates
@@ -139,27 +153,47 @@ impl Job {
             .inc();
         state.tally.rejected += 1;
         state.flow.leave(Instant::now(), 1);
-        state.last_error = Some(error.clone());
-        state.round.refuse(client, error);
+        state.last_error = Some(error);
         self.outbox.send(self.skips(&state));
         self.send_closes(&mut state);
         self.slot_freed.notify_one();
         self.changed();
-        if state.has_nothing_left() {
-            let why = state.last_error.clone().unwrap_or_default();
-            self.fail(&mut state, &why);
-        }
+        self.fail_if_short(&mut state);
     }
 
-    /// The open round has no result: everything of it is dropped, and it opens again.
-    pub(crate) fn fail_round(&self, epoch: Epoch, error: &str) {
+    /// Whether a client is in another slot than the one of its update.
+    fn is_inside(&self, epoch: Epoch, client: u32, input: SlotRef) -> bool {
+        let client = Contributors::single(client);
+        let committed = |info: &SlotInfo| {
+            matches!(info.word.state, State::Live | State::Sent | State::Model)
+                && info.round == epoch.raw()
+                && info.slot != input.slot
+        };
+        let mut committed = self.arena.in_use().filter(committed);
+        committed.any(|info| self.arena.contributors(info.slot).contains_all(&client))
+    }
+
+    /// Fails the round if too few are inside and no more can come.
+    pub(super) fn fail_if_short(&self, state: &mut Inner) -> bool {
+        let short = state.shortage();
+        if let Some(why) = &short {
+            self.fail(state, why);
+        }
+        short.is_some()
+    }
+
+    /// A merge or finish has failed on a partial with these clients `inside`: everything of the round is dropped, and it
+    /// opens again.
+    pub(crate) fn fail_round(&self, epoch: Epoch, inside: &Contributors, error: &str) {
         let mut state = self.lock();
-        if !state.stopped && state.round.epoch == epoch && !state.finished {
-            self.fail(&mut state, error);
+        if state.stopped || state.round.epoch != epoch || state.finished {
+            return;
         }
+        state.lay_blame(inside, error);
+        self.fail(&mut state, error);
     }
 
-    /// As [`Self::fail_round`], whichever attempt is open.
+    /// As [`Self::fail_round`], whichever attempt is open, and through no client's fault.
     pub(crate) fn fail_open_round(&self, error: &str) {
         let mut state = self.lock();
         if !state.stopped && !state.finished {
@@ -176,16 +210,24 @@ impl Job {
             .rounds
             .with_label_values(&[self.name.as_str(), "failed"])
             .inc();
-        self.tell_round(
-            state,
-            EventKind::RoundFailed,
-            || json!({ "round": state.round.number(), "error": error }),
-        );
+        let (round, attempt) = (state.round.number(), state.round.epoch.attempt());
+        self.tell_round(state, EventKind::RoundFailed, || {
+            let suspects: Vec<_> = state.blame.suspects().take(NAMES).collect();
+            let left_out: Vec<_> = state.blame.out().take(NAMES).collect();
+            json!({ "round": round, "attempt": attempt, "error": error, "suspects": suspects, "leftOut": left_out })
+        });
+        let suspects = listed(state.blame.suspects());
+        let left_out = listed(state.blame.out());
+        let pause = state.blame.count_failure();
+        tracing::warn!(job = %self.name, round, attempt, error, suspects, left_out, ?pause, "a round failed, and begins anew");
         state.last_error = Some(error.to_owned());
         memory::sweep(&self.arena, state.round.epoch, &state.kept_models());
         self.slot_freed.notify_one();
         match state.round.epoch.again() {
-            Some(epoch) => drop(self.open_round(state, epoch)),
+            Some(epoch) => {
+                drop(self.open_round(state, epoch));
+                state.round.set_resumes(Instant::now() + pause);
+            }
             None => {
                 let round = state.round.number();
                 state.failed = Some(format!("round {round} failed too often: {error}"));
@@ -203,6 +245,15 @@ impl Job {
         let epoch = state.round.epoch;
         let made = |info: &SlotInfo| info.word.state == State::Model && info.round == epoch.raw();
         let info = self.arena.in_use().find(made)?;
+        let (inside, least) = (state.round.contributors_everywhere(), state.round.least());
+        if inside < least {
+            state.blame.is_aside();
+            let why = format!(
+                "the model can be made of {inside} updates, and the round needs {least}: one of those that were set aside is the reason"
+            );
+            self.fail(&mut state, &why);
+            return None;
+        }
         state.finished = true;
         Some(ModelSlot {
             version: u64::from(epoch.round()) + 1,
@@ -216,6 +267,8 @@ impl Job {
         let mut state = self.lock();
         let open = u64::from(state.round.epoch.round()) + 1 == model.version;
         if !state.stopped && state.finished && open && self.has_model(&model) {
+            let inside = state.round.numbers();
+            state.lay_blame(&inside, error);
             self.fail(&mut state, error);
         }
     }
@@ -359,6 +412,9 @@ impl Job {
         let next = Round::new(epoch, state.tree, closing, now);
         state.flow.clear(now);
         let again = state.round.epoch.round() == epoch.round();
+        if !again {
+            state.blame = Blame::default();
+        }
         let forgotten = state.turn_over(next);
         state.reopen_part(if again { Opened::Again } else { Opened::Next });
         state.tally = Tally::new();
@@ -397,6 +453,14 @@ impl Inner {
     fn kept_models(&self) -> Vec<u32> {
         let before = self.model_before.map(|model| model.slot);
         std::iter::once(self.model.slot).chain(before).collect()
+    }
+
+    /// A merge or finish has failed with these numbers inside. Clients of other nodes have no names here.
+    fn lay_blame(&mut self, inside: &Contributors, error: &str) {
+        let clients = self.round.names(inside);
+        if !clients.is_empty() {
+            self.blame.fall_on(clients, error);
+        }
     }
 
     fn remember(&mut self, status: RoundStatus) {

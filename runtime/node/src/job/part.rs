@@ -49,6 +49,8 @@ pub(super) struct Follower {
     pub(super) heard: Option<Instant>,
     /// Its partial, once it is here.
     pub(super) partial: Option<Taken>,
+    /// It has owed its partial for too long: the round goes on without it.
+    pub(super) given_up: bool,
 }
 
 /// A follower's partial that has come.
@@ -71,7 +73,7 @@ impl Follower {
     /// Nothing of it will come any more in this round, or all is here.
     pub(super) fn is_settled(&self) -> bool {
         let nothing = |report: &Report| report.closed && report.contributors == 0;
-        self.partial.is_some() || self.report.as_ref().is_some_and(nothing)
+        self.given_up || self.partial.is_some() || self.report.as_ref().is_some_and(nothing)
     }
 
     pub(super) fn accepted(&self) -> u32 {
@@ -177,6 +179,28 @@ impl Part {
             .filter_map(|follower| follower.partial)
             .map(|taken| taken.contributors)
             .sum()
+    }
+
+    /// Gives up what followers have not handed over; gives their names and how many updates are lost with each.
+    pub(super) fn give_up_missing(&mut self) -> Vec<(Name, u32)> {
+        let Role::Leads(followers) = &mut self.role else {
+            return Vec::new();
+        };
+        let missing = followers
+            .iter_mut()
+            .filter(|(_, follower)| !follower.is_settled());
+        let lost: Vec<_> = missing
+            .map(|(node, follower)| {
+                let updates = follower.accepted();
+                *follower = Follower {
+                    given_up: true,
+                    ..Follower::default()
+                };
+                (node.clone(), updates)
+            })
+            .collect();
+        self.lost += lost.iter().map(|(_, updates)| updates).sum::<u32>();
+        lost
     }
 
     /// Whether it leads, and there is somebody to lead.

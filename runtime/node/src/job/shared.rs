@@ -17,11 +17,9 @@
 
 use super::part::{Opened, Part};
 use super::{Inner, Job};
-use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tributary_api::event::EventKind;
 use tributary_api::manifest::Determinism;
 use tributary_api::placement::{Member, Placement};
 use tributary_api::status::{PlacementStatus, UpdateReceipt};
@@ -61,6 +59,10 @@ pub(crate) enum MemberRefusal {
         open: u64,
         open_attempt: u32,
     },
+    #[error(
+        "round {version} goes on without this node, which has not handed its partial over in spec.round.timeout"
+    )]
+    GivenUp { version: u64 },
     #[error("{0} more contributors do not fit into the round: it names at most {1} clients")]
     TooMany(u32, u32),
 }
@@ -142,11 +144,7 @@ impl Job {
             );
         }
         for (node, updates) in lost.updates {
-            self.tell(
-                EventKind::UpdatesLost,
-                || json!({ "round": state.round.number(), "node": node, "updates": updates }),
-            );
-            tracing::warn!(job = %self.name, %node, updates, "updates are lost with their node; clients may send them again");
+            self.tell_lost(&state, &node, updates);
         }
         if lost.nobody_knows {
             self.fail(&mut state, NOBODY_KNOWS);
@@ -165,27 +163,16 @@ impl Job {
     /// have lost too much.
     pub(super) fn settle(&self, state: &mut Inner) {
         let Some(part) = &state.part else { return };
-        let (others, lost) = (part.others(), part.lost);
+        let others = part.others();
         state.round.set_others(others);
         if part.follows() || state.finished || state.stopped {
             return;
         }
         let reason = state.round.due(Instant::now());
         self.close_if(state, reason);
-        let enough = state.spec.closing().least().max(1);
-        let over = state.round.is_closed() && !others.missing;
-        if over && lost > 0 && state.round.contributors_everywhere() < enough {
-            let why = format!(
-                "{lost} updates were lost with their node, and the rest is fewer than {enough}"
-            );
-            self.fail(state, &why);
-            return;
+        if !self.fail_if_short(state) {
+            self.send_closes(state);
         }
-        if state.has_nothing_left() {
-            self.fail(state, "no update of the round can be folded");
-            return;
-        }
-        self.send_closes(state);
     }
 
     /// Whether an update's home may depend on the round that it was trained for, which may be one before the open.
@@ -257,13 +244,27 @@ impl Inner {
         self.round.number().saturating_sub(max)
     }
 
-    /// Whether the round is closed, and nobody is inside its result.
-    pub(super) fn has_nothing_left(&self) -> bool {
-        let Some(part) = &self.part else {
-            return self.round.is_closed() && self.round.contributors() == 0;
-        };
-        let expected =
-            part.follows() || part.others().missing || self.round.contributors_everywhere() > 0;
-        self.round.is_closed() && !expected
+    /// Why the round's model cannot be made, if so: too few are inside, and no more can come.
+    pub(super) fn shortage(&self) -> Option<String> {
+        let missing = self.part.as_ref().is_some_and(|part| part.others().missing);
+        if !self.leads() || missing || !self.round.is_closed() {
+            return None;
+        }
+        let (inside, least) = (self.round.contributors_everywhere(), self.round.least());
+        if inside > 0 && self.round.contributors_or_sought() >= least {
+            return None;
+        }
+        let mut why = format!("{inside} updates are left, and the round needs {least}");
+        if self.lost() > 0 {
+            why += &format!("; {} updates were lost with their nodes", self.lost());
+        }
+        if self.round.refusals() > 0 {
+            let last = self.last_error.as_deref().unwrap_or_default();
+            why += &format!(
+                "; {} updates were refused, the last because {last}",
+                self.round.refusals()
+            );
+        }
+        Some(why)
     }
 }

@@ -152,7 +152,8 @@ async fn partials(job: &Arc<Job>, leader: &Peer, told: &Told) {
         };
         let bytes = job.partial_content_bytes();
         let content = pieces::content(Arc::downgrade(job), partial, bytes);
-        match leader.hand_over(&partial, bytes, content).await {
+        let patience = job.spec().timeout().duration();
+        match leader.hand_over(&partial, bytes, content, patience).await {
             Ok(directive) => {
                 trouble.over();
                 job.count_sent(bytes, pieces::COPIES);

@@ -73,6 +73,8 @@ pub(super) struct Aggregator {
     pub first_sent_ns: Option<u64>,
     /// Inputs to take one at a time, because taking them together failed.
     pub singly: usize,
+    /// Inputs on which the function failed. The agent frees them; until it has, it may send them again.
+    refused: Vec<SlotRef>,
     /// Slots were freed of which no step tells.
     freed: bool,
 }
@@ -106,6 +108,7 @@ impl Aggregator {
             begun: false,
             first_sent_ns: None,
             singly: 0,
+            refused: Vec::new(),
             freed: false,
         }
     }
@@ -147,6 +150,9 @@ impl Aggregator {
                     self.let_go(at, arena);
                     return;
                 }
+                if self.refused.contains(&at) {
+                    return;
+                }
                 if !self.pending.iter().any(|pending| pending.at == at) {
                     self.note_first(descriptor);
                     self.wait(Pending {
@@ -169,10 +175,16 @@ impl Aggregator {
     }
 
     /// The client's update will not come: the function failed on it.
-    pub(super) fn leave_out(&mut self, client: u32) {
+    fn leave_out(&mut self, client: u32) {
         if let Order::Arrival(left_out) = &mut self.order {
             left_out.extend(&Contributors::single(client));
         }
+    }
+
+    /// Forgets an input on which the function failed: whoever took it again could fold it, and the book has struck it.
+    pub(super) fn refuse(&mut self, input: &Input) {
+        self.refused.push(input.at);
+        self.leave_out(input.client);
     }
 
     fn wait(&mut self, input: Pending) {

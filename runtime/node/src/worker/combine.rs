@@ -79,12 +79,7 @@ impl Job {
         let previous_at = previous.as_ref().map(|partial| partial.at);
         let call = self.operands(place, previous_at, output.slot(), &operands);
         let activation = self.activation(place);
-        if let Err(error) = self.team.call(kind.call(), &call) {
-            drop(output);
-            return self.failed_combine(place, inputs, &error);
-        }
-        failpoint::reach(kind.step(), Moment::Computed);
-
+        let called = self.team.call(kind.call(), &call);
         let before = previous.as_ref();
         let mut contributors = before.map_or_else(Contributors::default, |partial| {
             partial.contributors.clone()
@@ -92,6 +87,11 @@ impl Job {
         for input in inputs {
             contributors.extend(&input.contributors);
         }
+        if let Err(error) = called {
+            drop(output);
+            return self.failed_combine(place, inputs, &contributors, &error);
+        }
+        failpoint::reach(kind.step(), Moment::Computed);
         let sequence = before.map_or(0, |partial| partial.sequence) + 1;
         let live = self.commit(kind.step(), place, output, contributors, sequence)?;
         for input in inputs {
@@ -142,7 +142,7 @@ impl Job {
         };
         if let Err(error) = self.team.call(Call::Finish, &call) {
             drop(output);
-            return Err(self.fail_round(place, &error));
+            return Err(self.fail_round(place, &partial.contributors, &error));
         }
         failpoint::reach(Step::Finish, Moment::Computed);
         let contributors = partial.contributors.clone();
@@ -189,11 +189,7 @@ impl Job {
                 return Ok(filling);
             }
             Ok(None) => StepError::NoRoom,
-            Err(error) => StepError::Failed(FromWorker::Failed {
-                destination: place.raw(),
-                round: self.round(place),
-                error: error.to_string(),
-            }),
+            Err(error) => self.failed(place, &Contributors::default(), error.to_string()),
         };
         self.put_back(place, previous, inputs);
         Err(error)
@@ -263,20 +259,22 @@ impl Job {
         &mut self,
         place: Destination,
         inputs: &[Input],
+        inside: &Contributors,
         error: &CallError,
     ) -> Result<(), StepError> {
         if place.level() != Some(Level::Leaf) {
-            return Err(self.fail_round(place, error));
+            return Err(self.fail_round(place, inside, error));
         }
         self.renew_instance(place)?;
         if let [only] = inputs {
-            self.arena.release(only.at.slot, only.at.generation);
             if let Some(aggregator) = self.aggregator_mut(place) {
-                aggregator.leave_out(only.client);
+                aggregator.refuse(only);
             }
             return Err(StepError::Refused(FromWorker::Refused {
                 destination: place.raw(),
                 round: self.round(place),
+                slot: only.at.slot,
+                generation: only.at.generation,
                 client: only.client,
                 error: self.told(error),
             }));

@@ -34,6 +34,8 @@ pub(super) enum Step {
     Adopt,
     /// A step's descriptors go out: a partial's to the parent, a doorbell's to the agent.
     Tell,
+    /// The agent is told of an update on which the function failed.
+    Refused,
 }
 
 /// A moment between two operations of a step that others can see.
@@ -67,7 +69,7 @@ pub(super) enum Moment {
     Adopted,
     /// The partial is Sent.
     Sent,
-    /// The descriptors have gone out.
+    /// The descriptors, or the message to the agent, have gone out.
     Told,
     /// The journal names the step.
     Journaled,
@@ -138,6 +140,8 @@ mod armed {
         (Step::Adopt, Moment::Adopted),
         (Step::Tell, Moment::Begun),
         (Step::Tell, Moment::Told),
+        (Step::Refused, Moment::Begun),
+        (Step::Refused, Moment::Told),
     ];
 
     /// The folder is not one of fates.
@@ -162,6 +166,7 @@ mod armed {
             Step::SendOn => "send-on",
             Step::Adopt => "adopt",
             Step::Tell => "tell",
+            Step::Refused => "refused",
         };
         let moment = match moment {
             Moment::Begun => "begun",

@@ -9,7 +9,7 @@ use super::failpoint::{self, Moment, Step as Point};
 use super::job::{Job, StepError, place_of};
 use super::team::{Call, Member};
 use crate::round::Epoch;
-use tributary_arena::{Arena, Phase, SlotRef, State, Step};
+use tributary_arena::{Arena, Contributors, Phase, SlotRef, State, Step};
 use tributary_sidecar_layout::Destination;
 use tributary_wasm::{CallError, Operands, Place};
 
@@ -137,7 +137,7 @@ impl Job {
             };
             let folded = self.team.side_by_side(|member| fold.run(member));
             // The journal stays as it is: only the end of the round's attempt makes the accumulator worthless.
-            folded.map_err(|error| self.fail_round(at, &error))?;
+            folded.map_err(|error| self.fail_round(at, &self.clients_of(step), &error))?;
             self.arena.journal(journal).commit();
             failpoint::reach(Point::InPlace, Moment::Committed);
         }
@@ -145,6 +145,15 @@ impl Job {
         self.arena.journal(journal).clear();
         failpoint::reach(Point::InPlace, Moment::Cleared);
         Ok(())
+    }
+
+    /// The clients of a step's inputs.
+    fn clients_of(&self, step: &Step) -> Contributors {
+        let mut clients = Contributors::default();
+        for input in &step.inputs {
+            clients.extend(&self.arena.contributors(input.slot));
+        }
+        clients
     }
 
     /// The accumulator takes the inputs' contributors, then the inputs are released. Every step may be done

@@ -204,17 +204,33 @@ impl Job {
         }
     }
 
-    pub(super) fn fail_round(&mut self, place: Destination, error: &CallError) -> StepError {
+    /// The function has failed on something with these clients `inside`.
+    pub(super) fn fail_round(
+        &mut self,
+        place: Destination,
+        inside: &Contributors,
+        error: &CallError,
+    ) -> StepError {
         let told = self.told(error);
-        let round = self.round(place);
         self.mark_done(place);
         if let Err(renewal) = self.renew_instance(place) {
             return renewal;
         }
+        self.failed(place, inside, told)
+    }
+
+    pub(super) fn failed(
+        &self,
+        place: Destination,
+        inside: &Contributors,
+        error: String,
+    ) -> StepError {
+        let (first, words) = inside.words();
         StepError::Failed(FromWorker::Failed {
             destination: place.raw(),
-            round,
-            error: told,
+            round: self.round(place),
+            inside: (first, words.to_vec()),
+            error,
         })
     }
 
@@ -229,11 +245,10 @@ impl Job {
                 self.team = team;
                 Ok(())
             }
-            Err(error) => Err(StepError::Failed(FromWorker::Failed {
-                destination: place.raw(),
-                round: self.round(place),
-                error: error.to_string(),
-            })),
+            Err(error) => {
+                let nobody = Contributors::default();
+                Err(self.failed(place, &nobody, error.to_string()))
+            }
         }
     }
 

@@ -1,11 +1,13 @@
 //! Nodes that are lost in the middle of a round.
 
 use crate::world::{JOB, SHAPES, World};
+use tributary_api::control::NodeControl as _;
 use tributary_api::status::RoundPhase;
-use tributary_tests::Model;
+use tributary_arena::{Arena, SlotInfo, State};
 use tributary_tests::job::updates;
 use tributary_tests::reference;
 use tributary_tests::wait::until;
+use tributary_tests::{Model, process};
 
 const EXACT: &str = r#", "function": { "name": "fedavg", "config": { "accumulate": "exact" } }"#;
 
@@ -250,4 +252,43 @@ fn a_leader_that_was_deposed_brings_nothing_along() {
         .json::<tributary_api::status::RoundStatus>()
         .contributors;
     assert_eq!(contributors, 12);
+}
+
+/// An accumulator is gone, and so is the worker that knew of it: nobody can ever complete the round.
+#[test]
+fn updates_that_nobody_has_any_more_are_named_and_the_round_begins_anew() {
+    let world = World::of(1, r#"{ "expected": 3 }"#, EXACT);
+    let updates = updates(SHAPES, 3, 1);
+    let push = |clients: &[&str]| {
+        for (client, update) in ["a", "b", "c"].into_iter().zip(&updates) {
+            if clients.contains(&client) {
+                world.push(0, client, 1, update);
+            }
+        }
+    };
+    push(&["a", "b"]);
+    let (node, job) = (&world.host(0).node, JOB.parse().unwrap());
+    let status = world.runtime.block_on(node.job_status(&job)).unwrap();
+    let arena = Arena::open(&status.arena.unwrap().segment).unwrap();
+    let alone = || {
+        let mut used = arena
+            .in_use()
+            .filter(|info| info.word.state != State::Model);
+        let only: Option<SlotInfo> = used.next();
+        let both = |info: &SlotInfo| arena.contributors(info.slot).len() == 2;
+        only.filter(|info| used.next().is_none() && info.word.state == State::Live && both(info))
+    };
+    until("both are folded", || alone().is_some());
+    let accumulator = alone().unwrap();
+    assert!(arena.release(accumulator.slot, accumulator.word.generation));
+    for worker in process::workers_of(std::process::id()) {
+        assert!(process::kill(worker));
+    }
+    push(&["c"]);
+    let why = "2 of the 3 updates are in no partial any more, and nobody has them: a, b";
+    until("the round has failed", || {
+        world.round(0, 1).error.as_deref() == Some(why)
+    });
+    push(&["a", "b", "c"]);
+    assert!(world.model(0, 2).bits() == reference::exact(&updates).bits());
 }

@@ -28,7 +28,11 @@ struct Scene {
 impl Scene {
     /// Three updates make a round; two of them are at the leader.
     fn new() -> Self {
-        let mut world = World::without_job(2, r#"{ "expected": 3 }"#, EXACT);
+        Self::with(r#"{ "expected": 3 }"#)
+    }
+
+    fn with(round: &str) -> Self {
+        let mut world = World::without_job(2, round, EXACT);
         let placement = world.placement(0, &[0, 1]);
         world.start_job(0, 1, &placement);
         Self {
@@ -74,6 +78,15 @@ impl Scene {
         assert!(self.report(false).closed);
         assert!(!self.report(true).taken);
         reference::exact(&updates).bits()
+    }
+
+    fn until_leader_is_whole(&self) {
+        until("the leader's own part is whole", || {
+            let (node, job) = (&self.world.host(0).node, JOB.parse().unwrap());
+            let status = self.world.runtime.block_on(node.job_status(&job)).unwrap();
+            let own = |awaited: Awaited| awaited.handed_over_microseconds.len() == 1;
+            status.awaited.is_some_and(own)
+        });
     }
 
     fn connection(&self) -> Connection {
@@ -194,12 +207,7 @@ fn a_round_that_its_leader_fills_alone_waits_for_what_others_have() {
     for (client, update) in ["a", "b", "c"].into_iter().zip(&updates) {
         scene.world.push(0, client, 1, update);
     }
-    until("the leader's own part is whole", || {
-        let (node, job) = (&scene.world.host(0).node, JOB.parse().unwrap());
-        let status = scene.world.runtime.block_on(node.job_status(&job)).unwrap();
-        let own = |awaited: Awaited| awaited.handed_over_microseconds.len() == 1;
-        status.awaited.is_some_and(own)
-    });
+    scene.until_leader_is_whole();
     assert!(scene.report(true).closed);
     let answer = scene.put(
         &mut scene.connection(),
@@ -230,4 +238,33 @@ fn more_contributors_than_there_are_numbers_are_never_counted() {
     assert!(answer.json::<Directive>().taken);
     assert!(scene.world.model(0, 2).bits() == expected);
     assert_eq!(scene.world.round(0, 1).contributors, 3);
+}
+
+/// A follower that lives and hands nothing over costs its own updates, and the round no more than its timeout.
+#[test]
+fn what_a_silent_follower_owes_is_lost_after_the_timeout() {
+    let rule = r#""expected": 3, "quorum": 2, "deadline": "1h""#;
+    let mut scene = Scene::with(&format!("{{ {rule} }}"));
+    let expected = scene.close();
+    scene.until_leader_is_whole();
+    let timeout = format!(r#"{{ {rule}, "timeout": "2s" }}"#);
+    scene.world.change_round(0, &timeout);
+    assert!(scene.world.model(0, 2).bits() == expected);
+    let status = scene.world.round(0, 1);
+    assert_eq!((status.contributors, status.lost), (2, 1));
+}
+
+/// Where the quorum needs what it owes, the round begins anew, and says why.
+#[test]
+fn a_silent_follower_whose_updates_are_needed_costs_the_attempt() {
+    let mut scene = Scene::with(r#"{ "expected": 3 }"#);
+    let _ = scene.close();
+    scene.until_leader_is_whole();
+    let timeout = r#"{ "expected": 3, "timeout": "1ms" }"#;
+    scene.world.change_round(0, timeout);
+    until("the round has begun anew", || {
+        let status = scene.world.round(0, 1);
+        let lost = |error: String| error.contains("1 updates were lost with their nodes");
+        status.phase == RoundPhase::Open && status.error.is_some_and(lost)
+    });
 }

@@ -212,30 +212,50 @@ impl World {
     pub(crate) fn start_job(&self, host: usize, version: u64, placement: &Placement) {
         let model = Bytes::from(Model::filled(self.shapes, 0.0).file());
         let wasm = Bytes::from(std::fs::read(place::function("fedavg")).unwrap());
-        let digest = Digest::new(Sha256::digest(&wasm).into());
+        let desired = self.desired(version, placement, &model, &wasm);
+        self.runtime.block_on(async {
+            let node = &self.host(host).node;
+            node.deploy(&desired.function, wasm).await.unwrap();
+            node.start_job(desired, model).await.unwrap();
+        });
+    }
+
+    /// Changes the rule of closing under a node's running job.
+    pub(crate) fn change_round(&mut self, host: usize, round: &str) {
+        self.spec["round"] = serde_json::from_str(round).unwrap();
+        let model = Bytes::from(Model::filled(self.shapes, 0.0).file());
+        let placement = self.placement_now(host, &[host]);
+        let desired = self.desired(1, &placement, &model, &[]);
+        let node = &self.host(host).node;
+        self.runtime.block_on(node.update_job(desired)).unwrap();
+    }
+
+    fn desired(
+        &self,
+        version: u64,
+        placement: &Placement,
+        model: &[u8],
+        wasm: &[u8],
+    ) -> JobDesired {
+        let digest = Digest::new(Sha256::digest(wasm).into());
         let function = FunctionRevision {
             name: "fedavg".parse().unwrap(),
             revision: 1,
             digest,
             spec: serde_json::from_value(serde_json::json!({ "module": { "path": "m" } })).unwrap(),
         };
-        let (layout, _) = ModelLayout::from_file(&model).unwrap();
-        let desired = JobDesired {
+        let (layout, _) = ModelLayout::from_file(model).unwrap();
+        JobDesired {
             name: JOB.parse().unwrap(),
             revision: 1,
             life: 1,
             spec: serde_json::from_value(self.spec.clone()).unwrap(),
-            function: function.clone(),
+            function,
             layout: Arc::new(layout),
             version,
             placement: Some(placement.clone()),
             sharing: Sharing::default(),
-        };
-        self.runtime.block_on(async {
-            let node = &self.host(host).node;
-            node.deploy(&function, wasm).await.unwrap();
-            node.start_job(desired, model).await.unwrap();
-        });
+        }
     }
 
     /// Tells some nodes of a placement.

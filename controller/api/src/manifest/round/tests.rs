@@ -108,11 +108,33 @@ fn what_contradicts_itself_is_refused_with_the_field_and_the_fix() {
             "raise spec.clients.max",
         ),
         ("{ window: 0ms }", "spec.round.window", "at least 1ms"),
+        (
+            "{ count: 3, timeout: 0ms }",
+            "spec.round.timeout",
+            "at least 1ms",
+        ),
     ] {
         let error = refused(round);
         assert!(error.contains(&format!(" {field}: ")), "{round}: {error}");
         assert!(error.contains(says), "{round}: {error}");
         assert_eq!(error.lines().count(), 1, "{round}: {error}");
+    }
+}
+
+#[test]
+fn a_closed_round_has_a_timeout_given_or_not() {
+    for (round, timeout) in [
+        ("{ count: 3 }", "5m"),
+        ("{ count: 3, window: 5s }", "5m"),
+        ("{ expected: 3, deadline: 2m }", "20m"),
+        ("{ expected: 3, deadline: 2h }", "1h"),
+        ("{ expected: 3, deadline: 2h, timeout: 3s }", "3s"),
+    ] {
+        assert_eq!(
+            job(round).unwrap().timeout().to_string(),
+            timeout,
+            "{round}"
+        );
     }
 }
 

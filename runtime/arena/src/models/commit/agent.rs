@@ -1,6 +1,6 @@
 //! What the agent and its gateway do; each of these in one piece, because one task does them.
 
-use super::worker::{Doing, Operation};
+use super::worker::{Doing, Operation, is_counted};
 use super::{
     At, CLIENTS, Letter, Life, Losses, Mistake, Next, Place, Protocol, RESERVE, WORKERS, Worker,
     World,
@@ -37,10 +37,18 @@ impl Protocol {
             can("the model is published", 0, &publish);
         }
         for (w, worker) in world.workers.iter().enumerate() {
+            if !worker.refusals.is_empty() {
+                can("the agent hears of a refusal: worker", w, &|next| {
+                    self.strike(next, w);
+                });
+            }
             match worker.life {
-                Life::Dead => can("the agent hears of an end: worker", w, &|next| {
-                    self.lost(next, w, Life::Gone);
-                }),
+                // Its last words first.
+                Life::Dead if worker.refusals.is_empty() => {
+                    can("the agent hears of an end: worker", w, &|next| {
+                        self.lost(next, w, Life::Gone);
+                    })
+                }
                 Life::Gone if !world.published => can("a worker is replaced", w, &|next| {
                     next.workers[w] = Worker::new(next.next_owner, self.parents.len() + 1);
                     next.next_owner += 1;
@@ -76,7 +84,7 @@ impl Protocol {
                     step.next,
                     Operation::Claim | Operation::Compute | Operation::Write
                 ),
-                Doing::Nothing | Doing::Send(..) | Doing::Tell(..) => true,
+                Doing::Nothing | Doing::Send(..) | Doing::Tell(..) | Doing::Refuse(..) => true,
             };
             if self.losses == Losses::Anywhere || (self.losses == Losses::PastComputing && past) {
                 slow.workers[w].inbox.clear();
@@ -125,9 +133,10 @@ impl Protocol {
 
     /// Tells an aggregator how many it must hold, if all below it are in.
     fn close(&self, world: &mut World, place: Place) {
-        let below = |leaf: &&Place| self.is_below(**leaf, place);
-        let expected = self.leaves.iter().filter(below).count();
-        if self.leaves[..world.accepted].iter().filter(below).count() == expected {
+        let below = |client: &usize| self.is_below(self.leaves[*client], place);
+        let all = (0..self.leaves.len()).filter(below);
+        if all.clone().all(|client| client < world.accepted) {
+            let expected = all.filter(|client| world.struck >> client & 1 == 0).count();
             self.route(world, Letter::Close(place, expected as u8));
         }
     }
@@ -165,6 +174,19 @@ impl Protocol {
         }
         self.take_finished(world);
         self.send_again(world);
+    }
+
+    /// The agent frees a refused input and strikes its client from the book, both at once.
+    fn strike(&self, world: &mut World, w: usize) {
+        let at = world.workers[w].refusals.remove(0);
+        let counted = is_counted(world, at, &[State::Live, State::Sent, State::Model]);
+        let slot = &mut world.slots[at.slot];
+        if slot.change(|s| s.release(at.generation)) && !counted {
+            world.struck |= slot.clients;
+        }
+        for place in 0..=self.top() {
+            self.close(world, place);
+        }
     }
 
     fn take_finished(&self, world: &mut World) {

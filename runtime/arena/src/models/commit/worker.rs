@@ -3,6 +3,7 @@
 use super::{
     At, CLIENTS, Clients, Content, INPUTS_MAX, Letter, Life, Mistake, Next, Place, Protocol, World,
 };
+use crate::models::What;
 use crate::slot::State;
 
 /// A partial, as a worker remembers it.
@@ -20,6 +21,9 @@ pub(super) struct Aggregator {
     pending: Vec<At>,
     expected: Option<u8>,
     done: bool,
+    /// Inputs to take one at a time, because the call with all of them failed.
+    singly: usize,
+    refused: Vec<At>,
 }
 
 /// The next operation of a step.
@@ -82,6 +86,8 @@ pub(super) enum Doing {
     Send(Place, Partial),
     /// Its descriptor is about to go out.
     Tell(Place, At),
+    /// The agent is about to be told of a refused input.
+    Refuse(Place, At),
 }
 
 impl Protocol {
@@ -101,8 +107,12 @@ impl Protocol {
             Doing::Nothing => self.choices(world, w),
             Doing::Step(step) => {
                 let told = (step.next.name(), [w, step.place]);
+                let fails = self.fail(world, w, &step);
                 let went = self.operate(&mut next, w, step);
-                went.then_some((told, next)).into_iter().collect()
+                went.then_some((told, next))
+                    .into_iter()
+                    .chain(fails)
+                    .collect()
             }
             Doing::Send(place, partial) => {
                 let sent = next.slots[partial.at.slot].change(|s| s.send_on(partial.at.generation));
@@ -119,7 +129,46 @@ impl Protocol {
                 self.route(&mut next, Letter::Input(self.parents[place], at));
                 vec![(("tells the parent: worker, place", [w, place]), next)]
             }
+            Doing::Refuse(place, at) => {
+                next.workers[w].doing = Doing::Nothing;
+                next.workers[w].refusals.push(at);
+                vec![(
+                    ("tells the agent of a refusal: worker, place", [w, place]),
+                    next,
+                )]
+            }
         }
+    }
+
+    /// The call fails: several inputs are taken one at a time, a single one is refused.
+    fn fail(&self, world: &World, w: usize, step: &Step) -> Option<(What, World)> {
+        let output = step.output.filter(|_| step.next == Operation::Compute)?;
+        let inputs = step.inputs.iter();
+        let clients = inputs.fold(0, |all, at| all | world.slots[at.slot].clients);
+        if !self.is_leaf(step.place) || clients & self.fallible == 0 {
+            return None;
+        }
+        let mut next = world.clone();
+        next.slots[output.slot].change(|s| s.release(output.generation));
+        let worker = &mut next.workers[w];
+        let aggregator = worker.aggregators[step.place].as_mut()?;
+        worker.doing = match step.inputs[..] {
+            [only] => {
+                if self.mistake != Mistake::ForgetsRefused {
+                    aggregator.refused.push(only);
+                }
+                if self.mistake == Mistake::FreesRefused {
+                    next.slots[only.slot].change(|s| s.release(only.generation));
+                }
+                Doing::Refuse(step.place, only)
+            }
+            _ => {
+                aggregator.singly += step.inputs.len();
+                aggregator.pending.splice(0..0, step.inputs.iter().copied());
+                Doing::Nothing
+            }
+        };
+        Some((("fails: worker, place", [w, step.place]), next))
     }
 
     fn choices(&self, world: &World, w: usize) -> Next<World> {
@@ -170,16 +219,20 @@ impl Protocol {
             return;
         }
         let adopts = !self.is_leaf(place) && aggregator.live.is_none();
+        let most = if aggregator.singly > 0 { 1 } else { INPUTS_MAX };
         let before = aggregator.live.as_ref().map_or(0, |live| live.clients);
         let mut clients = before;
         let mut inputs = Vec::new();
-        while inputs.len() < INPUTS_MAX + usize::from(adopts) && !aggregator.pending.is_empty() {
+        while inputs.len() < most + usize::from(adopts) && !aggregator.pending.is_empty() {
             let at = aggregator.pending.remove(0);
+            let elsewhere =
+                aggregator.live.is_none() && is_counted(world, at, &[State::Live, State::Sent]);
             let slot = &mut world.slots[at.slot];
             if !slot.is(at, &[State::Ready, State::Sent]) {
                 continue;
             }
-            if slot.clients & clients != 0 && self.mistake != Mistake::CountsTwice {
+            let counted = slot.clients & clients != 0 || elsewhere;
+            if counted && self.mistake != Mistake::CountsTwice {
                 slot.change(|s| s.release(at.generation));
                 aggregator.pending.splice(0..0, inputs);
                 world.workers[w].aggregators[place] = Some(aggregator);
@@ -188,6 +241,7 @@ impl Protocol {
             clients |= slot.clients;
             inputs.push(at);
         }
+        aggregator.singly = aggregator.singly.saturating_sub(inputs.len());
         let mut previous = aggregator.live.clone();
         if adopts && !inputs.is_empty() {
             let at = inputs.remove(0);
@@ -306,6 +360,15 @@ fn step(place: Place, previous: Option<Partial>, inputs: Vec<At>, clients: Clien
     })
 }
 
+/// Whether all clients of an input are inside another slot of these states: its worker died before it could release it.
+pub(super) fn is_counted(world: &World, input: At, states: &[State]) -> bool {
+    let clients = world.slots[input.slot].clients;
+    let others = world.slots.iter().enumerate();
+    let mut partials =
+        others.filter(|(slot, info)| *slot != input.slot && states.contains(&info.word.state));
+    partials.any(|(_, info)| info.clients & clients == clients)
+}
+
 /// What a step reads; `None` as soon as anything of it is another's.
 fn sum(world: &World, step: &Step) -> Content {
     let previous = step.previous.iter().map(|partial| partial.at);
@@ -355,8 +418,12 @@ fn read(world: &mut World, w: usize, letter: Letter) {
         return;
     };
     match letter {
+        Letter::Input(_, at) if aggregator.refused.contains(&at) => {}
         Letter::Input(_, at) if !aggregator.pending.contains(&at) => aggregator.pending.push(at),
         Letter::Input(..) => {}
-        Letter::Close(_, expected) => aggregator.expected = Some(expected),
+        // Refusals make it smaller, and nothing makes it larger again.
+        Letter::Close(_, told) => {
+            aggregator.expected = Some(aggregator.expected.map_or(told, |known| known.min(told)));
+        }
     }
 }
