@@ -171,11 +171,6 @@ impl Controller {
             Err(Error::UnknownBlob(digest)) => return refused("spec.model", not_uploaded(digest)),
             Err(error) => return Err(error),
         };
-        if job.previous.is_none()
-            && let Err(error) = layout.check_metadata()
-        {
-            return refused("spec.model", error.to_string());
-        }
         let elements = layout.elements();
         let life = job
             .previous

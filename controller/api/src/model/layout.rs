@@ -11,9 +11,6 @@ use super::{
     ALIGNMENT, Header, HeaderError, METADATA_BYTES_MAX, PREFIX_BYTES, Tensor, header::shown,
 };
 
-/// The most that a first model's metadata may have to be kept: an update may bring along as much.
-const METADATA_BYTES_MAX: usize = HEADER_SLACK_BYTES as usize;
-
 /// What says something of one file, and is not kept for those that are made from it.
 const OF_ONE_FILE: [&str; 4] = ["version", "round", "num_examples", "block"];
 
@@ -68,22 +65,6 @@ impl ModelLayout {
         Ok((Self::from_header(&header)?, data))
     }
 
-    /// Checks that the metadata of a first model is not too long to be kept.
-    ///
-    /// # Errors
-    /// [`HeaderError::MetadataLength`].
-    pub fn check_metadata(&self) -> Result<(), HeaderError> {
-        let texts = self.metadata.iter();
-        let bytes = texts
-            .map(|(key, value)| quoted(key).len() + quoted(value).len())
-            .sum();
-        if bytes > METADATA_BYTES_MAX {
-            let max = METADATA_BYTES_MAX;
-            return Err(HeaderError::MetadataLength { bytes, max });
-        }
-        Ok(())
-    }
-
     /// The tensors in canonical order.
     #[must_use]
     pub fn tensors(&self) -> &[Tensor] {
@@ -135,8 +116,7 @@ impl ModelLayout {
     #[must_use]
     pub fn header_bytes(&self, more: &[(&str, &str)]) -> Vec<u8> {
         let mut json = String::from("{");
-        let fits = self.check_metadata().is_ok();
-        let kept = self.metadata.iter().filter(|_| fits);
+        let kept = self.metadata.iter();
         let kept = kept.map(|(key, value)| (key.as_str(), value.as_str()));
         let entries: Vec<_> = kept
             .chain(more.iter().copied())

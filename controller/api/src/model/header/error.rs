@@ -126,17 +126,6 @@ pub enum HeaderError {
         /// Its element type.
         dtype: Dtype,
     },
-    /// More metadata than a job keeps.
-    #[error(
-        "the model's __metadata__ has {bytes} bytes; every model of the job carries it, and at most {max} are kept: \
-         leave the long entries out"
-    )]
-    MetadataLength {
-        /// The bytes there are.
-        bytes: usize,
-        /// The most that are kept.
-        max: usize,
-    },
     /// A model without elements.
     #[error("the model has no elements")]
     Empty,
