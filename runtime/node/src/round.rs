@@ -197,6 +197,8 @@ pub(crate) struct Round {
     told_top: Told,
     /// Updates of clients that were turned away, but show that nobody else is to be waited for.
     turned_away: u32,
+    /// Clients that have come and are left out of the round for good.
+    left_out: u32,
     /// It does not close before.
     resumes: Option<Instant>,
 }
@@ -222,6 +224,7 @@ impl Round {
             changed: BTreeSet::new(),
             told_top: Told::default(),
             turned_away: 0,
+            left_out: 0,
             resumes: None,
         }
     }
@@ -334,8 +337,8 @@ impl Round {
         self.closing.least().max(1)
     }
 
-    pub(crate) fn set_turned_away(&mut self, updates: u32) {
-        self.turned_away = updates;
+    pub(crate) fn set_turned_away(&mut self, aside: u32, left_out: u32) {
+        (self.turned_away, self.left_out) = (aside, left_out);
     }
 
     /// Contributors, and clients that were turned away to find out without whom the model can be made.
@@ -497,6 +500,11 @@ impl Round {
         }
         // What is enough on one node is enough for all.
         if accepted + self.turned_away >= self.closing.full {
+            return Some(Reason::Full);
+        }
+        // Nobody comes in the place of who is left out, if there are enough without.
+        let enough = self.left_out > 0 && self.contributors_or_sought() >= self.least();
+        if enough && accepted + self.turned_away + self.left_out >= self.closing.full {
             return Some(Reason::Full);
         }
         let passed = self.deadline().is_some_and(|deadline| now >= deadline);

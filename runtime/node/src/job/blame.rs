@@ -1,12 +1,12 @@
 //! Whose update a merge or finish fails on. A partial holds many clients, so the one to blame is looked for from attempt
 //! to attempt: half of the suspects are set aside, and whether the others' model can be made says in which half it is.
+//! There may be several: a half that was set aside stays there until the other half is clear, or the search begins again.
 //!
 //! ```text
 //!   fails        nobody is out: the reason may have passed by the next attempt
-//!   fails again  half of those in it both times are set aside
-//!   fails        the suspects are those in it: half of them are set aside
-//!   is made      the suspects are those set aside: half of them are set aside
-//!   one suspect  is left out until the round is over
+//!   fails again  half of those in it both times are set aside, as well
+//!   is made      who was in it is clear; of the half that was set aside last half come in
+//!   one suspect  is left out until the round is over; all that are set aside come in
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,11 +24,11 @@ pub(super) struct Blame {
     failures: u32,
     /// What failed last.
     error: String,
-    /// One of them is to blame.
+    /// Those in the open attempt of whom one may be to blame.
     suspects: BTreeSet<ClientName>,
-    /// Half of them, which the open attempt does without.
-    aside: BTreeSet<ClientName>,
-    /// Of those, the ones that have come: the attempt does not wait for others in their place.
+    /// Others of whom one may be, which the open attempt does without: the halves that were set aside, in that order.
+    aside: Vec<BTreeSet<ClientName>>,
+    /// Clients that have come and were turned away: the attempt does not wait for others in their place.
     came: BTreeSet<ClientName>,
     /// They are to blame; for what.
     out: BTreeMap<ClientName, String>,
@@ -48,32 +48,32 @@ impl Blame {
     /// A merge or finish has failed on a partial with these clients inside.
     pub(super) fn fall_on(&mut self, inside: BTreeSet<ClientName>, error: &str) {
         error.clone_into(&mut self.error);
-        let first = self.suspects.is_empty();
         let both: BTreeSet<_> = self.suspects.intersection(&inside).cloned().collect();
-        let suspects = if both.is_empty() { inside } else { both };
-        if first {
-            (self.suspects, self.aside) = (suspects, BTreeSet::new());
+        if both.is_empty() {
+            self.suspects = inside;
         } else {
-            self.narrow(suspects);
+            self.narrow(both);
         }
     }
 
     /// The attempt's model can be made, but has too few contributors without those set aside.
     pub(super) fn is_aside(&mut self) {
-        let aside = std::mem::take(&mut self.aside);
-        self.narrow(aside);
+        let last = self.aside.pop().unwrap_or_default();
+        self.narrow(last);
     }
 
-    fn narrow(&mut self, suspects: BTreeSet<ClientName>) {
+    /// One of `suspects` is to blame: half of them are set aside, or the only one is left out.
+    fn narrow(&mut self, mut suspects: BTreeSet<ClientName>) {
         if suspects.len() > 1 {
-            let half = suspects.len() / 2;
-            self.aside = suspects.iter().take(half).cloned().collect();
-            self.suspects = suspects;
+            let half = suspects.iter().nth(suspects.len() / 2).cloned();
+            let rest = half.map(|half| suspects.split_off(&half));
+            self.aside.push(suspects);
+            self.suspects = rest.unwrap_or_default();
             return;
         }
         let why = |client| (client, self.error.clone());
         self.out.extend(suspects.into_iter().map(why));
-        (self.suspects, self.aside) = (BTreeSet::new(), BTreeSet::new());
+        self.suspects = self.aside.drain(..).flatten().collect();
     }
 
     /// Why a client's update is not taken in this attempt, if so.
@@ -83,28 +83,37 @@ impl Blame {
                 "{error}; it fails with this update and not without it, so the round goes on without it"
             ));
         }
-        let suspects = self.suspects.len();
-        self.aside.contains(client).then(|| {
+        let suspects = self.suspects().count();
+        self.is_set_aside(client).then(|| {
             format!(
-                "{}; this update is one of {suspects} of which one is the reason, and half of them are set aside to find \
+                "{}; this update is one of {suspects} of which one is the reason, and some of them are set aside to find \
                  it: send it again if the round opens again",
                 self.error
             )
         })
     }
 
-    /// A client that is set aside has come; true if for the first time in this attempt.
-    pub(super) fn note(&mut self, client: &ClientName) -> bool {
-        self.aside.contains(client) && self.came.insert(client.clone())
+    fn is_set_aside(&self, client: &ClientName) -> bool {
+        self.aside.iter().any(|half| half.contains(client))
     }
 
-    /// How many of those that are set aside have come.
-    pub(super) fn came(&self) -> u32 {
-        self.came.len() as u32
+    /// A client that is turned away has come; true if for the first time in this attempt.
+    pub(super) fn note(&mut self, client: &ClientName) -> bool {
+        self.came.insert(client.clone())
+    }
+
+    /// How many have come of those that are set aside, and of those that are left out.
+    pub(super) fn came(&self) -> (u32, u32) {
+        let left_out = self
+            .came
+            .iter()
+            .filter(|client| self.out.contains_key(*client));
+        let left_out = left_out.count();
+        ((self.came.len() - left_out) as u32, left_out as u32)
     }
 
     pub(super) fn suspects(&self) -> impl Iterator<Item = &ClientName> {
-        self.suspects.iter()
+        self.suspects.iter().chain(self.aside.iter().flatten())
     }
 
     pub(super) fn out(&self) -> impl Iterator<Item = &ClientName> {
@@ -166,8 +175,8 @@ mod tests {
         blame.fall_on((0..4).map(name).collect(), "fails");
         let aside = (0..4).filter(|number| blame.refusal(&name(*number)).is_some());
         assert_eq!(aside.count(), 2);
-        assert!(blame.note(&name(0)) && !blame.note(&name(0)) && !blame.note(&name(3)));
-        assert_eq!(blame.came(), 1);
+        assert!(blame.note(&name(0)) && !blame.note(&name(0)));
+        assert_eq!(blame.came(), (1, 0));
     }
 
     #[test]

@@ -269,15 +269,15 @@ impl Job {
         })
     }
 
-    /// Turns away a client whose update may be the one on which attempts at the round have failed. One that is set aside
-    /// has come: the round need not wait for another in its place.
+    /// Turns away a client whose update may be the one on which attempts at the round have failed. It has come: the round
+    /// need not wait for another in its place.
     fn check_blame(&self, state: &mut Inner, client: &ClientName) -> Result<(), Refusal> {
         let Some(why) = state.blame.refusal(client) else {
             return Ok(());
         };
         if state.blame.note(client) {
-            let came = state.blame.came();
-            state.round.set_turned_away(came);
+            let (aside, left_out) = state.blame.came();
+            state.round.set_turned_away(aside, left_out);
             let reason = state.round.due(Instant::now());
             self.close_if(state, reason);
             self.send_closes(state);

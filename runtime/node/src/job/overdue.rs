@@ -94,8 +94,11 @@ impl Job {
     fn is_worked_on(&self, infos: &[SlotInfo]) -> bool {
         let fills =
             |info: &SlotInfo| info.word.state == State::Filling && info.word.owner != OWNER_AGENT;
-        let mut journals = 0..self.arena.geometry().rings;
-        infos.iter().any(fills) || journals.any(|at| self.arena.journal(at).step().is_some())
+        let geometry = self.arena.geometry();
+        let has_journals = geometry.journal.lanes > 0;
+        let mut journals = 0..geometry.rings;
+        infos.iter().any(fills)
+            || (has_journals && journals.any(|at| self.arena.journal(at).step().is_some()))
     }
 
     /// What this node's part of a closed round waits for and nobody has, if so: nothing is on its way or being worked on,
