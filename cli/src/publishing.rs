@@ -32,7 +32,7 @@ pub(crate) async fn publish(
     let mut waiting = Waiting::default();
     let mut under_way = FuturesOrdered::new();
     loop {
-        while under_way.len() < UNDER_WAY_MAX
+        while under_way.len() < waiting.under_way_max()
             && let Some(next) = waiting.next()
         {
             under_way.push_back(offer(publisher, next, waiting.away));
@@ -132,6 +132,11 @@ impl Waiting {
     fn next(&mut self) -> Option<Arc<Told>> {
         self.again = self.again.saturating_sub(1);
         self.events.pop_front()
+    }
+
+    /// One at a time finds out whether the bus is back: the others follow in their order.
+    const fn under_way_max(&self) -> usize {
+        if self.away { 1 } else { UNDER_WAY_MAX }
     }
 
     /// The bus takes events.
