@@ -129,7 +129,7 @@ impl Prover {
                 function.name, function.revision
             )
         };
-        let answer = self.answer(request, wasm.unwrap_or_default()).await;
+        let answer = self.answer(request, wasm).await;
         let answer = answer.map_err(|error| NodeError::Unavailable(named(&error)))?;
         match answer {
             Answer::Proven(description) => Description::decode(&description)
@@ -142,7 +142,7 @@ impl Prover {
     }
 
     /// What is known, or else what a child says. The error is why none could be asked.
-    async fn answer(&self, mut request: Request, wasm: &[u8]) -> Result<Answer, String> {
+    async fn answer(&self, mut request: Request, wasm: Option<&[u8]>) -> Result<Answer, String> {
         let key = key(&request);
         if let Some(answer) = self.known(&key, &request.digest) {
             return Ok(answer);
@@ -158,8 +158,8 @@ impl Prover {
         if let Some(answer) = self.known(&key, &request.digest) {
             return Ok(answer);
         }
-        request.wasm_bytes = (!wasm.is_empty()).then_some(wasm.len() as u64);
-        let answer = self.ask(&request, wasm).await?;
+        request.wasm_bytes = wasm.map(|wasm| wasm.len() as u64);
+        let answer = self.ask(&request, wasm.unwrap_or_default()).await?;
         if let Answer::Proven(description) = &answer
             && let Ok(description) = Description::decode(description)
         {
