@@ -307,6 +307,12 @@ class UnknownSlot(UpdateRefused):
     slug = "unknown-slot"
 
 
+class UnwrittenSlot(UpdateRefused):
+    """An element of the slot was not written; ``detail`` names the first. This client writes all of them."""
+
+    slug = "unwritten-slot"
+
+
 class MalformedReference(UpdateRefused):
     """What should say where an update lies does not; this client sends updates themselves."""
 
@@ -379,6 +385,18 @@ class StoreUnavailable(Problem):
     """The controller's store is away, also when the client's patience was over."""
 
     slug = "store-unavailable"
+
+
+class StoreFull(Problem):
+    """The controller's store has no room; ``detail`` names the stream of NATS that is full."""
+
+    slug = "store-full"
+
+
+class NotReady(Problem):
+    """The controller has no connection to NATS, or neither leads nor knows who does."""
+
+    slug = "not-ready"
 
 
 class UnknownNode(Problem, LookupError):
