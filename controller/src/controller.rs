@@ -96,6 +96,7 @@ impl Controller {
             None,
             BTreeMap::new(),
             None,
+            None,
         )
         .await?;
         let fleet = Fleet::local();

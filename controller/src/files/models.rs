@@ -263,7 +263,7 @@ pub(super) async fn newest(
                 }
                 Ok(_) => tracing::warn!(%key, "a kept model has another layout and is passed over"),
                 Err(error) => {
-                    tracing::warn!(%key, %error, "a kept model is damaged and is passed over")
+                    tracing::warn!(%key, %error, "a kept model is damaged and is passed over");
                 }
             }
         }

@@ -172,9 +172,11 @@ fn keys_counter(bucket: &str) -> String {
     format!("keys/{bucket}")
 }
 
-/// An object store in a directory: durable, and without what a killed process has left half-written. And the same one
-/// without syncs.
-fn local(directory: &Path) -> Result<(Arc<dyn ObjectStore>, Option<Arc<LocalFileSystem>>), Error> {
+/// Where objects lie: a store that syncs what it takes, and the same one without syncs if there is one.
+type Shelves = (Arc<dyn ObjectStore>, Option<Arc<LocalFileSystem>>);
+
+/// An object store in a directory: durable, and without what a killed process has left half-written.
+fn local(directory: &Path) -> Result<Shelves, Error> {
     let path = || directory.display().to_string();
     fs::create_dir_all(directory).map_err(|error| Error::storage(path(), error))?;
     remove_staged(directory).map_err(|error| Error::storage(path(), error))?;

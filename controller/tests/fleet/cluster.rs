@@ -201,7 +201,7 @@ impl Cluster {
         let state = State::on(Arc::clone(&backend)).await.unwrap();
         let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let labels = labels.iter().map(label).collect();
-        let station = Station::new(node.clone(), state, Some(url), labels, None)
+        let station = Station::new(node.clone(), state, Some(url), labels, None, None)
             .await
             .unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -225,7 +225,7 @@ impl Cluster {
         let backend = self.store.connect().await;
         let state = State::on(Arc::clone(&backend)).await.unwrap();
         let node = Arc::new(FakeNode::named(name));
-        let station = Station::new(node, state, Some(url.into()), BTreeMap::new(), None);
+        let station = Station::new(node, state, Some(url.into()), BTreeMap::new(), None, None);
         let (station, beat) = (station.await.unwrap(), self.beat);
         tokio::spawn(async move { serve_node(&*backend, station, beat, pending()).await })
     }

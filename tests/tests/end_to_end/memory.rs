@@ -95,7 +95,7 @@ fn nobody_keeps_the_memory_of_a_job_that_has_ended(sidecar: Sidecar) {
         let answer = writer.answer();
         assert!([404, 503].contains(&answer.status), "{answer:?}");
     }
-    server.finish();
+    server.finish_idle();
 }
 
 /// The least of slots leaves no room for a second accumulator. The result is the same, bit for bit, and is so

@@ -32,7 +32,7 @@ fn a_home_that_comes_back_takes_its_clients_updates_again() {
     let updates = updates(SHAPES, 4, 1);
     for client in &clients {
         // Their new home asks the earlier one before it looks at the body.
-        let _ = knock(&world, 0, client).refused(400, "truncated-update");
+        let _ = knock(&world, 0, client).refused(400, "malformed-update");
     }
     world.push(0, &clients[0], 1, &updates[0]);
     world.move_homes(before);
@@ -56,7 +56,7 @@ fn of_two_nodes_that_think_they_are_the_home_the_later_one_is() {
     let _ = knock(&world, 0, &clients[0]).refused(503, "home-unknown");
     world.push(1, &clients[0], 1, &updates[0]);
     // Nor once the later home has asked.
-    let _ = knock(&world, 1, &clients[1]).refused(400, "truncated-update");
+    let _ = knock(&world, 1, &clients[1]).refused(400, "malformed-update");
     let _ = knock(&world, 0, &clients[1]).refused(503, "home-unknown");
     world.place(&[0], &placement);
     world.push(0, &clients[1], 1, &updates[1]);
