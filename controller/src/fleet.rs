@@ -66,6 +66,8 @@ struct Entry {
     report: Arc<NodeReport>,
     /// The revision of its newest beat.
     revision: u64,
+    /// That one's length.
+    bytes: usize,
     heard: Instant,
     lost: bool,
     link: Arc<dyn Link>,
@@ -182,7 +184,7 @@ impl Fleet {
 
     fn note_from(
         &self,
-        report: NodeReport,
+        mut report: NodeReport,
         beat: Option<u64>,
         link: impl FnOnce() -> Arc<dyn Link>,
     ) -> Option<Passage> {
@@ -193,10 +195,12 @@ impl Fleet {
             if report.leaving {
                 return None;
             }
+            report.join(None);
             let entry = Entry {
                 gauge: Gauge::new(&report, now),
                 report: Arc::new(report),
                 revision: beat.unwrap_or(0),
+                bytes: 0,
                 heard: now,
                 lost: false,
                 link: link(),
@@ -209,6 +213,7 @@ impl Fleet {
         if !entry.is_before(&report, beat, self.believed()) {
             return None;
         }
+        report.join(Some(&entry.report));
         let tells = tells_more(&entry.report, &report);
         let (was, is) = (entry.lost, report.leaving);
         entry.gauge.observe(&entry.report, &report, now);
@@ -279,11 +284,14 @@ impl Fleet {
             };
             while let Some(change) = changes.next().await {
                 match change {
-                    Ok(Change::Put(_, entry)) => {
+                    Ok(Change::Put(node, entry)) => {
                         let report = read(&entry.value);
                         let passage =
                             report.and_then(|report| self.note(report, Some(entry.revision)));
                         passage.into_iter().for_each(tell);
+                        if let Some(known) = lock(&self.nodes).get_mut(node.as_str()) {
+                            known.bytes = entry.value.len();
+                        }
                     }
                     Ok(Change::UpToDate) => {
                         lock(view).complete = true;
@@ -378,6 +386,13 @@ impl Fleet {
             self.note(report, Some(entry.revision));
         }
         Ok(false)
+    }
+
+    /// The length of the largest beat of a node that is heard.
+    pub(crate) fn beat_bytes(&self) -> usize {
+        let nodes = lock(&self.nodes);
+        let heard = nodes.values().filter(|entry| !entry.lost);
+        heard.map(|entry| entry.bytes).max().unwrap_or(0)
     }
 
     fn believed(&self) -> Duration {

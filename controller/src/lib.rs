@@ -40,7 +40,7 @@ pub use agreement::{Agreement, Told};
 pub use controller::{Controller, Options, Unused};
 pub use error::{Error, problem_response};
 pub use files::{models::Models, spool::Spool};
-pub use link::{Beat, NodeReport, Station, serve_node};
+pub use link::{Beat, NodeReport, Span, Station, serve_node};
 pub use routes::{controller_routes, node_routes, routes};
 pub use state::State;
 pub use voice::Publisher;

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 
 pub(crate) use order::{Answer, Command, JobOrder, Order, Outcome, Refusal};
 pub(crate) use remote::RemoteNode;
-pub use report::NodeReport;
+pub use report::{NodeReport, Span};
 pub use serving::{Beat, serve_node};
 pub use station::Station;
 

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     connected: IntGauge,
     placements: IntCounterVec,
     jobs_nowhere: IntGauge,
+    beat_bytes: IntGauge,
     stragglers: IntGaugeVec,
     stored: IntGaugeVec,
     stored_max: IntGaugeVec,
@@ -66,6 +67,7 @@ impl Metrics {
         let leader = "Whether this controller leads.";
         let connected = "Whether the store can be reached.";
         let nowhere = "Jobs for which no node will do.";
+        let beats = "Bytes of the largest beat of a node that is heard.";
         let metrics = Self {
             nodes: family!(r, IntGaugeVec::new(nodes, &["state"])),
             leader: family!(r, IntGauge::new("tributary_leader", leader)),
@@ -74,6 +76,7 @@ impl Metrics {
             stragglers: family!(r, IntGaugeVec::new(stragglers, &["fl_job"])),
             stored: family!(r, IntGaugeVec::new(stored, &["stream"])),
             stored_max: family!(r, IntGaugeVec::new(stored_max, &["stream"])),
+            beat_bytes: family!(r, IntGauge::new("tributary_beat_bytes_max", beats)),
             jobs_nowhere: family!(r, IntGauge::new("tributary_jobs_without_node", nowhere)),
             registry,
         };
@@ -103,6 +106,11 @@ impl Metrics {
         self.leader.set(i64::from(leads));
         self.connected.set(i64::from(connected));
         self.jobs_nowhere.set(nowhere as i64);
+    }
+
+    /// Brings the length of the largest beat up to date.
+    pub(crate) fn beats(&self, largest: usize) {
+        self.beat_bytes.set(largest as i64);
     }
 
     /// Brings the numbers of slow nodes up to date; a job that is not named has none any more.

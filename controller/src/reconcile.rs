@@ -31,7 +31,7 @@ pub(crate) enum Step {
 #[derive(Debug, Default)]
 pub(crate) struct Goal<'a> {
     pub(crate) jobs: BTreeMap<&'a Name, (&'a JobRecord, Option<&'a Placed>)>,
-    /// Where other jobs are.
+    /// Where other jobs are, for a node that has to be told.
     pub(crate) elsewhere: BTreeMap<Name, String>,
 }
 
@@ -47,18 +47,20 @@ impl<'a> Goal<'a> {
 
     /// The goal of one of several nodes.
     pub(crate) fn among(
-        node: &Name,
+        report: &NodeReport,
         desired: &'a Desired,
         placed: &'a BTreeMap<Name, Placed>,
     ) -> Self {
-        let mut goal = Self::default();
+        let (node, mut goal) = (&report.status.name, Self::default());
         for (name, record) in &desired.jobs {
             let Some(placed) = placed.get(name) else {
                 continue;
             };
-            if placed.placement.member(node.as_str()).is_some() {
+            if placed.placement.member(node).is_some() {
                 goal.jobs.insert(name, (record, Some(placed)));
-            } else if let Some(leader) = placed.placement.leader() {
+            } else if let Some(leader) = placed.placement.leader()
+                && !report.follows
+            {
                 goal.elsewhere.insert(name.clone(), leader.url.clone());
             }
         }
@@ -88,8 +90,11 @@ pub(crate) fn steps(desired: &Desired, goal: &Goal<'_>, report: &NodeReport) -> 
         .filter(|job| !goal.jobs.contains_key(&job.name));
     let mut steps: Vec<_> = unwanted.map(|job| Step::Stop(job.name.clone())).collect();
     for (&name, (wanted, placed)) in &goal.jobs {
-        let Some(job) = observed.iter().find(|job| job.name == *name) else {
-            steps.push(Step::Start(name.clone()));
+        let Some(job) = report.job(name) else {
+            // One of which the node has not told yet may run.
+            if report.is_whole() {
+                steps.push(Step::Start(name.clone()));
+            }
             continue;
         };
         if let Some(step) = change(desired, name, job, wanted) {
@@ -99,7 +104,7 @@ pub(crate) fn steps(desired: &Desired, goal: &Goal<'_>, report: &NodeReport) -> 
         steps.extend(share(desired, name, job, wanted));
         steps.extend(placed.and_then(|placed| replace(&report.status.name, name, job, placed)));
     }
-    if goal.elsewhere != report.elsewhere {
+    if !report.follows && goal.elsewhere != report.elsewhere {
         steps.push(Step::Direct(goal.elsewhere.clone()));
     }
     steps

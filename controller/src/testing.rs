@@ -8,7 +8,10 @@ use tributary_api::{
     status::{JobPhase, JobStatus, NodeLoad, NodeStatus, Sidecar},
 };
 
-use crate::{link::NodeReport, store::JobRecord};
+use crate::{
+    link::{NodeReport, Span},
+    store::JobRecord,
+};
 
 pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -58,7 +61,8 @@ pub(crate) fn status(job: &str, revision: u64) -> JobStatus {
     }
 }
 
-pub(crate) fn report(node: &str, jobs: Vec<JobStatus>) -> NodeReport {
+pub(crate) fn report(node: &str, mut jobs: Vec<JobStatus>) -> NodeReport {
+    jobs.sort_by(|a, b| a.name.cmp(&b.name));
     NodeReport {
         life: 1,
         number: 1,
@@ -78,6 +82,8 @@ pub(crate) fn report(node: &str, jobs: Vec<JobStatus>) -> NodeReport {
         labels: BTreeMap::new(),
         capacity: None,
         jobs,
+        span: Span::default(),
+        follows: false,
         elsewhere: BTreeMap::new(),
         term: 0,
         leaving: false,

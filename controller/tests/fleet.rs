@@ -32,6 +32,8 @@ macro_rules! on_both {
 
 #[path = "fleet/agreement.rs"]
 mod agreement;
+#[path = "fleet/beats.rs"]
+mod beats;
 #[path = "fleet/changes.rs"]
 mod changes;
 #[path = "fleet/cluster.rs"]

@@ -1,6 +1,6 @@
 //! How the controller drives a node, and how a node keeps its models.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -134,9 +134,8 @@ pub trait NodeControl: Send + Sync {
     /// Lets a running job go on with another placement. One that is not newer than the job's is ignored.
     async fn place_job(&self, name: &Name, placement: Placement) -> Result<(), NodeError>;
 
-    /// Where jobs are that this node does not run, by the URL of a gateway: their clients are sent there.
-    /// Takes the place of what was said before.
-    async fn direct(&self, elsewhere: BTreeMap<Name, String>) -> Result<(), NodeError>;
+    /// Where a job is that this node does not run, by the URL of a gateway: its clients are sent there. `None`: nowhere.
+    async fn direct(&self, job: &Name, gateway: Option<String>);
 
     /// Stops a job and frees all it holds; no [`Checkpoints::save`] of it begins any more.
     /// A job that does not run is no error.

@@ -49,7 +49,7 @@ impl Controller {
     /// The steps of a node that are worth an attempt now.
     fn open_steps(&self, known: &Known, node: &Name, seen: &Seen) -> Vec<Step> {
         let goal = if self.fleet.is_many() {
-            Goal::among(node, &known.desired, &known.placed)
+            Goal::among(&seen.report, &known.desired, &known.placed)
         } else {
             Goal::alone(&known.desired)
         };

@@ -160,6 +160,7 @@ impl Controller {
         let leads = self.term().is_some();
         self.metrics
             .observe(states, leads, connected, known.nowhere.len());
+        self.metrics.beats(self.fleet.beat_bytes());
         self.metrics.stragglers(lock(&self.stragglers).counts());
     }
 

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Place(Name, Placement),
     /// Stops the job.
     Stop(Name),
-    /// Sends clients of jobs that do not run here to these gateways.
+    /// Sends clients of jobs that do not run here to these gateways. Nodes of this version learn it by themselves.
     Direct(BTreeMap<Name, String>),
 }
 
@@ -104,6 +104,15 @@ pub(crate) enum Refusal {
 }
 
 impl Command {
+    /// The job that it is about.
+    pub(crate) const fn job(&self) -> Option<&Name> {
+        match self {
+            Self::Start(job) | Self::Update(job) => Some(&job.name),
+            Self::Place(job, _) | Self::Stop(job) => Some(job),
+            Self::Report | Self::Deploy(_) | Self::Check(_) | Self::Direct(_) => None,
+        }
+    }
+
     /// For logs and errors.
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {

@@ -53,6 +53,17 @@ impl<'a> Pulse<'a> {
         Ok(())
     }
 
+    /// Shows that the node lives, and how all its jobs are; so many times at most, and with the rest the next time.
+    pub(super) async fn beats(&mut self, most: usize) -> Result<(), Error> {
+        for _ in 0..most {
+            self.beat().await?;
+            if self.station.has_told_all() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Shows that the node lives.
     pub(super) async fn beat(&mut self) -> Result<(), Error> {
         let report = self.report().await?;

@@ -4,11 +4,12 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use serde::Deserialize;
 use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
-use tributary_store::{Backend, Request};
+use tributary_store::{Backend, Change, Request};
 
 use super::{Answer, Link, NODES, Order, Refusal, Station, in_hand::InHand, pulse::Pulse, subject};
 use crate::Error;
@@ -30,6 +31,9 @@ impl Default for Beat {
         }
     }
 }
+
+/// Beats that follow each other at once, where one does not tell of all jobs.
+const BEATS_MAX: usize = 4;
 
 /// The time after which what the bus refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -73,12 +77,62 @@ pub async fn serve_node(
     };
     tokio::select! {
         () = orders => {}
+        () = follow_placements(&station, &name) => {}
         taken = live(&mut pulse, beat.every) => return Err(taken),
         () = &mut stop => {}
     }
     station.leave();
     pulse.farewell().await;
     Ok(())
+}
+
+/// Keeps the node informed of where jobs are that it does not run, for ever.
+async fn follow_placements(station: &Station, name: &str) {
+    loop {
+        match station.placements().watch("").await {
+            Ok(mut changes) => {
+                while let Some(change) = changes.next().await {
+                    let (job, gateway) = match change {
+                        Ok(Change::Put(job, entry)) => (job, gateway(&entry.value, name)),
+                        Ok(Change::Deleted(job)) => (job, None),
+                        Ok(Change::UpToDate) | Err(_) => continue,
+                    };
+                    if let Ok(job) = job.parse() {
+                        station.direct(&job, gateway).await;
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "placements cannot be followed yet"),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// The gateway of the node that leads by a placement in which `node` has no part.
+fn gateway(placed: &[u8], node: &str) -> Option<String> {
+    let Route { placement } = serde_json::from_slice(placed).ok()?;
+    let is_member = placement.members.iter().any(|member| member.node == node);
+    let leads = |member: &Way| member.node == placement.leader;
+    let leader = placement.members.into_iter().find(leads);
+    leader.filter(|_| !is_member).map(|leader| leader.url)
+}
+
+/// What of a stored placement says where to go.
+#[derive(Deserialize)]
+struct Route {
+    placement: Ways,
+}
+
+#[derive(Deserialize)]
+struct Ways {
+    leader: String,
+    members: Vec<Way>,
+}
+
+#[derive(Deserialize)]
+struct Way {
+    node: String,
+    url: String,
 }
 
 async fn answer(station: Arc<Station>, in_hand: Arc<InHand>, request: Request) {
@@ -129,7 +183,7 @@ async fn live(pulse: &mut Pulse<'_>, every: Duration) -> Error {
     let mut failing = false;
     loop {
         ticks.tick().await;
-        match pulse.beat().await {
+        match pulse.beats(BEATS_MAX).await {
             Ok(()) if failing => {
                 failing = false;
                 tracing::info!("beats arrive again");

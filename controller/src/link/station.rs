@@ -16,9 +16,11 @@ use tributary_api::{
     control::{FunctionRevision, JobDesired, NodeControl, NodeError, Proof},
     manifest::NonFinite,
     model::{ModelLayout, first_beyond},
+    status::JobStatus,
 };
+use tributary_store::Keys;
 
-use super::{Answer, Command, JobOrder, Link, NodeReport, Order, Outcome, Refusal};
+use super::{Answer, Command, JobOrder, Link, NodeReport, Order, Outcome, Refusal, Span};
 use crate::{Error, Spool, State, random};
 
 /// How long a stopped job's newest model may take to the store before the node answers that it does not.
@@ -41,8 +43,12 @@ pub struct Station {
     turn: tokio::sync::Mutex<()>,
     /// The modules that were compiled in this life.
     deployed: Mutex<BTreeSet<Digest>>,
-    elsewhere: Mutex<BTreeMap<Name, String>>,
+    /// The name from which on the next beat tells of jobs.
+    page: Mutex<String>,
 }
+
+/// Jobs of which one report tells take this much at most, so that a beat stays below 64 KiB.
+const JOBS_BYTES_MAX: usize = 48 << 10;
 
 impl Station {
     /// A node's station. `url` is its gateway's, and `spool` its own disk, if it is one of several nodes; `capacity` is
@@ -72,7 +78,7 @@ impl Station {
             term: AtomicU64::new(term),
             turn: tokio::sync::Mutex::default(),
             deployed: Mutex::default(),
-            elsewhere: Mutex::default(),
+            page: Mutex::default(),
         }))
     }
 
@@ -97,10 +103,29 @@ impl Station {
         self.leaving.store(true, Ordering::SeqCst);
     }
 
-    /// How the node is now.
+    /// How the node is now, with as many of its jobs as a beat has room for: those that come after the ones that it told
+    /// of last.
     pub async fn report(&self) -> NodeReport {
+        let jobs = self.node.jobs();
+        self.report_of(async { self.part(jobs.await) }).await
+    }
+
+    /// The same, with this job alone.
+    async fn report_on(&self, job: &Name) -> NodeReport {
+        let status = self.node.job_status(job);
+        let jobs = async {
+            (
+                Span::of(job),
+                status.await.into_iter().map(bounded).collect(),
+            )
+        };
+        self.report_of(jobs).await
+    }
+
+    async fn report_of(&self, jobs: impl Future<Output = (Span, Vec<JobStatus>)>) -> NodeReport {
         // The number comes first: what is told under a higher one was looked at later.
         let number = self.reports.fetch_add(1, Ordering::SeqCst);
+        let (span, jobs) = jobs.await;
         NodeReport {
             life: self.life,
             number,
@@ -108,11 +133,54 @@ impl Station {
             url: self.url.clone(),
             labels: self.labels.clone(),
             capacity: self.capacity,
-            jobs: self.node.jobs().await,
-            elsewhere: lock(&self.elsewhere).clone(),
+            jobs,
+            span,
+            follows: true,
+            elsewhere: BTreeMap::new(),
             term: self.term.load(Ordering::SeqCst),
             leaving: self.leaving.load(Ordering::SeqCst),
         }
+    }
+
+    /// The next part of all jobs. Within a process there is no limit.
+    fn part(&self, mut jobs: Vec<JobStatus>) -> (Span, Vec<JobStatus>) {
+        if self.url.is_none() {
+            return (Span::default(), jobs);
+        }
+        jobs.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut page = lock(&self.page);
+        let first = jobs.partition_point(|job| job.name.as_str() < page.as_str());
+        // Of the first part as well if jobs of the last one have gone.
+        let (first, from) = match jobs.len() {
+            all if first < all && first > 0 => (first, std::mem::take(&mut *page)),
+            _ => (0, String::new()),
+        };
+        let (mut bytes, mut part) = (0, Vec::new());
+        let mut rest = jobs.into_iter().skip(first).map(bounded).peekable();
+        while let Some(job) = rest.next_if(|job| {
+            bytes += length(job);
+            bytes <= JOBS_BYTES_MAX || part.is_empty()
+        }) {
+            part.push(job);
+        }
+        let to = rest.peek().map(|job| job.name.to_string());
+        *page = to.clone().unwrap_or_default();
+        (Span { from, to }, part)
+    }
+
+    /// Whether what comes after the last report begins with the first job again.
+    pub(super) fn has_told_all(&self) -> bool {
+        lock(&self.page).is_empty()
+    }
+
+    /// Says where a job is that this node does not run, or that it is nowhere else.
+    pub(super) async fn direct(&self, job: &Name, gateway: Option<String>) {
+        self.node.direct(job, gateway).await;
+    }
+
+    /// Where jobs are.
+    pub(super) fn placements(&self) -> &dyn Keys {
+        &*self.state.placements
     }
 
     /// Takes note of a term; refuses one that is over.
@@ -134,10 +202,9 @@ impl Station {
             Command::Update(job) => self.update(&job).await.map(done),
             Command::Place(job, placement) => self.node.place_job(&job, placement).await.map(done),
             Command::Stop(job) => self.stop(&job).await.map(done),
-            Command::Direct(elsewhere) => {
-                self.node.direct(elsewhere.clone()).await?;
-                *lock(&self.elsewhere) = elsewhere;
-                Ok(Outcome::Done)
+            Command::Direct(_) => {
+                let why = "this node learns from the store where other jobs are";
+                Err(NodeError::Unavailable(why.into()))
             }
         }
     }
@@ -246,6 +313,7 @@ impl Link for Station {
     async fn give(&self, order: Order) -> Result<Answer, Refusal> {
         let Order { term, command, .. } = order;
         self.admit(term)?;
+        let about = command.job().cloned();
         let outcome = if command == Command::Report {
             Ok(Outcome::Done)
         } else {
@@ -258,7 +326,10 @@ impl Link for Station {
                 self.carry_out(command).await
             }
         };
-        let report = self.report().await;
+        let report = match &about {
+            Some(job) => self.report_on(job).await,
+            None => self.report().await,
+        };
         Ok(Answer { outcome, report })
     }
 }
@@ -277,6 +348,21 @@ fn check_first(file: &[u8], job: &JobDesired) -> Result<(), NodeError> {
         }
         _ => Ok(()),
     }
+}
+
+/// A status that one beat has room for: of a job of very many nodes, times of older rounds go first.
+fn bounded(mut job: JobStatus) -> JobStatus {
+    while length(&job) > JOBS_BYTES_MAX && !job.times.is_empty() {
+        job.times.remove(0);
+    }
+    if length(&job) > JOBS_BYTES_MAX {
+        job.awaited = None;
+    }
+    job
+}
+
+fn length(job: &JobStatus) -> usize {
+    serde_json::to_vec(job).map_or(0, |json| json.len())
 }
 
 fn model_of(job: &JobOrder) -> Result<Digest, NodeError> {

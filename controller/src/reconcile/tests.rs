@@ -96,8 +96,9 @@ fn members_run_the_job_and_the_others_know_where_it_is() {
     desired.jobs.insert(name("j"), record(1, 1, json!({})));
     let placed = [(name("j"), placed(3, &[("n1", 1), ("n2", 3)]))].into();
     let on = |node: &str, jobs| {
-        let goal = Goal::among(&name(node), &desired, &placed);
-        steps(&desired, &goal, &report(node, jobs))
+        let report = report(node, jobs);
+        let goal = Goal::among(&report, &desired, &placed);
+        steps(&desired, &goal, &report)
     };
     let older = || following(status("j", 1), 2);
     let newest = || following(status("j", 1), 3);
@@ -118,8 +119,25 @@ fn what_is_as_desired_is_left_alone() {
     let placed = [(name("j"), placed(3, &[("n1", 1)]))].into();
     let mut report = report("n2", vec![]);
     report.elsewhere.insert(name("j"), "http://n1".into());
-    let goal = Goal::among(&name("n2"), &desired, &placed);
+    let goal = Goal::among(&report, &desired, &placed);
     assert_eq!(steps(&desired, &goal, &report), []);
+    // A node that learns it by itself is not told.
+    report.elsewhere.clear();
+    report.follows = true;
+    let goal = Goal::among(&report, &desired, &placed);
+    assert!(goal.elsewhere.is_empty() && steps(&desired, &goal, &report).is_empty());
+}
+
+#[test]
+fn what_a_node_has_not_told_of_yet_is_not_started() {
+    let mut desired = Desired::default();
+    desired.jobs.insert(name("j"), record(1, 1, json!({})));
+    let mut report = report("n1", vec![]);
+    report.status.jobs = 1;
+    assert_eq!(steps(&desired, &Goal::alone(&desired), &report), []);
+    report.status.jobs = 0;
+    let start = [Step::Start(name("j"))];
+    assert_eq!(steps(&desired, &Goal::alone(&desired), &report), start);
 }
 
 #[test]
@@ -139,8 +157,9 @@ fn a_node_that_knows_another_weight_is_told_without_a_restart() {
     let steps = |generation, sharing| {
         let mut job = following(status("j", 1), generation);
         job.sharing = sharing;
-        let goal = Goal::among(&name("n1"), &desired, &placed);
-        steps(&desired, &goal, &report("n1", vec![job]))
+        let report = report("n1", vec![job]);
+        let goal = Goal::among(&report, &desired, &placed);
+        steps(&desired, &goal, &report)
     };
     assert_eq!(steps(3, Some(told(2.5))), []);
     assert_eq!(steps(3, Some(told(1.0))), [Step::Update(name("j"))]);

@@ -25,6 +25,8 @@ pub(crate) struct FakeNode {
     /// `fake` if nobody says more.
     pub(crate) name: Option<&'static str>,
     pub(crate) jobs: Mutex<BTreeMap<Name, (JobDesired, Bytes)>>,
+    /// Where it was told that other jobs are.
+    pub(crate) elsewhere: Mutex<BTreeMap<Name, String>>,
     /// Updates that a job is said to have accepted.
     pub(crate) accepted: AtomicU32,
     /// What was done, in order: `deploy f@1`, `start j@1 v1`.
@@ -79,6 +81,20 @@ impl FakeNode {
         times.push(round);
         let excess = times.len().saturating_sub(5);
         times.drain(..excess);
+    }
+
+    /// So many more jobs, like one that it has.
+    pub(crate) fn copy(&self, job: &str, times: usize) {
+        let mut jobs = self.jobs.lock().unwrap();
+        let (desired, model) = jobs[job].clone();
+        for number in 0..times {
+            let name: Name = format!("{job}-{number}").parse().unwrap();
+            let copy = JobDesired {
+                name: name.clone(),
+                ..desired.clone()
+            };
+            jobs.insert(name, (copy, model.clone()));
+        }
     }
 
     /// An update is folded; it took `milliseconds`, with so many others in service.
@@ -178,8 +194,10 @@ impl NodeControl for FakeNode {
         Ok(())
     }
 
-    async fn direct(&self, _: BTreeMap<Name, String>) -> Result<(), NodeError> {
-        Ok(())
+    async fn direct(&self, job: &Name, gateway: Option<String>) {
+        let mut elsewhere = self.elsewhere.lock().unwrap();
+        elsewhere.remove(job);
+        elsewhere.extend(gateway.map(|gateway| (job.clone(), gateway)));
     }
 
     async fn stop_job(&self, name: &Name) -> Result<(), NodeError> {
@@ -219,7 +237,7 @@ impl NodeControl for FakeNode {
             sidecar: Sidecar::Userspace,
             sidecar_reason: None,
             workers: 0,
-            jobs: 0,
+            jobs: self.jobs.lock().unwrap().len() as u32,
             version: String::new(),
             kernel: String::new(),
             cores: 1,

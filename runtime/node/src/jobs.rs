@@ -67,12 +67,16 @@ impl Jobs {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says where jobs are that do not run here.
-    pub(crate) fn direct(&self, elsewhere: BTreeMap<Name, String>) {
-        *self
+    /// Says where a job is that does not run here.
+    pub(crate) fn direct(&self, job: &Name, gateway: Option<String>) {
+        let mut elsewhere = self
             .elsewhere
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = elsewhere;
+            .unwrap_or_else(PoisonError::into_inner);
+        match gateway {
+            Some(gateway) => elsewhere.insert(job.clone(), gateway),
+            None => elsewhere.remove(job),
+        };
     }
 
     /// The names of the jobs that run here, now and as that changes.

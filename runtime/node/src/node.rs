@@ -21,7 +21,6 @@ use axum::Router as Routes;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -435,9 +434,8 @@ impl NodeControl for Node {
         })
     }
 
-    async fn direct(&self, elsewhere: BTreeMap<Name, String>) -> Result<(), NodeError> {
-        self.jobs.direct(elsewhere);
-        Ok(())
+    async fn direct(&self, job: &Name, gateway: Option<String>) {
+        self.jobs.direct(job, gateway);
     }
 
     async fn stop_job(&self, name: &Name) -> Result<(), NodeError> {

@@ -64,7 +64,7 @@ impl Assigner {
     pub fn new(nodes: &[Node], job: &Job, settings: &Settings) -> Result<Self, Unplaced> {
         let jobs = [job];
         let book = Book::new(nodes, &jobs, settings);
-        let candidates = job::candidates(&book, &jobs, 0)?;
+        let candidates = job::candidates(&book, &jobs, 0, None, settings)?;
         let names: Vec<_> = candidates.iter().map(|one| book.name(one.node)).collect();
         let places = candidates.into_iter().map(|candidate| Place {
             candidate,

@@ -23,6 +23,8 @@ struct Entry<'a> {
     capacity: Capacity,
     /// What of MC is in use: by others, and by the jobs that are placed.
     load: f64,
+    /// Jobs that are placed there.
+    jobs: usize,
 }
 
 impl<'a> Book<'a> {
@@ -43,6 +45,7 @@ impl<'a> Book<'a> {
                 node,
                 capacity,
                 load: others * capacity.seconds_per_update,
+                jobs: 0,
             }
         };
         Self {
@@ -69,6 +72,10 @@ impl<'a> Book<'a> {
 
     pub(super) fn concurrency(&self, node: usize) -> f64 {
         self.nodes[node].capacity.concurrency
+    }
+
+    pub(super) fn jobs(&self, node: usize) -> usize {
+        self.nodes[node].jobs
     }
 
     pub(super) fn load(&self, node: usize) -> f64 {
@@ -106,7 +113,7 @@ impl<'a> Book<'a> {
             let free = (entry.capacity.concurrency - entry.load).max(0.0);
             let given = wanted.min(free);
             entry.load += given;
-            self.taken[job].insert(*node, given);
+            entry.jobs += usize::from(self.taken[job].insert(*node, given).is_none());
         }
     }
 
@@ -114,6 +121,7 @@ impl<'a> Book<'a> {
     pub(super) fn release(&mut self, job: usize) {
         for (node, given) in std::mem::take(&mut self.taken[job]) {
             self.nodes[node].load -= given;
+            self.nodes[node].jobs -= 1;
         }
     }
 }

@@ -160,6 +160,8 @@ pub struct Settings {
     /// nodes (rounded down), of the fullest node's use, and of updates on nodes that are not preferred. A node may be
     /// filled beyond its measured capacity by as much before anything moves away from it.
     pub tolerance: f64,
+    /// The most jobs on a node: it has to report how each of them is. What is there already stays.
+    pub jobs_max: usize,
     /// What a node is taken for before it was measured.
     pub defaults: Defaults,
 }
@@ -168,6 +170,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             tolerance: 0.1,
+            jobs_max: 1000,
             defaults: Defaults::default(),
         }
     }

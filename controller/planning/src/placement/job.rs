@@ -20,7 +20,8 @@ pub(super) fn place(
     settings: &Settings,
 ) -> State {
     book.release(at);
-    let candidates = match candidates(book, jobs, at) {
+    let had = before.map(|before| &before.shares);
+    let candidates = match candidates(book, jobs, at, had, settings) {
         Ok(candidates) => candidates,
         Err(reason) => return State::Unplaced(reason),
     };
@@ -56,6 +57,8 @@ pub(super) fn candidates(
     book: &Book<'_>,
     jobs: &[&Job],
     at: usize,
+    had: Option<&Shares>,
+    settings: &Settings,
 ) -> Result<Vec<Candidate>, Unplaced> {
     let job = jobs[at];
     let ready: Vec<_> = book
@@ -69,6 +72,22 @@ pub(super) fn candidates(
     let matching: Vec<_> = matching.copied().collect();
     if matching.is_empty() {
         return Err(no_labels(job, &ready));
+    }
+    let count = matching.len();
+    let open = |number: &usize| {
+        let stays = had.is_some_and(|had| had.contains_key(number));
+        stays || book.jobs(*number) < settings.jobs_max
+    };
+    let matching: Vec<_> = matching
+        .into_iter()
+        .filter(|(number, _)| open(number))
+        .collect();
+    if matching.is_empty() {
+        let jobs_max = settings.jobs_max;
+        return Err(Unplaced::Full {
+            matching: count,
+            jobs_max,
+        });
     }
     let apart = apart(jobs, at);
     let taken: BTreeSet<usize> = apart

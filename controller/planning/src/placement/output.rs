@@ -93,6 +93,16 @@ pub enum Unplaced {
         /// The values that there are for the labels that the job asks for, or all labels.
         seen: String,
     },
+    /// All nodes that would do have as many jobs as they may.
+    #[error(
+        "each of {matching} matching nodes has {jobs_max} jobs, the most that a node can report; add a node, or delete jobs"
+    )]
+    Full {
+        /// The nodes that would do otherwise.
+        matching: usize,
+        /// The most jobs.
+        jobs_max: usize,
+    },
     /// All nodes that would do run jobs that it must be apart from.
     #[error(
         "0 of {matching} matching nodes are without {jobs} (anti-affinity); add a node, or drop the rule"

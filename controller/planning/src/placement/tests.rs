@@ -220,6 +220,27 @@ fn wishes_are_fulfilled_as_far_as_there_is_room() {
 }
 
 #[test]
+fn a_node_has_so_many_jobs_and_what_is_there_stays() {
+    let few = |jobs_max| Settings {
+        jobs_max,
+        ..Settings::default()
+    };
+    let all = nodes(&[10, 20]);
+    let jobs = ["a", "b", "c"].map(|name| job(name, 2));
+    let before = plan(&all, &jobs[..2], None, &few(1));
+    assert_eq!(before.nodes().len(), 2, "one each: {before:?}");
+    let after = plan(&all, &jobs, Some(&before), &few(1));
+    let Outcome::Unplaced(reason) = &after.jobs["c"] else {
+        panic!("{after:?}")
+    };
+    let told = "each of 2 matching nodes has 1 jobs, the most that a node can report";
+    assert!(reason.to_string().starts_with(told), "{reason}");
+    // Fewer may be there than before: nobody is sent away.
+    let fewer = plan(&all, &jobs[..2], Some(&before), &few(0));
+    assert_eq!(fewer, before);
+}
+
+#[test]
 fn jobs_come_near_each_other_or_keep_apart() {
     let all = nodes(&[10, 20, 30]);
     let near = Job {
