@@ -263,4 +263,6 @@ def test_a_job_made_anew_is_not_waited_for(
     assert anew is not None
     assert (anew.version, client.version) == (1, 1)
     assert client.push(anew).round == 1
-    assert client.pull(after=2, wait=60) is not None, "the one that follows, or the one that is there"
+    following = client.pull(after=1, wait=60)
+    assert following is not None
+    assert following.version == 2
